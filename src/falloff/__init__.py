@@ -1,0 +1,39 @@
+"""Attention with a relative positional bias: every published scheme, one call, linear memory."""
+
+from falloff.forms import Band, Strip, Warp
+from falloff.schemes import (
+    FIRE,
+    SCHEMES,
+    TISA,
+    ALiBi,
+    KerpleLog,
+    KerplePower,
+    PerOffsetBias,
+    ProfileMixture,
+    Sandwich,
+    Scheme,
+    T5Bias,
+    alibi_slopes,
+    t5_bucket,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FIRE",
+    "SCHEMES",
+    "TISA",
+    "ALiBi",
+    "Band",
+    "KerpleLog",
+    "KerplePower",
+    "PerOffsetBias",
+    "ProfileMixture",
+    "Sandwich",
+    "Scheme",
+    "Strip",
+    "T5Bias",
+    "Warp",
+    "alibi_slopes",
+    "t5_bucket",
+]

@@ -1,0 +1,231 @@
+"""The three forms: the few tensors that a scheme hands to a kernel.
+
+The bias of query row r (at position query_start + r) and key j, whose offset is n = query_start + r - j:
+
+| form | tensors | bias |
+|---|---|---|
+| `Strip` | values (H, K), start | values[h, clamp(n - start, 0, K - 1)] |
+| `Band` | values (B, H, N, E) | values[b, h, r, n] if 0 <= n < E, else 0 |
+| `Warp` | g (K,), a (N,) or (B, N), knots (S-1,), slope and intercept (H, S) | x = g[abs(n)] * a[r], |
+| | | slope[h, s] * x + intercept[h, s] in the segment s of x |
+
+A form knows nothing of the scheme that it came from, and a kernel needs to know nothing else. `dense` is each form's
+meaning, in O(N M) memory: what the kernels are held against.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from falloff.offsets import offset_matrix
+from falloff.shapes import Float
+
+
+def _check(condition: bool, argument: str, got: object, expected: str) -> None:
+    if not condition:
+        shown = tuple(got.shape) if isinstance(got, Tensor) else repr(got)
+        raise ValueError(f"{argument}: got {shown}, expected {expected}")
+
+
+def _check_float_tensor(argument: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{argument}: got {type(tensor).__name__}, expected a tensor")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{argument}: got dtype {tensor.dtype}, expected a floating point dtype")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the three forms share: their tensors as a list, for the operators, and back."""
+
+    kind: ClassVar[str]
+    tensor_names: ClassVar[tuple[str, ...]]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.tensor_names]
+
+    @property
+    def num_heads(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensors[0].device
+
+    def with_tensors(self, tensors: list[Tensor]) -> Self:
+        """The same form around other tensors of the same shapes."""
+        return replace(self, **dict(zip(self.tensor_names, tensors, strict=True)))
+
+    def scaled(self, factor: float) -> Self:
+        """The form of `factor` times this bias."""
+        raise NotImplementedError
+
+    def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Tensor:
+        """The bias as a tensor (H, N, M), or (B, H, N, M) where it depends on the batch entry."""
+        raise NotImplementedError
+
+    def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
+        """Refuse a call whose sizes this form does not fit."""
+
+
+@dataclass(frozen=True)
+class Strip(Form):
+    """A bias that depends on the offset alone: values[h, clamp(offset - start, 0, K - 1)].
+
+    Clamping at both ends is its meaning: a strip stops where the bias no longer changes.
+
+    Args:
+        values: (H, K), K >= 1, the bias of head h at offset start + k.
+        start: the offset of values[:, 0].
+
+    >>> strip = Strip(torch.tensor([[0.0, -1.0, -2.0]]), start=0)
+    >>> strip.dense(1, 5)
+    tensor([[[-2., -2., -2., -1.,  0.]]])
+    """
+
+    values: Float[Tensor, "H K"]
+    start: int = 0
+
+    kind: ClassVar[str] = "strip"
+    tensor_names: ClassVar[tuple[str, ...]] = ("values",)
+
+    def __post_init__(self) -> None:
+        _check_float_tensor("values", self.values)
+        _check(self.values.dim() == 2 and self.values.shape[1] >= 1, "values", self.values, "shape (H, K) with K >= 1")
+        _check(
+            isinstance(self.start, int | torch.SymInt) and not isinstance(self.start, bool),
+            "start",
+            self.start,
+            "an int",
+        )
+
+    @property
+    def num_heads(self) -> int:
+        return self.values.shape[0]
+
+    def scaled(self, factor: float) -> "Strip":
+        return replace(self, values=self.values * factor)
+
+    def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Float[Tensor, "H N M"]:
+        offsets = offset_matrix(num_queries, num_keys, query_start, self.device)
+        return self.values[:, (offsets - self.start).clamp(0, self.values.shape[1] - 1)]
+
+
+@dataclass(frozen=True)
+class Band(Form):
+    """A bias of its own for each query row, within a fixed extent: values[b, h, r, offset], else 0.
+
+    Args:
+        values: (B, H, N, E), E >= 1, the bias of query row r at offset n, 0 <= n < E.
+
+    >>> Band(torch.tensor([[[[5.0, 3.0]]]])).dense(1, 4)
+    tensor([[[[0., 0., 3., 5.]]]])
+    """
+
+    values: Float[Tensor, "B H N E"]
+
+    kind: ClassVar[str] = "band"
+    tensor_names: ClassVar[tuple[str, ...]] = ("values",)
+
+    def __post_init__(self) -> None:
+        _check_float_tensor("values", self.values)
+        _check(
+            self.values.dim() == 4 and self.values.shape[3] >= 1,
+            "values",
+            self.values,
+            "shape (B, H, N, E) with E >= 1",
+        )
+
+    @property
+    def num_heads(self) -> int:
+        return self.values.shape[1]
+
+    def scaled(self, factor: float) -> "Band":
+        return replace(self, values=self.values * factor)
+
+    def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
+        _check(self.values.shape[0] == batch, "bias", self.values, f"a band for batch size {batch}")
+        _check(self.values.shape[2] == num_queries, "bias", self.values, f"a band of {num_queries} query rows")
+
+    def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Float[Tensor, "B H N M"]:
+        self.check_call(self.values.shape[0], num_queries, num_keys)
+        extent = self.values.shape[3]
+        offsets = offset_matrix(num_queries, num_keys, query_start, self.device)
+        index = offsets.clamp(0, extent - 1).expand(*self.values.shape[:2], -1, -1)
+        inside = (offsets >= 0) & (offsets < extent)
+        return torch.where(inside, self.values.gather(-1, index), 0.0)
+
+
+@dataclass(frozen=True)
+class Warp(Form):
+    """A piecewise linear function of a warped offset: x = g[abs(offset)] * a[r], then slope[h, s] * x + intercept[h, s].
+
+    s is the number of knots below x (a knot belongs to the segment on its left). The knots get no gradient: they are
+    where a continuous function bends, so moving one of them alone changes nothing.
+
+    Args:
+        g: (K,), the warped distance at abs(offset); beyond K - 1 the last value holds.
+        a: (N,) or (B, N), the multiplier of each query row.
+        knots: (S - 1,), rising.
+        slope, intercept: (H, S), the line of each segment.
+
+    >>> g, a = torch.arange(4.0), torch.ones(2)
+    >>> Warp(g, a, torch.tensor([1.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.5]])).dense(2, 4)
+    tensor([[[1.5000, 1.0000, 0.0000, 1.0000],
+             [1.5000, 1.5000, 1.0000, 0.0000]]])
+    """
+
+    g: Float[Tensor, " K"]
+    a: Float[Tensor, "*B N"]
+    knots: Float[Tensor, " S1"]
+    slope: Float[Tensor, "H S"]
+    intercept: Float[Tensor, "H S"]
+
+    kind: ClassVar[str] = "warp"
+    tensor_names: ClassVar[tuple[str, ...]] = ("g", "a", "knots", "slope", "intercept")
+
+    def __post_init__(self) -> None:
+        for name in self.tensor_names:
+            _check_float_tensor(name, getattr(self, name))
+        _check(self.g.dim() == 1 and self.g.shape[0] >= 1, "g", self.g, "shape (K,) with K >= 1")
+        _check(self.a.dim() in (1, 2), "a", self.a, "shape (N,) or (B, N)")
+        _check(self.knots.dim() == 1, "knots", self.knots, "shape (S - 1,)")
+        segments = self.knots.shape[0] + 1
+        for name in ("slope", "intercept"):
+            tensor = getattr(self, name)
+            _check(tensor.dim() == 2 and tensor.shape[1] == segments, name, tensor, f"shape (H, {segments})")
+        _check(self.slope.shape == self.intercept.shape, "intercept", self.intercept, "the shape of slope")
+
+    @property
+    def num_heads(self) -> int:
+        return self.slope.shape[0]
+
+    def scaled(self, factor: float) -> "Warp":
+        return replace(self, slope=self.slope * factor, intercept=self.intercept * factor)
+
+    def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
+        _check(self.a.shape[-1] == num_queries, "bias", self.a, f"a warp whose a has {num_queries} query rows")
+        if self.a.dim() == 2:
+            _check(self.a.shape[0] == batch, "bias", self.a, f"a warp whose a has batch size {batch}")
+
+    def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Float[Tensor, "*B H N M"]:
+        self.check_call(self.a.shape[0], num_queries, num_keys)
+        offsets = offset_matrix(num_queries, num_keys, query_start, self.device)
+        x = self.g[offsets.abs().clamp(max=self.g.shape[0] - 1)] * self.a[..., None]
+        segment = torch.bucketize(x.detach(), self.knots.detach())
+        bias = self.slope[:, segment] * x + self.intercept[:, segment]
+        return bias if self.a.dim() == 1 else bias.transpose(0, 1)
+
+
+FORMS: dict[str, type[Strip] | type[Band] | type[Warp]] = {form.kind: form for form in (Strip, Band, Warp)}
+
+
+def form_from_tensors(kind: str, tensors: list[Tensor], start: int) -> Form:
+    """Rebuild a form from what an operator's schema can carry. The inverse of `kind`, `tensors` and `start`."""
+    arguments: dict[str, Any] = dict(zip(FORMS[kind].tensor_names, tensors, strict=True))
+    if "start" in {field.name for field in fields(FORMS[kind])}:
+        arguments["start"] = start
+    return FORMS[kind](**arguments)

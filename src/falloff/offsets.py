@@ -1,0 +1,51 @@
+"""Positions and offsets: where queries stand among the keys.
+
+Keys stand at positions 0 .. M - 1, counted from the first key. Query row r stands at `query_start + r`. The **offset** of
+a query and a key is query position - key position: positive when the key lies in the past. All of it is integer
+arithmetic: half-precision floats cannot even count to 257.
+"""
+
+import torch
+from torch import Tensor
+
+from falloff.shapes import Int
+
+IntLike = int | torch.SymInt
+
+
+def check_query_start(query_start: object) -> None:
+    """Refuse a `query_start` that is not None or a whole number."""
+    if query_start is not None and (not isinstance(query_start, IntLike) or isinstance(query_start, bool)):
+        raise ValueError(
+            f"query_start: got {query_start!r}, expected None or an int, the position of the first query counted from "
+            "the first key"
+        )
+
+
+def first_query_position(num_queries: int, num_keys: int, query_start: int | None = None) -> int:
+    """Position of the first query; by default M - N, so that the last query stands at the last key.
+
+    With that default one query against a cache of M keys is the last row of the square case.
+    """
+    check_query_start(query_start)
+    return num_keys - num_queries if query_start is None else query_start
+
+
+def offset_range(num_queries: int, num_keys: int, query_start: int | None = None) -> tuple[int, int]:
+    """Smallest and largest offset between any query and any key."""
+    start = first_query_position(num_queries, num_keys, query_start)
+    return start - (num_keys - 1), start + num_queries - 1
+
+
+def offset_matrix(
+    num_queries: int, num_keys: int, query_start: int | None = None, device: torch.device | str | None = None
+) -> Int[Tensor, "N M"]:
+    """The (N, M) matrix of offsets.
+
+    >>> offset_matrix(2, 3)
+    tensor([[ 1,  0, -1],
+            [ 2,  1,  0]])
+    """
+    start = first_query_position(num_queries, num_keys, query_start)
+    positions = torch.arange(num_queries, device=device) + start
+    return positions[:, None] - torch.arange(num_keys, device=device)

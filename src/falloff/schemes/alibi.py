@@ -1,0 +1,70 @@
+"""ALiBi: a linear penalty on distance, with a fixed slope for each head."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from falloff.schemes.base import Scheme, check_count
+from falloff.shapes import Float, Int
+
+
+def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:
+    """The slopes of ALiBi, float64: 2^(-8 h / H) for h = 1 .. H where H is a power of two.
+
+    For other H: the slopes of the largest power of two c below H, then every second slope of 2c, until there are H.
+
+    >>> alibi_slopes(4)
+    tensor([0.2500, 0.0625, 0.0156, 0.0039], dtype=torch.float64)
+    """
+    check_count("num_heads", num_heads, 1)
+
+    def geometric(count: int) -> list[float]:
+        return [2.0 ** (-8.0 * h / count) for h in range(1, count + 1)]
+
+    closest = 2 ** math.floor(math.log2(num_heads))
+    slopes = geometric(closest) + geometric(2 * closest)[0::2][: num_heads - closest]
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+class ALiBi(Scheme):
+    """A penalty that grows linearly with distance: -slope_h * abs(n).
+
+    It is added to the scaled scores as it is; Falcon divides it by sqrt(D), which is `bias_scale=D ** -0.5`.
+
+    Args:
+        num_heads: H; any number, see `alibi_slopes`.
+        learned: whether the slopes are trained, from the same start values, as parameter `log_slopes` (H,).
+
+    Raises:
+        ValueError: for settings out of range.
+
+    Paper: Press, Smith and Lewis 2022, "Train Short, Test Long".
+
+    >>> ALiBi(8).dense(1, 3)[0]
+    tensor([[-1.0000, -0.5000,  0.0000]])
+    """
+
+    name = "alibi"
+    kind = "heuristic"
+    formula = "-m_h * |n|, m_h = 2^(-8h/H)"
+    paper = "Press et al. 2022, Train Short, Test Long"
+    reading = (
+        "A penalty proportional to distance: each step away costs the head's slope, so steep heads see only their "
+        "neighbourhood and flat heads see far. Nothing is learned."
+    )
+
+    def __init__(self, num_heads: int, learned: bool = False) -> None:
+        super().__init__()
+        check_count("num_heads", num_heads, 1)
+        if not isinstance(learned, bool):
+            raise ValueError(f"learned: got {learned!r}, expected True or False")
+        self.num_heads = num_heads
+        self.learned = learned
+        if learned:
+            self.log_slopes = nn.Parameter(alibi_slopes(num_heads).log().float())
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        # Fixed slopes are no buffer: `model.bfloat16()` would round them.
+        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads)
+        return slopes.to(offsets.device)[:, None] * -offsets.abs()

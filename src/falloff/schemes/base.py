@@ -1,0 +1,152 @@
+"""What every scheme is: a module that knows its bias at any offset, and gives it as a form or as a dense tensor."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from falloff.forms import Form, Strip
+from falloff.offsets import IntLike, offset_matrix, offset_range
+from falloff.shapes import Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_count(argument: str, value: object, least: int) -> None:
+    """Refuse a value that is not a whole number of at least `least`."""
+    if not isinstance(value, IntLike) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{argument}: got {value!r}, expected an int of at least {least}")
+
+
+class Scheme(nn.Module):
+    """A relative positional bias. A scheme of your own is a subclass with one method, `at`.
+
+    `at(offsets)` takes integer offsets (query position - key position; positive: the key lies in the past), shape (L,),
+    and returns the bias of every head at them, shape (H, L). Everything else follows from it: `form` for the kernels,
+    `dense` for looking at it, `falloff.attention(query, key, value, bias)`, `plot` and `show`.
+
+    >>> class Inverse(Scheme):
+    ...     '''1 / (1 + distance), the same for both heads.'''
+    ...
+    ...     def at(self, offsets):
+    ...         return (1 / (1 + offsets.abs())).expand(2, -1)
+    >>> Inverse().dense(1, 3)[0]
+    tensor([[0.3333, 0.5000, 1.0000]])
+    """
+
+    name: ClassVar[str] = "own"
+    """The word for this scheme on the command line."""
+    kind: ClassVar[str] = "learned"
+    """'learned' where the bias has parameters that training moves, 'heuristic' where it is fixed."""
+    formula: ClassVar[str] = "at(offset)"
+    paper: ClassVar[str] = ""
+    reading: ClassVar[str] = ""
+    """The bias in words: how it treats distance."""
+    toeplitz: ClassVar[bool] = True
+    """Whether the bias depends on the offset alone. Where it does not, `form` and `dense` take `text_start`."""
+
+    reach: int | None = None
+    """The offset from which the bias of keys in the past no longer changes; None: it never stops changing."""
+    future_reach: int | None = None
+    """Likewise for keys in the future, as a distance: 0 means that all of them have the bias of offset 0."""
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        """The bias of every head at integer offsets: (L,) -> (H, L). The scheme's published definition."""
+        raise NotImplementedError(f"{type(self).__name__} must define at(offsets) -> (num_heads, len(offsets))")
+
+    def form(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Form:
+        """The compact tensors that a kernel needs for a call of N queries and M keys.
+
+        Args:
+            num_queries, num_keys: N and M.
+            query_start: position of the first query, counted from the first key; M - N by default.
+            text_start: (B, N), the key at which the text of each query row starts, where padding or packed documents
+                shift it. Only schemes that are not Toeplitz look at it.
+            device, dtype: where and in what precision to compute; by default those of the parameters, or the CPU and
+                torch's default dtype where there are none. Never below float32.
+
+        Returns:
+            A `Strip`, or for schemes that are not Toeplitz a `Band` or `Warp`.
+        """
+        self._check_sizes(num_queries, num_keys)
+        lowest, highest = offset_range(num_queries, num_keys, query_start)
+        # A reach is a constant of the scheme, so such a strip has one length whatever N and M are: nothing to recompile.
+        if self.future_reach is not None:
+            lowest = -self.future_reach
+        if self.reach is not None:
+            highest = max(self.reach, lowest)
+        offsets = torch.arange(lowest, max(highest, lowest) + 1, device=self._device(device))
+        return Strip(self._values_at(offsets, dtype), lowest)
+
+    def dense(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """The whole bias (H, N, M), or (B, H, N, M), from the definition and not by way of the form; as for `form`."""
+        self._check_sizes(num_queries, num_keys)
+        offsets = offset_matrix(num_queries, num_keys, query_start, self._device(device))
+        return self._values_at(offsets.flatten(), dtype).view(-1, *offsets.shape)
+
+    def plot(self, length: int = 256) -> "Figure":
+        """The bias of every head by offset, 0 .. length - 1, as a matplotlib figure (extra `plot`)."""
+        from falloff.views.curves import plot_curves  # views stand on schemes: only a call reaches back to them
+
+        return plot_curves(self, length)
+
+    def show(self, length: int = 8, head: int = 0) -> "Figure":
+        """The causal grid of `length` positions, each cell with its bucket or value, as a matplotlib figure."""
+        from falloff.views.figures import grid_figure
+        from falloff.views.grids import bias_grid
+
+        return grid_figure(bias_grid(self, length, head=head))
+
+    def _values_at(self, offsets: Tensor, dtype: torch.dtype | None) -> Tensor:
+        values = self.at(offsets)
+        if not isinstance(values, Tensor) or values.dim() != 2 or values.shape[1] != offsets.shape[0]:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{type(self).__name__}.at: got {got} for {offsets.shape[0]} offsets, expected a tensor of shape "
+                f"(num_heads, {offsets.shape[0]})"
+            )
+        return values.to(dtype or self._dtype())
+
+    def _check_sizes(self, num_queries: object, num_keys: object) -> None:
+        check_count("num_queries", num_queries, 0)
+        check_count("num_keys", num_keys, 0)
+
+    def _device(self, device: torch.device | str | None) -> torch.device | str:
+        if device is not None:
+            return device
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    def _dtype(self) -> torch.dtype:
+        dtypes = [parameter.dtype for parameter in self.parameters()] or [torch.get_default_dtype()]
+        return torch.float64 if torch.float64 in dtypes else torch.float32
+
+    def _raised(self, parameter: Tensor) -> Tensor:
+        """A parameter in at least float32: a bias is computed in full precision whatever the model's dtype is."""
+        return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
+
+    def extra_repr(self) -> str:
+        settings: dict[str, Any] = {
+            key: value
+            for key, value in vars(self).items()
+            if not key.startswith("_") and key not in ("training", "reach", "future_reach")
+        }
+        return ", ".join(f"{key}={value!r}" for key, value in settings.items())

@@ -1,0 +1,161 @@
+"""FIRE: a small network over a distance that is progressively interpolated into 0 .. 1."""
+
+import torch
+from torch import Tensor, nn
+
+from falloff.forms import Form, Warp
+from falloff.offsets import first_query_position, offset_matrix, offset_range
+from falloff.schemes.base import Scheme, check_count
+from falloff.shapes import Float, Int
+
+_EPSILON = 1e-6
+
+
+class FIRE(Scheme):
+    """A network of the normalised distance: f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(abs(c x) + 1).
+
+    i is the query's position and f is Linear(1, width), ReLU, Linear(width, H). Rows i <= L depend on the offset alone;
+    later rows do not, since distances are stretched to the row's own length. That is exact as a `Warp`: on a scalar, f is
+    piecewise linear. Keys in the future (n < 0) take abs(n).
+
+    Args:
+        num_heads: H.
+        width: hidden units of the network.
+        init_c: start value of c.
+        init_L: start value of the threshold L; `L_multiplier` (start 1) times it is learned.
+
+    Parameters `mlp` (Sequential of Linear, ReLU, Linear), `c` and `L_multiplier`, buffer `init_L`, named as in the paper's
+    code.
+
+    Raises:
+        ValueError: for settings out of range.
+
+    Paper: Li et al. 2024, "Functional Interpolation for Relative Positions Improves Long Context Transformers".
+
+    >>> FIRE(4).dense(8, 8).shape
+    torch.Size([4, 8, 8])
+    """
+
+    name = "fire"
+    formula = "f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(|c x| + 1), f = Linear(1, w) ReLU Linear(w, H)"
+    paper = "Li et al. 2024, FIRE"
+    reading = "Learns any function of distance relative to the row's length: beyond L, positions are squeezed to fit."
+    toeplitz = False
+
+    def __init__(self, num_heads: int, width: int = 32, init_c: float = 0.1, init_L: float = 512.0) -> None:
+        super().__init__()
+        check_count("num_heads", num_heads, 1)
+        check_count("width", width, 1)
+        for name, value in (("init_c", init_c), ("init_L", init_L)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name}: got {value!r}, expected a number above 0")
+        self.num_heads = num_heads
+        self.width = width
+        self.mlp = nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, num_heads))
+        self.c = nn.Parameter(torch.tensor(float(init_c)))
+        self.L_multiplier = nn.Parameter(torch.tensor(1.0))
+        self.init_L: Tensor
+        self.register_buffer("init_L", torch.tensor(float(init_L)))
+
+    def threshold(self) -> Float[Tensor, ""]:
+        """L: the query position up to which the bias depends on the offset alone."""
+        return (self._raised(self.L_multiplier) * self.init_L).abs()
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        """The bias in the rows i <= L, where the offset alone decides."""
+        return self._f(self._psi(offsets.abs()) / (self._psi(self.threshold()) + _EPSILON))
+
+    def form(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Form:
+        self._check_sizes(num_queries, num_keys)
+        lowest, highest = offset_range(num_queries, num_keys, query_start)
+        last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
+        if self._knows_threshold() and last_position <= self.threshold().item():
+            return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
+        device, dtype = self._device(device), dtype or self._dtype()
+        distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
+        knots, slope, intercept = self._segments()
+        tensors = (
+            self._psi(distances),
+            1 / self._normaliser(num_queries, num_keys, query_start, text_start, device),
+            knots,
+            slope,
+            intercept,
+        )
+        return Warp(*(tensor.to(dtype) for tensor in tensors))
+
+    def dense(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        self._check_sizes(num_queries, num_keys)
+        device = self._device(device)
+        distance = offset_matrix(num_queries, num_keys, query_start, device).abs()
+        normaliser = self._normaliser(num_queries, num_keys, query_start, text_start, device)
+        bias = self._f(self._psi(distance) / normaliser[..., None]).to(dtype or self._dtype())
+        return bias if text_start is None else bias.transpose(0, 1)
+
+    def _knows_threshold(self) -> bool:
+        """Whether L may be looked at to choose the cheaper Strip: not while compiling, nor where it would stall a GPU."""
+        return not torch.compiler.is_compiling() and self.L_multiplier.device.type == "cpu"
+
+    def _psi(self, x: Tensor) -> Tensor:
+        return torch.log1p((self._raised(self.c) * x).abs())
+
+    def _normaliser(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None,
+        text_start: Tensor | None,
+        device: torch.device | str,
+    ) -> Tensor:
+        """psi(max(i, L)) + 1e-6 for each row, (N,) or (B, N): i counts from the start of the row's own text."""
+        positions = torch.arange(num_queries, device=device) + first_query_position(num_queries, num_keys, query_start)
+        if text_start is not None:
+            positions = positions - text_start
+        return self._psi(torch.maximum(positions, self.threshold())) + _EPSILON
+
+    def _layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first, last = self.mlp[0], self.mlp[2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        tensors = (first.weight.flatten(), first.bias, last.weight, last.bias)
+        w1, b1, w2, b2 = (self._raised(tensor) for tensor in tensors)
+        return w1, b1, w2, b2
+
+    def _f(self, x: Tensor) -> Tensor:
+        """The network on x of any shape: (...) -> (H, ...). Written out, so that it runs in full precision."""
+        w1, b1, w2, b2 = self._layers()
+        hidden = torch.relu(x[..., None] * w1 + b1)
+        return torch.movedim(hidden @ w2.T + b2, -1, 0)
+
+    def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The network as lines between knots: knots (width,) rising, slope and intercept (H, width + 1).
+
+        Unit k bends at -b1_k / w1_k: it is active right of that knot where w1_k > 0 and left of it where w1_k < 0. Which
+        units are active in a segment is held constant for the gradient, as it is almost everywhere.
+        """
+        w1, b1, w2, b2 = self._layers()
+        with torch.no_grad():
+            bends = torch.where(w1 == 0, torch.inf, -b1 / torch.where(w1 == 0, 1.0, w1))
+            knots, order = bends.sort()
+            place = order.argsort()  # the place of unit k's knot among the sorted ones
+            segment = torch.arange(self.width + 1, device=w1.device)[:, None]
+            right_of_knot = segment > place
+            active = torch.where(w1 > 0, right_of_knot, torch.where(w1 < 0, ~right_of_knot, b1 > 0)).to(w1.dtype)
+        return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]

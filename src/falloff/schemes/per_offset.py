@@ -1,0 +1,57 @@
+"""Per-offset: a learned bias for every offset up to a maximum."""
+
+import torch
+from torch import Tensor, nn
+
+from falloff.schemes.base import Scheme, check_count
+from falloff.shapes import Float, Int
+
+
+class PerOffsetBias(Scheme):
+    """A learned bias for every offset: weight[min(n, max_distance), h].
+
+    With `bidirectional` every offset from -max_distance to max_distance has a value of its own; else keys in the future
+    share the value of offset 0.
+
+    Args:
+        num_heads: H.
+        max_distance: the offset from which all share one value, at least 1.
+        bidirectional: whether keys in the future have values of their own.
+        std: standard deviation of the normal start values.
+
+    Parameter `weight` (max_distance + 1, H), or (2 max_distance + 1, H) when bidirectional, in order of rising offset.
+
+    Raises:
+        ValueError: for settings out of range.
+
+    Paper: Shaw, Uszkoreit and Vaswani 2018 clip distances so; as a bias: Liu et al. 2021, Swin Transformer.
+
+    >>> PerOffsetBias(2, max_distance=3).bucket(torch.arange(6))
+    tensor([0, 1, 2, 3, 3, 3])
+    """
+
+    name = "per-offset"
+    formula = "weight[min(n, max_distance), h]"
+    paper = "Shaw et al. 2018 (clipped distances); Liu et al. 2021, Swin (as a bias)"
+    reading = "Learns one value for every distance up to max_distance, and one for all beyond."
+
+    def __init__(self, num_heads: int, max_distance: int = 128, bidirectional: bool = False, *, std: float = 0.02) -> None:
+        super().__init__()
+        check_count("num_heads", num_heads, 1)
+        check_count("max_distance", max_distance, 1)
+        if not isinstance(bidirectional, bool):
+            raise ValueError(f"bidirectional: got {bidirectional!r}, expected True or False")
+        self.num_heads = num_heads
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+        self.reach = max_distance
+        self.future_reach = max_distance if bidirectional else 0
+        self.weight = nn.Parameter(torch.randn(self.future_reach + max_distance + 1, num_heads) * std)
+
+    def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """The row of `weight` for each offset."""
+        lowest = -self.max_distance if self.bidirectional else 0
+        return offsets.clamp(lowest, self.max_distance) - lowest
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        return self._raised(self.weight)[self.bucket(offsets)].T

@@ -1,0 +1,49 @@
+"""TISA: a sum of learned Gaussian bumps over the signed offset."""
+
+import torch
+from torch import Tensor, nn
+
+from falloff.schemes.base import Scheme, check_count
+from falloff.shapes import Float, Int
+
+
+class TISA(Scheme):
+    """A sum of radial basis functions: sum over k of a_k * exp(-abs(b_k) * (n - c_k)^2), over the signed offset n.
+
+    Args:
+        num_heads: H.
+        kernels: how many bumps each head has, at least 1.
+
+    Parameters `kernel_amplitudes` (a) and `kernel_sharpness` (b) ~ N(0.1, 0.01), `kernel_offsets` (c) ~ N(0, 5), each
+    (kernels, H). Here n = query position - key position.
+
+    Raises:
+        ValueError: for settings out of range.
+
+    Paper: Wennberg and Henter 2021, "The Case for Translation-Invariant Self-Attention in Transformer-Based Language
+    Models".
+
+    >>> TISA(4).dense(8, 8).shape
+    torch.Size([4, 8, 8])
+    """
+
+    name = "tisa"
+    formula = "sum_k a_kh * exp(-|b_kh| * (n - c_kh)^2)"
+    paper = "Wennberg and Henter 2021, TISA"
+    reading = "Learns a few bumps, each with a place, height and width; far from all of them the bias is 0."
+
+    def __init__(self, num_heads: int, kernels: int = 5) -> None:
+        super().__init__()
+        check_count("num_heads", num_heads, 1)
+        check_count("kernels", kernels, 1)
+        self.num_heads = num_heads
+        self.kernels = kernels
+        self.kernel_offsets = nn.Parameter(5.0 * torch.randn(kernels, num_heads))
+        self.kernel_amplitudes = nn.Parameter(0.1 + 0.01 * torch.randn(kernels, num_heads))
+        self.kernel_sharpness = nn.Parameter(0.1 + 0.01 * torch.randn(kernels, num_heads))
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        centre, height, sharpness = (
+            self._raised(p)[..., None] for p in (self.kernel_offsets, self.kernel_amplitudes, self.kernel_sharpness)
+        )
+        return (height * torch.exp(-sharpness.abs() * (offsets - centre) ** 2)).sum(0)
