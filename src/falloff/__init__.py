@@ -1,5 +1,6 @@
 """Attention with a relative positional bias: every published scheme, one call, linear memory."""
 
+from falloff.attention import attention
 from falloff.forms import Band, Strip, Warp
 from falloff.schemes import (
     FIRE,
@@ -35,5 +36,6 @@ __all__ = [
     "T5Bias",
     "Warp",
     "alibi_slopes",
+    "attention",
     "t5_bucket",
 ]

@@ -78,7 +78,7 @@ class FIRE(Scheme):
         self._check_sizes(num_queries, num_keys)
         lowest, highest = offset_range(num_queries, num_keys, query_start)
         last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
-        if self._knows_threshold() and last_position <= self.threshold().item():
+        if self._knows_threshold() and last_position < self.threshold().item():
             return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
         device, dtype = self._device(device), dtype or self._dtype()
         distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)

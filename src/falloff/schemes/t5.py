@@ -1,6 +1,5 @@
 """T5: a learned bias for each bucket of offsets, exact buckets near, logarithmic ones far."""
 
-from functools import lru_cache
 from typing import Self
 
 import torch
@@ -10,7 +9,6 @@ from falloff.schemes.base import Scheme, check_count
 from falloff.shapes import Float, Int
 
 
-@lru_cache
 def _bucket_starts(num_buckets: int, max_distance: int) -> tuple[int, ...]:
     """The first offset of each bucket of one direction, in exact integers.
 
@@ -76,10 +74,13 @@ def t5_bucket(
     if not isinstance(offsets, Tensor) or offsets.is_floating_point() or offsets.dtype == torch.bool:
         got = offsets.dtype if isinstance(offsets, Tensor) else type(offsets).__name__
         raise ValueError(f"offsets: got {got}, expected a tensor of integers")
-    starts = torch.tensor(_bucket_starts(one_way, max_distance), device=offsets.device)
+    return _buckets(offsets, _bucket_starts(one_way, max_distance), bidirectional)
+
+
+def _buckets(offsets: Tensor, starts: tuple[int, ...], bidirectional: bool) -> Tensor:
     distance = offsets.abs() if bidirectional else offsets.clamp(min=0)
-    buckets = torch.bucketize(distance, starts, right=True) - 1
-    return buckets + one_way * (offsets < 0) if bidirectional else buckets
+    buckets = torch.bucketize(distance, torch.tensor(starts, device=offsets.device), right=True) - 1
+    return buckets + len(starts) * (offsets < 0) if bidirectional else buckets
 
 
 class T5Bias(Scheme):
@@ -125,7 +126,8 @@ class T5Bias(Scheme):
         self.max_distance = max_distance
         self.bidirectional = bidirectional
         self.weight = nn.Parameter(torch.randn(num_buckets, num_heads) * std)
-        self.reach = _bucket_starts(one_way, max_distance)[-1]
+        self._starts = _bucket_starts(one_way, max_distance)
+        self.reach = self._starts[-1]
         self.future_reach = self.reach if bidirectional else 0
 
     @classmethod
@@ -148,7 +150,7 @@ class T5Bias(Scheme):
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The bucket of each offset."""
-        return t5_bucket(offsets, self.num_buckets, self.max_distance, self.bidirectional)
+        return _buckets(offsets, self._starts, self.bidirectional)
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         return self._raised(self.weight)[self.bucket(offsets)].T

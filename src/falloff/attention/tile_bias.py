@@ -1,0 +1,227 @@
+"""The bias of one tile of scores, and the gradient of the bias from that tile, for each form, in plain torch.
+
+A tile holds its query rows in *reverse* order. Torch has no negative strides; with the rows reversed, the offset
+`top - r - c` falls by one along both axes, so that a tile of anything that depends on the offset alone is a strided view
+of one short vector (both strides +1), and its diagonal sums are the column sums of a strided buffer. Nothing is scattered
+element by element, and all sums run in a fixed order: the gradients are the same bits on every run.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from falloff.forms import Band, Form, Strip, Warp
+from falloff.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a tile of scores (b, h, n, m) lies: slices of the batch, the heads, the query rows and the keys."""
+
+    batch: slice
+    heads: slice
+    rows: slice
+    keys: slice
+    query_start: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @property
+    def num_keys(self) -> int:
+        return self.keys.stop - self.keys.start
+
+    @property
+    def top(self) -> int:
+        """The largest offset of the tile: of its last query row, which comes first, and its first key."""
+        return self.query_start + self.rows.stop - 1 - self.keys.start
+
+    @property
+    def bottom(self) -> int:
+        """The smallest offset of the tile."""
+        return self.top - (self.num_rows - 1) - (self.num_keys - 1)
+
+    def falling_offsets(self, device: torch.device) -> Int[Tensor, " n_plus_m_minus_1"]:
+        """top, top - 1, ..., bottom: entry r + c is the offset of row r (reversed) and key c."""
+        return torch.arange(self.top, self.bottom - 1, -1, device=device)
+
+
+def hankel(by_offset: Tensor, tile: Tile) -> Tensor:
+    """A view (..., n, m) of contiguous values (..., n + m - 1) given by falling offset: [r, c] is value r + c."""
+    shape = (*by_offset.shape[:-1], tile.num_rows, tile.num_keys)
+    return by_offset.as_strided(shape, (*by_offset.stride(), 1))
+
+
+class DiagonalSums:
+    """Sums, over all tiles of a call, of what lies at the same offset: (rows, N + M - 1), by falling offset."""
+
+    def __init__(self, rows: int, num_queries: int, num_keys: int, query_start: int, like: Tensor) -> None:
+        self.sums = like.new_zeros(rows, max(num_queries + num_keys - 1, 0))
+        self.num_queries = num_queries
+        self.highest = query_start + num_queries - 1
+        self._buffer = like.new_empty(0)
+
+    def add(self, values: Float[Tensor, "heads n m"], tile: Tile, heads: slice) -> None:
+        """Skew the tile so that each diagonal becomes a column of a buffer that is zero elsewhere; sum the columns."""
+        count, rows, keys = values.shape
+        width = rows + keys - 1
+        if self._buffer.shape != (count, rows, width):
+            self._buffer = values.new_zeros(count, rows, width)
+        self._buffer.as_strided(values.shape, (rows * width, width + 1, 1)).copy_(values)
+        first = self.num_queries - tile.rows.stop + tile.keys.start
+        self.sums[heads, first : first + width] += self._buffer.sum(1)
+
+    def at_offsets(self, start: int, size: int) -> Float[Tensor, "rows size"]:
+        """The sums at offsets start .. start + size - 1, the ends gathering all that lies beyond them."""
+        rising = self.sums.flip(1)
+        lowest = self.highest - rising.shape[1] + 1
+        return _clamped_sums(rising, lowest - start, size)
+
+    def at_distances(self, size: int) -> Float[Tensor, "rows size"]:
+        """The sums at abs(offset) = 0 .. size - 1, the last gathering all beyond."""
+        rising = self.sums.flip(1)
+        lowest = self.highest - rising.shape[1] + 1
+        negative = min(max(-lowest, 0), rising.shape[1])
+        past = _clamped_sums(rising[:, negative:], lowest + negative, size)
+        return past + _clamped_sums(rising[:, :negative].flip(1), 1 - lowest - negative, size)
+
+
+def _clamped_sums(values: Float[Tensor, "rows width"], first: int, size: int) -> Float[Tensor, "rows size"]:
+    """Sum column p of `values` into column clamp(first + p, 0, size - 1), in a fixed order."""
+    width = values.shape[1]
+    if size == 1:
+        return values.sum(1, keepdim=True)
+    head, tail = (min(max(edge - first, 0), width) for edge in (1, size - 1))
+    sums = values.new_zeros(values.shape[0], size)
+    sums[:, first + head : first + tail] = values[:, head:tail]
+    sums[:, 0] += values[:, :head].sum(1)
+    sums[:, -1] += values[:, tail:].sum(1)
+    return sums
+
+
+class TileBias(Protocol):
+    """The bias of a form, tile by tile; the gradients come in the order of the form's tensors."""
+
+    def add_to(self, scores: Float[Tensor, "b h n m"], tile: Tile) -> None: ...
+
+    def accumulate(self, grad_scores: Float[Tensor, "b h n m"], tile: Tile) -> None: ...
+
+    def gradients(self) -> list[Tensor]: ...
+
+
+class StripTiles:
+    """values[h, clamp(offset - start, 0, K - 1)]: a view of a stretch of the strip."""
+
+    def __init__(self, form: Strip, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
+        self.values, self.start = form.values.to(dtype), form.start
+        self.sums = DiagonalSums(form.num_heads, num_queries, num_keys, query_start, self.values)
+
+    def add_to(self, scores: Tensor, tile: Tile) -> None:
+        index = (tile.falling_offsets(scores.device) - self.start).clamp(0, self.values.shape[1] - 1)
+        scores += hankel(self.values[tile.heads].index_select(1, index), tile)
+
+    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
+        self.sums.add(grad_scores.sum(0), tile, tile.heads)
+
+    def gradients(self) -> list[Tensor]:
+        return [self.sums.at_offsets(self.start, self.values.shape[1])]
+
+
+class BandTiles:
+    """values[b, h, i, offset] for 0 <= offset < E, else 0: only the keys within the extent are touched."""
+
+    def __init__(self, form: Band, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
+        self.values, self.extent = form.values, form.values.shape[3]
+        self.grad_values = torch.zeros_like(form.values, dtype=dtype, memory_format=torch.contiguous_format)
+
+    def add_to(self, scores: Tensor, tile: Tile) -> None:
+        # Keys that some row of the tile has within its extent: top - r - c in 0 .. E - 1.
+        first = max(tile.top - (tile.num_rows - 1) - (self.extent - 1), 0)
+        last = min(tile.top + 1, tile.num_keys)
+        if first >= last:
+            return
+        offsets = hankel(tile.falling_offsets(scores.device), tile)[:, first:last]
+        values = self.values[tile.batch, tile.heads, tile.rows].flip(2).to(scores.dtype)
+        picked = values.gather(-1, offsets.clamp(0, self.extent - 1).expand(*values.shape[:2], -1, -1))
+        scores[..., first:last] += picked.masked_fill_((offsets < 0) | (offsets >= self.extent), 0.0)
+
+    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
+        first, last = max(tile.bottom, 0), min(tile.top + 1, self.extent)
+        if first >= last:
+            return
+        # Each entry of the band meets one key at most: fetch its score gradient from there.
+        rows = torch.arange(tile.num_rows, device=grad_scores.device)[:, None]
+        keys = tile.top - rows - torch.arange(first, last, device=grad_scores.device)
+        picked = grad_scores.gather(-1, keys.clamp(0, tile.num_keys - 1).expand(*grad_scores.shape[:2], -1, -1))
+        picked = picked.masked_fill_((keys < 0) | (keys >= tile.num_keys), 0.0)
+        self.grad_values[tile.batch, tile.heads, tile.rows, first:last] += picked.flip(2)
+
+    def gradients(self) -> list[Tensor]:
+        return [self.grad_values]
+
+
+class WarpTiles:
+    """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s."""
+
+    def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
+        self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype) for tensor in form.tensors)
+        self.grad_a, self.grad_slope, self.grad_intercept = map(torch.zeros_like, (self.a, self.slope, self.intercept))
+        self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
+
+    def _warped(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+        """g (n, m), a (n, 1) or (b, n, 1) and x = g * a of the tile."""
+        distance = tile.falling_offsets(self.g.device).abs().clamp(max=self.g.shape[0] - 1)
+        g = hankel(self.g[distance], tile).contiguous()  # else x takes over the view's unusual strides
+        a = (self.a if self.a.dim() == 1 else self.a[tile.batch])[..., tile.rows].flip(-1)[..., None]
+        return g, a, g * a
+
+    def _per_segment(self, table: Tensor, segment: Tensor, tile: Tile) -> Tensor:
+        """table[h, segment] in the layout of scores: (h, n, m), or (b, h, n, m) where x depends on the batch entry."""
+        values = table[tile.heads].index_select(1, segment.flatten()).view(-1, *segment.shape)
+        return values if segment.dim() == 2 else values.transpose(0, 1)
+
+    def add_to(self, scores: Tensor, tile: Tile) -> None:
+        _, _, x = self._warped(tile)
+        segment = torch.bucketize(x, self.knots, out_int32=True)
+        line = self._per_segment(self.slope, segment, tile)
+        line *= x if x.dim() == 2 else x[:, None]
+        scores += line.add_(self._per_segment(self.intercept, segment, tile))
+
+    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
+        g, a, x = self._warped(tile)
+        segment = torch.bucketize(x, self.knots, out_int32=True)
+        # (h, n, m) where x is the same for the whole batch, else (h, b, n, m): in both cases heads by the shape of x.
+        by_head = grad_scores.sum(0) if x.dim() == 2 else grad_scores.transpose(0, 1)
+        flat = by_head.reshape(by_head.shape[0], -1)
+        # Sums per segment as a product with an indicator matrix: a fixed order, on any device. Few segments are present.
+        lowest, highest = int(segment.min()), int(segment.max())
+        present = torch.arange(lowest, highest + 1, device=x.device)
+        indicator = (segment.reshape(-1, 1) == present).to(flat.dtype)
+        self.grad_intercept[tile.heads, lowest : highest + 1] += flat @ indicator
+        self.grad_slope[tile.heads, lowest : highest + 1] += (flat * x.reshape(1, -1)) @ indicator
+        slope = self.slope[tile.heads].index_select(1, segment.flatten())
+        grad_x = (flat * slope).sum(0).view(x.shape)
+        grad_a = (grad_x * g).sum(-1).flip(-1)
+        if self.a.dim() == 1:
+            self.grad_a[tile.rows] += grad_a
+        else:
+            self.grad_a[tile.batch, tile.rows] += grad_a
+        grad_g = grad_x * a
+        self.sums.add(grad_g.reshape(-1, *grad_g.shape[-2:]).sum(0, keepdim=True), tile, slice(0, 1))
+
+    def gradients(self) -> list[Tensor]:
+        grad_g = self.sums.at_distances(self.g.shape[0])[0]
+        return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
+
+
+def tile_bias(form: Form, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> TileBias:
+    """The tiles of a form, computed in `dtype`."""
+    if isinstance(form, Strip):
+        return StripTiles(form, num_queries, num_keys, query_start, dtype)
+    if isinstance(form, Band):
+        return BandTiles(form, num_queries, num_keys, query_start, dtype)
+    assert isinstance(form, Warp)
+    return WarpTiles(form, num_queries, num_keys, query_start, dtype)
