@@ -14,7 +14,7 @@ meaning, in O(N M) memory: what the kernels are held against.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,11 +55,7 @@ class Form:
     def device(self) -> torch.device:
         return self.tensors[0].device
 
-    def with_tensors(self, tensors: list[Tensor]) -> Self:
-        """The same form around other tensors of the same shapes."""
-        return replace(self, **dict(zip(self.tensor_names, tensors, strict=True)))
-
-    def scaled(self, factor: float) -> Self:
+    def scaled(self, factor: float) -> "Form":
         """The form of `factor` times this bias."""
         raise NotImplementedError
 

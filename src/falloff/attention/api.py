@@ -209,9 +209,7 @@ def _check_masks(query: Tensor, key: Tensor, key_mask: object, document_ids: obj
             return
         integers = not document_ids.is_floating_point() and document_ids.dtype != torch.bool
         if not integers or document_ids.shape != (batch, num_queries) or document_ids.device != query.device:
-            _refuse(
-                "document_ids", f"{document_ids.dtype} {tuple(document_ids.shape)} on {document_ids.device}", expected
-            )
+            _refuse("document_ids", f"{document_ids.dtype} {tuple(document_ids.shape)} on {document_ids.device}", expected)
         if num_queries != num_keys:
             _refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")
         if query_start is not None and query_start != 0:

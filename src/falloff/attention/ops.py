@@ -11,7 +11,7 @@ The reference is not among them: it is plain differentiable torch and needs no c
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when fi
 }
 
 
+@runtime_checkable
 class Implementation(Protocol):
     """What the module of an implementation defines."""
 

@@ -7,13 +7,15 @@ element by element, and all sums run in a fixed order: the gradients are the sam
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from falloff.forms import Band, Form, Strip, Warp
 from falloff.shapes import Float, Int
+
+_INDICATOR_ROWS = 1 << 15  # scores whose segments are summed at once: the indicator matrix stays in cache
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _clamped_sums(values: Float[Tensor, "rows width"], first: int, size: int) ->
     return sums
 
 
+@runtime_checkable
 class TileBias(Protocol):
     """The bias of a form, tile by tile; the gradients come in the order of the form's tensors."""
 
@@ -196,12 +199,14 @@ class WarpTiles:
         # (h, n, m) where x is the same for the whole batch, else (h, b, n, m): in both cases heads by the shape of x.
         by_head = grad_scores.sum(0) if x.dim() == 2 else grad_scores.transpose(0, 1)
         flat = by_head.reshape(by_head.shape[0], -1)
-        # Sums per segment as a product with an indicator matrix: a fixed order, on any device. Few segments are present.
+        # Sums per segment as products with an indicator matrix: a fixed order, on any device. A tile meets few segments.
         lowest, highest = int(segment.min()), int(segment.max())
         present = torch.arange(lowest, highest + 1, device=x.device)
-        indicator = (segment.reshape(-1, 1) == present).to(flat.dtype)
-        self.grad_intercept[tile.heads, lowest : highest + 1] += flat @ indicator
-        self.grad_slope[tile.heads, lowest : highest + 1] += (flat * x.reshape(1, -1)) @ indicator
+        pieces = (tensor.flatten().split(_INDICATOR_ROWS) for tensor in (segment, x))
+        for scores, segments, warped in zip(flat.split(_INDICATOR_ROWS, dim=1), *pieces, strict=True):
+            indicator = (segments[:, None] == present).to(flat.dtype)
+            self.grad_intercept[tile.heads, lowest : highest + 1] += scores @ indicator
+            self.grad_slope[tile.heads, lowest : highest + 1] += (scores * warped) @ indicator
         slope = self.slope[tile.heads].index_select(1, segment.flatten())
         grad_x = (flat * slope).sum(0).view(x.shape)
         grad_a = (grad_x * g).sum(-1).flip(-1)

@@ -104,7 +104,10 @@ class Scheme(nn.Module):
         return self._values_at(offsets.flatten(), dtype).view(-1, *offsets.shape)
 
     def plot(self, length: int = 256) -> "Figure":
-        """The bias of every head by offset, 0 .. length - 1, as a matplotlib figure (extra `plot`)."""
+        """The bias of every head by offset, as a matplotlib figure (extra `plot`).
+
+        Offsets run from 0 to length - 1, and as far below 0 where keys in the future have a bias of their own.
+        """
         from falloff.views.curves import plot_curves  # views stand on schemes: only a call reaches back to them
 
         return plot_curves(self, length)

@@ -1,7 +1,5 @@
 """T5: a learned bias for each bucket of offsets, exact buckets near, logarithmic ones far."""
 
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
@@ -131,7 +129,7 @@ class T5Bias(Scheme):
         self.future_reach = self.reach if bidirectional else 0
 
     @classmethod
-    def from_book(cls, num_heads: int, n_b: int, dist_max: int, std: float = 0.02) -> Self:
+    def from_book(cls, num_heads: int, n_b: int, dist_max: int, std: float = 0.02) -> "T5Bias":
         """The bias in the notation that counts buckets 0 .. n_b, so that there are n_b + 1 of them.
 
         Raises:

@@ -1,0 +1,165 @@
+"""What the papers and DESIGN say of the schemes, as checks."""
+
+import pytest
+import torch
+
+from falloff import (
+    FIRE,
+    TISA,
+    ALiBi,
+    KerpleLog,
+    KerplePower,
+    PerOffsetBias,
+    Sandwich,
+    Scheme,
+    T5Bias,
+    alibi_slopes,
+    t5_bucket,
+)
+from falloff.schemes.t5 import _bucket_starts
+
+
+def test_the_books_grid():
+    """n_b = 3, dist_max = 5, six positions, as printed."""
+    printed = """
+        0 X X X X X
+        1 0 X X X X
+        2 1 0 X X X
+        2 2 1 0 X X
+        3 2 2 1 0 X
+        3 3 2 2 1 0
+    """
+    bias = T5Bias.from_book(1, n_b=3, dist_max=5)
+    for i, row in enumerate(printed.split("\n")[1:-1]):
+        for j, cell in enumerate(row.split()):
+            if cell != "X":
+                assert bias.bucket(torch.tensor(i - j)) == int(cell)
+
+
+@pytest.mark.parametrize("n_b", range(3, 64, 2))
+def test_the_books_formula_agrees_for_odd_n_b(n_b):
+    """The book halves n_b + 1 buckets and counts the far ones in logarithms, up to n_b."""
+    import math
+
+    dist_max = 3 * n_b
+    half = (n_b + 1) / 2
+    bias = T5Bias.from_book(1, n_b, dist_max)
+    for n in range(4 * n_b):
+        if n < half:
+            expected = n
+        else:
+            share = math.log(n / half) / math.log(dist_max / half) * half
+            expected = min(n_b, math.floor(half + share + 1e-12))
+        assert bias.bucket(torch.tensor(n)) == expected
+
+
+def test_bucket_thresholds_are_exact():
+    # Where float32 logarithms go wrong: 36 buckets up to 392 put offset 84 into bucket 26.
+    assert t5_bucket(torch.tensor(84), 36, 392) == 27
+    starts = _bucket_starts(36, 392)
+    exact, far = 18, 18
+    for k, start in enumerate(starts[exact:]):
+        assert start**far * exact**k >= 392**k * exact**far
+        assert (start - 1) ** far * exact**k < 392**k * exact**far
+
+
+def test_the_last_bucket_starts_before_max_distance():
+    assert T5Bias(1).reach == 113
+    assert t5_bucket(torch.tensor([112, 113, 128, 10**9])).tolist() == [30, 31, 31, 31]
+
+
+def test_bidirectional_never_uses_the_first_bucket_of_the_future():
+    buckets = t5_bucket(torch.arange(-500, 500), bidirectional=True)
+    assert 16 not in buckets
+    assert set(buckets.tolist()) == set(range(32)) - {16}
+
+
+def test_t5_with_enough_buckets_is_per_offset():
+    t5, per_offset = T5Bias(2, num_buckets=40, max_distance=64), PerOffsetBias(2, max_distance=19)
+    per_offset.weight.data = t5.weight.data[:20]
+    assert torch.equal(t5.dense(20, 20).tril(), per_offset.dense(20, 20).tril())
+
+
+def test_power_with_exponent_one_is_alibi():
+    alibi, power = ALiBi(4), KerplePower(4)
+    power.bias_p.data.fill_(1.0)
+    power.bias_a.data = alibi_slopes(4).float().view(4, 1, 1)
+    # The fourth slope, 2^-8, lies below the least that KERPLE allows.
+    torch.testing.assert_close(power.dense(9, 9)[:3], alibi.dense(9, 9)[:3])
+
+
+@pytest.mark.parametrize("scheme", [ALiBi(4), KerpleLog(4), KerplePower(4)], ids=lambda s: s.name)
+def test_monotone(scheme):
+    assert (scheme.at(torch.arange(2000)).diff(dim=1) < 0).all()
+
+
+def test_sandwich_is_not_monotone():
+    steps = Sandwich(4).at(torch.arange(2000)).diff(dim=1)
+    assert (steps < 0).any()
+    assert (steps > 0).any()
+
+
+def test_sandwich_heads_get_flatter():
+    values = Sandwich(4, 32).at(torch.arange(1, 100))
+    torch.testing.assert_close(values[0], 4 * values[3])
+
+
+def test_kerple_parameters_stay_in_range_and_can_come_back():
+    kerple = KerplePower(2)
+    kerple.bias_p.data.fill_(5.0)
+    kerple.bias_a.data.fill_(-1.0)
+    n = torch.arange(5)
+    values = kerple.at(n)
+    torch.testing.assert_close(values, (-0.01 * n.float() ** 2).expand(2, -1))
+    values.sum().backward()
+    assert (kerple.bias_a.grad != 0).all()
+
+
+def test_start_values():
+    torch.manual_seed(0)
+    assert abs(T5Bias(64, 256, 1024).weight.std() - 0.02) < 1e-3
+    assert abs(T5Bias(64, 256, 1024, std=0.5).weight.std() - 0.5) < 0.02
+    log, power = KerpleLog(4096), KerplePower(4096)
+    for kerple in (log, power):
+        assert kerple.bias_p.min() >= 0.01
+        assert 1.95 < kerple.bias_p.max() <= 2
+        assert kerple.bias_a.min() >= 0.01
+        assert 0.95 < kerple.bias_a.max() <= 1
+    tisa = TISA(1000)
+    assert abs(tisa.kernel_offsets.std() - 5) < 0.3
+    assert abs(tisa.kernel_amplitudes.mean() - 0.1) < 0.01
+
+
+def test_checkpoint_names_follow_the_published_code():
+    def shapes(scheme):
+        return {name: tuple(tensor.shape) for name, tensor in scheme.state_dict().items()}
+
+    assert shapes(T5Bias(4)) == {"weight": (32, 4)}
+    assert shapes(KerpleLog(4)) == shapes(KerplePower(4)) == {"bias_p": (4, 1, 1), "bias_a": (4, 1, 1)}
+    assert shapes(FIRE(4)) == {
+        "c": (),
+        "L_multiplier": (),
+        "init_L": (),
+        "mlp.0.weight": (32, 1),
+        "mlp.0.bias": (32,),
+        "mlp.2.weight": (4, 32),
+        "mlp.2.bias": (4,),
+    }
+    assert shapes(TISA(4)) == dict.fromkeys(("kernel_offsets", "kernel_amplitudes", "kernel_sharpness"), (5, 4))
+
+
+class Inverse(Scheme):
+    """A scheme of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def at(self, offsets):
+        return -self.strength[:, None] * (1 - 1 / (1 + offsets.abs()))
+
+
+def test_a_scheme_of_ones_own_needs_only_at():
+    scheme = Inverse()
+    assert torch.equal(scheme.form(4, 9).dense(4, 9), scheme.dense(4, 9))
+    assert scheme.dense(1, 2)[1].tolist() == [[-1.0, 0.0]]
