@@ -1,0 +1,27 @@
+"""Looking at a bias: grids, curves, figures, buckets and computed properties.
+
+`terminal` needs rich (extra `cli`), `curves` and `figures` need matplotlib (extra `plot`); each imports it when it is used.
+"""
+
+from falloff.views.buckets import Bucket, OffsetRange, bucket_table
+from falloff.views.checks import WrongCell, check_grid
+from falloff.views.curves import plot_curves
+from falloff.views.figures import grid_figure
+from falloff.views.grid_files import read_grid
+from falloff.views.grids import BiasGrid, bias_grid
+from falloff.views.properties import Properties, scheme_properties
+
+__all__ = [
+    "BiasGrid",
+    "Bucket",
+    "OffsetRange",
+    "Properties",
+    "WrongCell",
+    "bias_grid",
+    "bucket_table",
+    "check_grid",
+    "grid_figure",
+    "plot_curves",
+    "read_grid",
+    "scheme_properties",
+]

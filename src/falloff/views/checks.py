@@ -1,0 +1,59 @@
+"""Checking a grid somebody wrote against the one that a scheme gives."""
+
+from dataclasses import dataclass
+
+from falloff.views.grid_files import WrittenGrid, WrittenNumber
+from falloff.views.grids import BiasGrid, Cell
+
+_FLOAT32_ROUNDING = 2.0**-23
+
+
+@dataclass(frozen=True)
+class WrongCell:
+    """A cell that differs from what is expected; None stands for a masked cell."""
+
+    query: int
+    key: int
+    offset: int
+    found: Cell
+    expected: Cell
+
+
+def check_grid(written: WrittenGrid, expected: BiasGrid) -> list[WrongCell]:
+    """Every cell of `written` that is wrong, in order of query and key.
+
+    Buckets must be equal. A value may differ by half a unit in the last place that was written, so that -0.3 stands for
+    anything from -0.35 to -0.25, and by float32's rounding. A masked cell must be masked.
+
+    Raises:
+        ValueError: for grids of different lengths.
+
+    >>> from falloff import T5Bias
+    >>> from falloff.views.grids import bias_grid
+    >>> one, two = WrittenNumber.read("1"), WrittenNumber.read("2")
+    >>> check_grid(((two, None), (one, one)), bias_grid(T5Bias(1), 2))  # doctest: +NORMALIZE_WHITESPACE
+    [WrongCell(query=0, key=0, offset=0, found=2, expected=0), WrongCell(query=1, key=1, offset=0, found=1, expected=0)]
+    """
+    if len(written) != expected.length:
+        raise ValueError(f"written: got a grid of {len(written)} positions, expected {expected.length}")
+    wrong = []
+    for query, (row, expected_row) in enumerate(zip(written, expected.cells, strict=True)):
+        for key, (cell, right) in enumerate(zip(row, expected_row, strict=True)):
+            if not _agree(cell, right, exact=expected.kind == "bucket"):
+                wrong.append(WrongCell(query, key, query - key, _found(cell), right))
+    return wrong
+
+
+def _agree(cell: WrittenNumber | None, right: Cell, *, exact: bool) -> bool:
+    if cell is None or right is None:
+        return cell is None and right is None
+    if exact:
+        return cell.value == right
+    # Half a unit has to reach the very end of its range, in binary too: -0.35 is off from -0.3 by a hair more than 0.05.
+    return abs(cell.value - right) <= cell.half_unit * (1 + 1e-9) + _FLOAT32_ROUNDING * abs(right)
+
+
+def _found(cell: WrittenNumber | None) -> Cell:
+    if cell is None:
+        return None
+    return int(cell.value) if cell.value.is_integer() and abs(cell.value) < 2**53 else cell.value

@@ -1,0 +1,73 @@
+"""The curves of a bias: every head by offset."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from falloff.schemes.base import Scheme, check_count
+from falloff.views.buckets import Bucketed
+from falloff.views.figures import empty_figure
+from falloff.views.palette import head_colours
+from falloff.views.settings import title_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_NAMED = 8  # curves in the legend; more are shades of the same ramp
+_MOST_LENGTH = 2**20
+
+
+def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
+    """Draw the bias of every head by offset, as one query sees it.
+
+    The query stands at position length - 1, so that offsets run from 0 to length - 1. Where the scheme tells the future
+    from offset 0 and from the past, as bidirectional ones and TISA do, as many offsets below 0 are drawn too.
+
+    Args:
+        scheme: any scheme whose bias needs no states.
+        length: how many offsets, 1 .. 2^20.
+
+    Returns:
+        A matplotlib figure, without pyplot: `figure.savefig(...)`, or let a notebook show it.
+
+    Raises:
+        ValueError: for a length out of range, or a bias that needs states.
+        ImportError: without matplotlib (extra `plot`).
+
+    >>> from falloff import ALiBi
+    >>> plot_curves(ALiBi(8), 64).axes[0].get_xlabel()
+    'offset (query position - key position)'
+    """
+    check_count("length", length, 1)
+    if length > _MOST_LENGTH:
+        raise ValueError(f"length: got {length}, expected at most {_MOST_LENGTH}")
+    offsets = torch.arange(1 - length, length)
+    with torch.no_grad():
+        values = scheme.dense(1, 2 * length - 1, query_start=length - 1)[..., 0, :].flip(-1)
+    past, future = values[:, length - 1 :], values[:, :length].flip(1)
+    if bool((future == values[:, length - 1 : length]).all()) or torch.equal(past, future):
+        offsets, values = offsets[length - 1 :], past
+
+    figure = empty_figure(8, 4.5)
+    axes = figure.add_subplot()
+    num_heads = values.shape[0]
+    named = {round(place * (num_heads - 1) / max(min(num_heads, _MOST_NAMED) - 1, 1)) for place in range(_MOST_NAMED)}
+    for head, colour in enumerate(head_colours(num_heads)):
+        axes.plot(
+            offsets.tolist(),
+            values[head].tolist(),
+            color=colour,
+            linewidth=1.6,
+            # A bucket holds for whole offsets: a slanted line between two would show values that no offset has.
+            drawstyle="steps-mid" if isinstance(scheme, Bucketed) else "default",
+            label=f"head {head}" if head in named else None,
+        )
+    axes.set_xlabel("offset (query position - key position)")
+    axes.set_ylabel("bias added to the score")
+    row = "" if scheme.toeplitz else f", seen from position {length - 1}"
+    axes.set_title(title_of(scheme) + row, loc="left", fontsize=11)
+    axes.margins(x=0.01)
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,170 @@
+"""The grid of a bias as a figure, and figures as files."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from falloff.views.grids import BiasGrid
+from falloff.views.palette import GridColours, text_colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+IMAGE_ENDINGS = (".png", ".svg", ".pdf")
+
+_POINTS_PER_INCH = 72
+_LEAST_LEGIBLE = 5.0  # points; smaller labels are left out
+_GLYPH_WIDTH = 0.65  # of a digit, in units of the font size
+
+
+def check_image_path(path: Path) -> None:
+    """Refuse a file whose ending names none of the formats that a figure can be written in.
+
+    >>> check_image_path(Path("grid.jpg"))
+    Traceback (most recent call last):
+    ...
+    ValueError: image: got 'grid.jpg', expected a file that ends in .png, .svg or .pdf
+    """
+    if path.suffix.lower() not in IMAGE_ENDINGS:
+        raise ValueError(f"image: got {str(path)!r}, expected a file that ends in .png, .svg or .pdf")
+
+
+def check_tokens(tokens: Sequence[str], length: int) -> None:
+    """Refuse labels that are not one for each position."""
+    if len(tokens) != length:
+        raise ValueError(f"tokens: got {len(tokens)} of them for {length} positions, expected one for each position")
+
+
+def empty_figure(width: float, height: float) -> "Figure":
+    """A figure of that size in inches, without pyplot and so without a window or any state.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib, saying how to get it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a figure needs matplotlib: pip install 'falloff[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid_figure(grid: BiasGrid, tokens: Sequence[str] | None = None) -> "Figure":
+    """Draw a grid: queries down, keys across, each visible cell coloured and labelled, masked ones blank, a legend below.
+
+    Args:
+        grid: from `bias_grid`.
+        tokens: what to write at rows and columns instead of positions, one for each position.
+
+    Returns:
+        A matplotlib figure, without pyplot: `figure.savefig(...)`, or let a notebook show it.
+
+    Raises:
+        ValueError: for a number of tokens other than the grid's length.
+        ImportError: without matplotlib (extra `plot`).
+
+    >>> from falloff import T5Bias
+    >>> from falloff.views.grids import bias_grid
+    >>> figure = grid_figure(bias_grid(T5Bias(1, num_buckets=4, max_distance=5), 4), tokens="u e r y".split())
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['0', '1', '0', '2', '1', '0', '2', '2', '1', '0']
+    """
+    if tokens is not None:
+        check_tokens(tokens, grid.length)
+    side = min(10.0, max(2.5, 0.6 * grid.length))
+    figure = empty_figure(max(side + 1.0, 5.0), side + 1.6)
+    axes = figure.add_subplot()
+    colours = GridColours(grid)
+    _draw_cells(axes, grid, colours, cell_points=side / grid.length * _POINTS_PER_INCH)
+    _label_axes(axes, tokens or [str(place) for place in range(grid.length)], side)
+    figure.suptitle(grid.caption, x=0.01, ha="left", fontsize=10, parse_math=False, wrap=True)
+    if grid.kind == "bucket":
+        _draw_legend(figure, grid, colours)
+    else:
+        _draw_scale(figure, axes, colours)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> list[str]:
+    """Write a figure as PNG, SVG or PDF, after its ending; the same figure gives the same bytes.
+
+    Returns:
+        What the reader should know of it, such as characters that the font lacks.
+
+    Raises:
+        ValueError: for another ending.
+        OSError: for a file that cannot be written.
+    """
+    from matplotlib import rc_context
+
+    check_image_path(path)
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+    with rc_context({"svg.hashsalt": "falloff"}), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, dpi=200, metadata=undated)
+    return sorted({str(warning.message) for warning in caught if "Glyph" in str(warning.message)})
+
+
+def _draw_cells(axes: "Axes", grid: BiasGrid, colours: GridColours, cell_points: float) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    labels = grid.labels()
+    longest = max(len(label) for row in labels for label in row)
+    size = min(13.0, 0.45 * cell_points, 0.9 * cell_points / (_GLYPH_WIDTH * longest))
+    cells, fills = [], []
+    for query, row in enumerate(grid.cells):
+        for key, cell in enumerate(row):
+            if cell is None:
+                continue
+            fill = colours(cell)
+            cells.append(Rectangle((key, query), 1, 1))
+            fills.append(fill)
+            if size >= _LEAST_LEGIBLE:
+                centre = (key + 0.5, query + 0.5)
+                axes.text(*centre, labels[query][key], ha="center", va="center", fontsize=size, color=text_colour(fill))
+    edge = min(1.0, 0.05 * cell_points)
+    axes.add_collection(
+        PatchCollection(cells, facecolors=fills, edgecolors="white", linewidths=edge, rasterized=grid.length > 64)
+    )
+    axes.set_xlim(0, grid.length)
+    axes.set_ylim(grid.length, 0)
+    axes.set_aspect("equal")
+
+
+def _label_axes(axes: "Axes", tokens: Sequence[str], side: float) -> None:
+    step = -(-len(tokens) // int(4 * side))  # at most four labels an inch
+    places = list(range(0, len(tokens), step))
+    names = [tokens[place] for place in places]
+    turned = 90 if max(map(len, names)) * len(names) > 10 * side else 0
+    centres = [place + 0.5 for place in places]
+    axes.set_xticks(centres, names, rotation=turned, parse_math=False)
+    axes.set_yticks(centres, names, parse_math=False)
+    axes.tick_params(length=0, labelsize=9)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("key")
+    axes.set_ylabel("query")
+    axes.spines[:].set_color("#bbbbbb")
+
+
+def _draw_legend(figure: "Figure", grid: BiasGrid, colours: GridColours) -> None:
+    from matplotlib.patches import Patch
+
+    entries = [
+        Patch(facecolor=colours(bucket.bucket), label=f"bucket {bucket.bucket}: {bucket.offsets}") for bucket in grid.legend
+    ]
+    columns = min(len(entries), max(1, int(figure.get_figwidth() // 2.4)))
+    figure.legend(handles=entries, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
+
+
+def _draw_scale(figure: "Figure", axes: "Axes", colours: GridColours) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    if colours.low == colours.high:  # one value, which the cells tell
+        return
+    ramp = LinearSegmentedColormap.from_list("falloff", list(colours.ramp))
+    scale = ScalarMappable(Normalize(colours.low, colours.high), ramp)
+    figure.colorbar(scale, ax=axes, location="bottom", shrink=0.8, pad=0.03, label="bias added to the score")

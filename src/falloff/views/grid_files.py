@@ -1,0 +1,143 @@
+"""Reading a grid from a file: CSV or blanks, masked cells, labels."""
+
+import csv
+import re
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+_MASKED = {"", "x", "-"}
+_NUMBER = re.compile(r"(?=.{1,40}$)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)  # float never overflows
+_MOST_BYTES = 2**23
+_MOST_POSITIONS = 1024
+
+
+@dataclass(frozen=True)
+class WrittenNumber:
+    """A number as it stands in a file, with the value of half a unit in its last written place.
+
+    >>> WrittenNumber.read("-0.25")
+    WrittenNumber(value=-0.25, half_unit=0.005)
+    """
+
+    value: float
+    half_unit: float
+
+    @classmethod
+    def read(cls, text: str) -> "WrittenNumber":
+        number = Decimal(text)
+        exponent = number.as_tuple().exponent
+        assert isinstance(exponent, int)  # the pattern lets no infinities through
+        return cls(float(number), float(Decimal(5).scaleb(exponent - 1)))
+
+
+WrittenGrid = tuple[tuple[WrittenNumber | None, ...], ...]
+
+
+def read_grid(path: Path | str) -> WrittenGrid:
+    """Read a square grid: one row of cells a line, between commas, semicolons, tabs or blanks.
+
+    X, x, - or nothing is a masked cell. A first row or column of labels (tokens, or the positions 0, 1, 2, ...) is left
+    out where it cannot be taken for cells.
+
+    Raises:
+        OSError: for a file that cannot be opened.
+        ValueError: for a file that is no square grid of numbers.
+    """
+    rows = _split(_read_text(Path(path)), str(path))
+    _even_out(rows, str(path))
+    edges = _label_edges(rows)
+    if edges is None:
+        raise ValueError(
+            f"{path}: got {len(rows)} rows of {len(rows[0])} cells, expected a square: a row and a column for each position"
+        )
+    top, left = edges
+    if len(rows) - top > _MOST_POSITIONS:
+        raise ValueError(f"{path}: got a grid of {len(rows) - top} positions, expected at most {_MOST_POSITIONS}")
+    for i, row in enumerate(rows[top:], start=top):
+        for j, cell in enumerate(row[left:], start=left):
+            if _is_text(cell):
+                shown = cell if len(cell) <= 20 else cell[:20] + "..."
+                raise ValueError(
+                    f"{path}: row {i}, column {j} reads {shown!r}, expected a number, or X, - or nothing for a masked cell"
+                )
+    return tuple(tuple(None if _is_masked(cell) else WrittenNumber.read(cell) for cell in row[left:]) for row in rows[top:])
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"{path}: got more than {_MOST_BYTES >> 20} MiB, expected a grid written as text")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(f"{path}: got binary data, expected a grid written as UTF-8 text")
+    return text.replace("\u2212", "-")  # a typographer's minus
+
+
+def _split(text: str, path: str) -> list[list[str]]:
+    """The cells of every line that is not empty."""
+    lines = [line for line in text.splitlines() if line.strip() or "\t" in line]
+    if not text.strip():
+        raise ValueError(f"{path}: got an empty file, expected a grid")
+    separator = next((mark for mark in (";", "\t", ",") if mark in text), None)
+    if separator is None:
+        return [line.split() for line in lines]
+    csv.field_size_limit(min(sys.maxsize, 2 * _MOST_BYTES))
+    try:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, strict=True)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: got text that cannot be read as CSV ({error}), expected a grid") from None
+
+
+def _even_out(rows: list[list[str]], path: str) -> None:
+    """Refuse rows of different lengths, save below a header that leaves out the corner: that one is added."""
+    lengths = [len(row) for row in rows]
+    if (
+        set(lengths[1:]) == {len(rows)}
+        and lengths[0] == len(rows) - 1
+        and _are_labels(rows[0])
+        and _are_labels([row[0] for row in rows[1:]])
+    ):
+        rows[0].insert(0, "")
+        return
+    for place, length in enumerate(lengths):
+        if length != lengths[0]:
+            raise ValueError(
+                f"{path}: row {place} has {length} cells and row 0 has {lengths[0]}, expected as many in every row "
+                "(write X for a masked cell)"
+            )
+
+
+def _label_edges(rows: list[list[str]]) -> tuple[int, int] | None:
+    """How many rows at the top and columns on the left are labels; None where what is left is not square."""
+    height, width = len(rows), len(rows[0])
+    column = [row[0] for row in rows]
+    if height == width:
+        # Positions along both edges are numbers too: only an empty corner, or text in it, tells them from cells.
+        corner = rows[0][0] == "" or _is_text(rows[0][0])
+        both = height > 1 and corner and _are_labels(rows[0][1:]) and _are_labels(column[1:])
+        return (1, 1) if both else (0, 0)
+    if height == width + 1 and _are_labels(rows[0]):
+        return 1, 0
+    # Numbers down the left alone are no labels: 0, 1, 2 is how a grid of buckets begins whose last row is missing.
+    if width == height + 1 and any(map(_is_text, column)):
+        return 0, 1
+    return None
+
+
+def _are_labels(line: list[str]) -> bool:
+    """Whether these can only be labels: some are text, or they count the positions."""
+    return any(map(_is_text, line)) or line == [str(place) for place in range(len(line))]
+
+
+def _is_masked(cell: str) -> bool:
+    return cell.lower() in _MASKED
+
+
+def _is_text(cell: str) -> bool:
+    return not _is_masked(cell) and _NUMBER.fullmatch(cell) is None

@@ -1,0 +1,80 @@
+"""Colours: one palette for terminal and figures, and the text colour that stays legible on each."""
+
+from collections.abc import Sequence
+
+from falloff.views.grids import BiasGrid
+
+# Viridis at five places: even steps of lightness, told apart by colour-blind readers too.
+_SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+# Keys in the future: a hue that viridis does not have.
+_FUTURE = ("#8e0a3c", "#c2255c", "#e0568c", "#f08fb5", "#f9c9dc")
+_DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
+
+
+def _channels(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+
+
+def _at(ramp: Sequence[str], place: float) -> str:
+    """The colour at a place 0 .. 1 of a ramp."""
+    scaled = min(max(place, 0.0), 1.0) * (len(ramp) - 1)
+    left = min(int(scaled), len(ramp) - 2)
+    mixed = (
+        round(a + (b - a) * (scaled - left)) for a, b in zip(_channels(ramp[left]), _channels(ramp[left + 1]), strict=True)
+    )
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def text_colour(background: str) -> str:
+    """Black or white, whichever has more contrast on that background (WCAG 2 relative luminance; at least 4.5 to 1).
+
+    >>> text_colour("#440154"), text_colour("#fde725")
+    ('#ffffff', '#000000')
+    """
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (channel / 255 for channel in _channels(background))
+    ]
+    luminance = sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
+
+
+class GridColours:
+    """The colour of each cell of a grid.
+
+    Buckets are coloured in their order, near to far, past and future in hues of their own. Values run along one ramp
+    where they all have one sign, and away from white at 0 in two directions where they do not.
+
+    >>> from falloff import T5Bias
+    >>> from falloff.views.grids import bias_grid
+    >>> GridColours(bias_grid(T5Bias(1, num_buckets=4, max_distance=5), 6))(0)
+    '#440154'
+    """
+
+    def __init__(self, grid: BiasGrid) -> None:
+        self._bucket_colours: dict[int, str] = {}
+        for ramp, future in ((_SEQUENTIAL, False), (_FUTURE, True)):
+            shown = [bucket.bucket for bucket in grid.legend if bucket.in_future == future]
+            for place, bucket in enumerate(shown):
+                self._bucket_colours[bucket] = _at(ramp, place / max(len(shown) - 1, 1))
+        values = [float(value) for value in grid.visible]
+        self.low, self.high = min(values), max(values)
+        self.ramp: tuple[str, ...] = _SEQUENTIAL
+        if self.low < 0 < self.high:
+            self.high = max(-self.low, self.high)
+            self.low = -self.high
+            self.ramp = _DIVERGING
+
+    def __call__(self, cell: int | float) -> str:
+        if cell in self._bucket_colours:
+            return self._bucket_colours[int(cell)]
+        return _at(self.ramp, (cell - self.low) / (self.high - self.low) if self.high > self.low else 1.0)
+
+
+def head_colours(num_heads: int) -> list[str]:
+    """A colour for the curve of each head, none so pale that it is lost on white.
+
+    >>> head_colours(1)
+    ['#440154']
+    """
+    return [_at(_SEQUENTIAL[:-1], head / max(num_heads - 1, 1)) for head in range(num_heads)]

@@ -1,0 +1,377 @@
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from falloff import SCHEMES
+from falloff.cli import app
+
+SMALL = ["--num-buckets", "4", "--max-distance", "5"]
+EXERCISE = "0 X X X X X\n1 0 X X X X\n2 1 0 X X X\n2 2 1 0 X X\n3 1 2 1 0 X\n3 3 2 2 1 0\n"
+RIGHT = EXERCISE.replace("3 1 2 1 0", "3 2 2 1 0")
+
+
+@pytest.fixture
+def falloff(monkeypatch, tmp_path):
+    """The command, run in an empty folder, 80 columns wide."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, columns=80):
+        return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": str(columns)}, prog_name="falloff")
+
+    return run
+
+
+@pytest.fixture
+def read(falloff):
+    """The one JSON object that a command prints."""
+
+    def run(*arguments, status=0):
+        result = falloff(*arguments, "--json")
+        assert (result.exit_code, result.stderr) == (status, ""), result.exception
+        assert result.stdout.count("\n") == 1
+        return json.loads(result.stdout)
+
+    return run
+
+
+# show
+
+
+def test_show_the_textbook_grid(falloff):
+    result = falloff("show", "t5", *SMALL, "--length", 6)
+    assert result.exit_code == 0
+    for row in (
+        "query \\ key  0  1  2  3  4  5",
+        "4  3  2  2  1  0",
+        "bucket 2: offsets 2-3",
+        "bucket 3: offsets 4 and beyond",
+    ):
+        assert row in result.stdout
+
+
+def test_show_as_json(read):
+    shown = read("show", "t5", *SMALL, "--length", 3, "--tokens", "u e r")
+    assert shown == {
+        "scheme": "t5",
+        "settings": {"num_buckets": 4, "max_distance": 5, "bidirectional": False},
+        "num_heads": 8,
+        "head": 0,
+        "length": 3,
+        "tokens": ["u", "e", "r"],
+        "kind": "bucket",
+        "cells": [[0, None, None], [1, 0, None], [2, 1, 0]],
+        "legend": [
+            {"bucket": 0, "ranges": [{"first": 0, "last": 0}]},
+            {"bucket": 1, "ranges": [{"first": 1, "last": 1}]},
+            {"bucket": 2, "ranges": [{"first": 2, "last": 3}]},
+        ],
+        "image": None,
+    }
+
+
+def test_show_values_of_one_head(read):
+    shown = read("show", "alibi", "--length", 2, "--head", 2)
+    assert (shown["kind"], shown["cells"], shown["legend"]) == ("value", [[0.0, None], [-0.125, 0.0]], [])
+
+
+def test_show_bidirectional(read):
+    assert None not in read("show", "t5", "--bidirectional", "--length", 4)["cells"][0]
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+def test_show_every_scheme(falloff, name):
+    result = falloff("show", name)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) >= 11
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_seeds_decide_random_start_values(read):
+    one, same, other = (read("show", "kerple-log", "--seed", seed)["cells"] for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_names_are_forgiving(read):
+    assert read("show", "Kerple_Log")["scheme"] == "kerple-log"
+
+
+@pytest.mark.parametrize(
+    ("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")]
+)
+def test_show_writes_images(falloff, tmp_path, ending, start):
+    result = falloff("show", "t5", *SMALL, "--tokens", "u e r y", "--image", f"grid.{ending}")
+    assert result.exit_code == 0
+    assert f"Written to grid.{ending}" in result.stdout
+    content = (tmp_path / f"grid.{ending}").read_bytes()
+    assert content.startswith(start)
+    assert len(content) > 4000
+
+
+def test_an_image_has_room_for_what_a_terminal_has_not(falloff, tmp_path):
+    result = falloff("show", "t5", "--length", 30, "--image", "grid.png")
+    assert result.exit_code == 0
+    assert "bucket 20" in result.stdout
+    assert (tmp_path / "grid.png").stat().st_size > 4000
+
+
+def test_a_wider_terminal_has_room(falloff):
+    assert falloff("show", "t5", "--length", 40).exit_code == 2
+    assert falloff("show", "t5", "--length", 40, columns=200).exit_code == 0
+
+
+# buckets
+
+
+def test_buckets(falloff):
+    result = falloff("buckets", "t5", "--num-buckets", 32, "--max-distance", 128)
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["23", "offsets", "40-45", "6"] in rows
+    assert ["31", "offsets", "113", "and", "beyond", "unlimited"] in rows
+
+
+def test_buckets_of_both_directions(falloff):
+    rows = [line.split() for line in falloff("buckets", "t5", "--bidirectional").stdout.splitlines()]
+    assert ["16", "never", "used", "0"] in rows
+    assert ["17", "offset", "-1", "1"] in rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["t5", "--distance", "40"], "offset 40 has bucket 23: offsets 40-45"),
+        (["t5", "--distance", "1000000000"], "offset 1000000000 has bucket 31: offsets 113 and beyond"),
+        (["t5", "--distance", "-3", "--bidirectional"], "offset -3 has bucket 19: offset -3"),
+        (["t5", "--distance", "-3"], "offset -3 has bucket 0: offset 0"),
+        (["per-offset", "--distance", "5", "--max-distance", "5"], "offset 5 has bucket 5: offsets 5 and beyond"),
+        (["t5", "--num-buckets", "36", "--max-distance", "392", "--distance", "84"], "offset 84 has bucket 27"),
+    ],
+)
+def test_the_bucket_of_a_distance(falloff, arguments, line):
+    assert line in falloff("buckets", *arguments).stdout
+
+
+def test_buckets_as_json(read):
+    shown = read("buckets", "t5", "--num-buckets", 8, "--max-distance", 8, "--bidirectional", "--distance", 3)
+    assert list(shown) == ["scheme", "settings", "buckets", "distance"]
+    assert shown["buckets"][3:5] == [{"bucket": 3, "ranges": [{"first": 4, "last": None}]}, {"bucket": 4, "ranges": []}]
+    assert shown["buckets"][7] == {"bucket": 7, "ranges": [{"first": None, "last": -4}]}
+    assert shown["distance"] == {"offset": 3, "bucket": 2, "ranges": [{"first": 2, "last": 3}]}
+    assert read("buckets", "per-offset", "--max-distance", 2)["distance"] is None
+
+
+# check
+
+
+@pytest.fixture
+def check(falloff, tmp_path):
+    def run(content, *arguments, scheme="t5"):
+        (tmp_path / "grid.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return falloff("check", "grid.csv", "--scheme", scheme, *arguments)
+
+    return run
+
+
+def test_the_exercise_has_one_wrong_cell(check):
+    result = check(EXERCISE, *SMALL, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "wrong": [{"query": 4, "key": 1, "offset": 3, "found": 1, "expected": 2}],
+        "checked": 36,
+    }
+    told = check(EXERCISE, *SMALL)
+    assert told.exit_code == 1
+    assert "1 wrong" in told.stdout
+    assert re.search(r"^\s+4\s+1\s+3\s+1\s+2\s*$", told.stdout, re.MULTILINE)
+
+
+def test_a_grid_that_is_right(check):
+    assert json.loads(check(RIGHT, *SMALL, "--json").stdout) == {"wrong": [], "checked": 36}
+    told = check(RIGHT, *SMALL)
+    assert told.exit_code == 0
+    assert "36 cells checked (21 visible, 15 masked)" in told.stdout
+
+
+def test_masks_are_checked(check):
+    result = check("0 0\nX 0\n", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["wrong"] == [
+        {"query": 0, "key": 1, "offset": -1, "found": 0, "expected": None},
+        {"query": 1, "key": 0, "offset": 1, "found": None, "expected": 1},
+    ]
+
+
+def test_values_are_checked_to_the_written_digits(check):
+    assert check("0,X,X\n-0.25,0,X\n-0.5,-0.25,0\n", "--head", 1, scheme="alibi").exit_code == 0
+    assert check("0,X,X\n-0.2,0,X\n-0.5,-0.3,0\n", "--head", 1, scheme="alibi").exit_code == 0
+    result = check("0,X\n-0.26,0\n", "--head", 1, "--json", scheme="alibi")
+    assert json.loads(result.stdout)["wrong"] == [{"query": 1, "key": 0, "offset": 1, "found": -0.26, "expected": -0.25}]
+
+
+def test_what_show_gives_is_right(check, read):
+    for name, options in {"t5": ["--values"], "fire": [], "tisa": ["--future"], "sandwich": []}.items():
+        cells = read("show", name, *options, "--seed", 3)["cells"]
+        grid = "\n".join(",".join("X" if cell is None else repr(cell) for cell in row) for row in cells)
+        assert check(grid, *options, "--seed", 3, scheme=name).exit_code == 0
+        if name != "sandwich":  # of which nothing is random
+            assert check(grid, *options, "--seed", 4, scheme=name).exit_code == 1
+
+
+# explain
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_explain_every_scheme(falloff, name):
+    result = falloff("explain", name)
+    assert result.exit_code == 0
+    said = " ".join(result.stdout.split())
+    assert SCHEMES[name].reading in said
+    assert SCHEMES[name].formula in said
+
+
+def test_explain_as_json(read):
+    said = read("explain", "t5", "--trained-length", 100)
+    assert list(said) == [
+        *("scheme", "kind", "formula", "paper", "reading", "settings", "num_heads", "seed"),
+        *("parameters", "num_parameters", "properties"),
+    ]
+    assert said["parameters"] == [{"name": "weight", "shape": [32, 8], "count": 256}]
+    found = said["properties"]
+    assert list(found) == [
+        *("toeplitz", "monotone", "keys", "farthest", "rows_compared", "not_toeplitz_from", "falling_heads"),
+        *("rising_heads", "bounded", "lowest", "highest", "sign_symmetric", "future_constant", "reach", "mass"),
+        *("mass_reach", "beyond"),
+    ]
+    assert (found["toeplitz"], found["monotone"], found["bounded"], found["reach"]) == (True, False, True, 113)
+    assert [list(entry) for entry in found["mass"]] == [["window", "least", "median", "largest"]] * 4
+    assert [entry["window"] for entry in found["mass"]] == [16, 64, 256, 1024]
+    assert found["beyond"]["trained_length"] == 100
+    assert found["beyond"]["untrained_buckets"] == [31]
+
+
+def test_explain_computes(read):
+    assert read("explain", "fire")["properties"]["not_toeplitz_from"] == 513
+    assert read("explain", "fire", "--init-l", 50)["properties"]["not_toeplitz_from"] == 51
+    assert read("explain", "sandwich")["properties"]["monotone"] is False
+    assert read("explain", "kerple-power")["properties"]["monotone"] is True
+    assert read("explain", "profile-mixture")["properties"] is None
+
+
+def test_explain_says_what_is_random(falloff):
+    assert "random, seed 7" in falloff("explain", "tisa", "--seed", 7).stdout
+    assert "start values  fixed" in falloff("explain", "alibi", "--learned").stdout
+    assert "start values" not in falloff("explain", "alibi").stdout
+
+
+# bad input
+
+KNOWN = "expected one of t5, per-offset, alibi, kerple-log, kerple-power, sandwich, fire, tisa, profile-mixture"
+
+REFUSED = [
+    # names
+    (["shwo", "t5"], "No such command 'shwo'. Did you mean 'show'? (see falloff --help)"),
+    (["--wrong"], "No such option: --wrong"),
+    (["show"], "Missing argument 'SCHEME' (see falloff show --help)"),
+    (["show", "rope"], f"SCHEME: got 'rope', {KNOWN}"),
+    (["show", ""], f"SCHEME: got '', {KNOWN}"),
+    (["show", "t5\nalibi"], f"SCHEME: got 't5\\nalibi', {KNOWN}"),
+    (["check", "grid.csv", "--scheme", "rope"], f"--scheme: got 'rope', {KNOWN}"),
+    (["check", "grid.csv"], "Missing option '--scheme'"),
+    (["show", "t5", "alibi"], "unexpected extra argument"),
+    (["show", "profile-mixture"], "SCHEME: got 'profile-mixture', whose bias needs states"),
+    (["check", "grid.csv", "--scheme", "profile-mixture"], "--scheme: got 'profile-mixture', whose bias needs states"),
+    (["buckets", "alibi"], "SCHEME: got 'alibi', expected one with buckets: t5 or per-offset"),
+    (["buckets", "profile-mixture"], "expected one with buckets"),
+    # settings
+    (["show", "alibi", "--num-buckets", "4"], "--num-buckets: alibi does not take it, expected --learned"),
+    (["show", "kerple-log", "--dim", "4"], "--dim: kerple-log does not take it, expected no setting beside --num-heads"),
+    (["show", "t5", "--first", "1"], "expected --num-buckets, --max-distance, --bidirectional, --std"),
+    (["explain", "fire", "--kernels", "3"], "expected --width, --init-c, --init-l"),
+    (["buckets", "per-offset", "--num-buckets", "3"], "--num-buckets: per-offset does not take it"),
+    (["show", "t5", "--num-buckets", "1"], "--num-buckets: got 1, expected an int of at least 2"),
+    (["show", "t5", "--num-buckets", "9", "--bidirectional"], "--num-buckets: got 9, expected an even number"),
+    (["show", "t5", "--num-buckets", "100000"], "--num-buckets: got 100000, expected at most 1024"),
+    (["show", "t5", "--max-distance", "16"], "--max-distance: got 16, expected an int of at least 17"),
+    (["show", "per-offset", "--max-distance", "99999999"], "--max-distance: got 99999999, expected at most 1048576"),
+    (["show", "sandwich", "--dim", "3"], "--dim: got 3, expected an even number"),
+    (["show", "sandwich", "--first", "2"], "--first: got 2, expected 0 or 1"),
+    (["show", "fire", "--init-c", "0"], "--init-c: got 0.0, expected a number above 0"),
+    (["show", "fire", "--init-l", "nan"], "--init-l: got nan, expected a finite number"),
+    (["show", "fire", "--init-c", "inf"], "--init-c: got inf, expected a finite number"),
+    (["show", "fire", "--init-c", "1e39"], "not finite"),
+    (["show", "t5", "--std", "1e300", "--values"], "not finite"),
+    (["show", "tisa", "--kernels", "five"], "Invalid value for '--kernels'"),
+    # lengths, heads, tokens, images
+    (["show", "t5", "--length", "0"], "Invalid value for '--length'"),
+    (["show", "t5", "--length", "-3"], "Invalid value for '--length'"),
+    (["show", "t5", "--length", "1.5"], "Invalid value for '--length'"),
+    (["show", "t5", "--length", "1000000"], "Invalid value for '--length'"),
+    (["show", "t5", "--length", "100"], "length: got 100 positions, expected at most 24 in the 80 columns"),
+    (["show", "alibi", "--head", "8"], "head: got 8, expected 0 .. 7"),
+    (["show", "alibi", "--num-heads", "0"], "Invalid value for '--num-heads'"),
+    (["show", "alibi", "--seed", "-1"], "Invalid value for '--seed'"),
+    (["show", "t5", "--tokens", "  "], "--tokens: got '  ', expected at least one token"),
+    (["show", "t5", "--tokens", "u e r", "--length", "4"], "tokens: got 3 of them for 4 positions"),
+    (["show", "t5", "--tokens", "u " * 600], "--tokens: got 600 tokens, expected at most 512"),
+    (["show", "t5", "--image", "grid.jpg"], "image: got 'grid.jpg', expected a file that ends in .png, .svg or .pdf"),
+    (["show", "t5", "--image", "grid"], "image: got 'grid'"),
+    (["show", "t5", "--image", "none/grid.png"], "none/grid.png: No such file or directory"),
+    (["buckets", "t5", "--distance", "far"], "Invalid value for '--distance'"),
+    (["buckets", "t5", "--distance", "9" * 40], "Invalid value for '--distance'"),
+    (["explain", "t5", "--trained-length", "1"], "Invalid value for '--trained-length'"),
+    (["explain", "rope"], f"SCHEME: got 'rope', {KNOWN}"),
+    # files
+    (["check", "none.csv", "--scheme", "t5"], "none.csv: No such file or directory"),
+    (["check", ".", "--scheme", "t5"], ".: Is a directory"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), REFUSED, ids=lambda case: " ".join(case)[:60] if isinstance(case, list) else ""
+)
+def test_bad_input_is_one_line_and_status_2(falloff, arguments, message):
+    result = falloff(*arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.stderr
+    assert result.stderr.startswith("falloff: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty file"),
+        (" \n \n", "empty file"),
+        ("0 X\n1\n", "row 1 has 1 cells and row 0 has 2"),
+        ("0 X X\n1 0 X\n", "expected a square"),
+        ("0 X\none 0\n", "row 1, column 0 reads 'one'"),
+        ("0 nan\n1 0\n", "reads 'nan'"),
+        (b"\x89PNG\r\n\x1a\n\x00", "binary"),
+        (b"\xff\xfe0\x00", "binary"),
+        ('"0,X\n1,0\n', "cannot be read as CSV"),
+        ("hello", "row 0, column 0 reads 'hello'"),
+    ],
+)
+def test_files_that_are_no_grid(check, content, message):
+    for extra in ([], ["--json"]):
+        result = check(content, *extra)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert re.fullmatch(r"falloff: grid\.csv: .*\n", result.stderr)
+        assert result.stdout == ""
+
+
+def test_every_json_key_is_documented(falloff, read):
+    objects = {
+        "show": read("show", "t5"),
+        "buckets": read("buckets", "t5", "--distance", 3),
+        "explain": read("explain", "t5"),
+    }
+    for command, content in objects.items():
+        told = falloff(command, "--help", columns=200).stdout
+        keys = set(content) | set(content.get("properties") or {}) | set((content.get("properties") or {}).get("beyond", {}))
+        assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
