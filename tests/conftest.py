@@ -1,16 +1,22 @@
-"""Shapes in annotations are checked at every call while the tests run: the hook must come before falloff is imported."""
+"""Shapes in annotations are checked at every call while the tests run: the hook must come before falloff is imported.
+
+FALLOFF_SHAPE_CHECKS=0 leaves it out, for what traces the code.
+"""
+
+import os
 
 import jaxtyping
 
-_hook = jaxtyping.install_import_hook("falloff", "shape_checks.check")
+if os.environ.get("FALLOFF_SHAPE_CHECKS", "1") != "0":
+    _hook = jaxtyping.install_import_hook("falloff", "shape_checks.check")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Without jaxtyping's checks, for what users meet (falloff's own errors) and for what traces the code."""
+    """Without jaxtyping's checks: what users meet are falloff's own errors."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

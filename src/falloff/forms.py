@@ -143,8 +143,9 @@ class Band(Form):
         return replace(self, values=self.values * factor)
 
     def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
-        _check(self.values.shape[0] == batch, "bias", self.values, f"a band for batch size {batch}")
-        _check(self.values.shape[2] == num_queries, "bias", self.values, f"a band of {num_queries} query rows")
+        # The message is made only when needed: torch.compile takes a length in a message for a constant.
+        if self.values.shape[0] != batch or self.values.shape[2] != num_queries:
+            _check(False, "bias", self.values, f"a band for batch size {batch} and {num_queries} query rows")
 
     def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Float[Tensor, "B H N M"]:
         self.check_call(self.values.shape[0], num_queries, num_keys)
@@ -203,9 +204,8 @@ class Warp(Form):
         return replace(self, slope=self.slope * factor, intercept=self.intercept * factor)
 
     def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
-        _check(self.a.shape[-1] == num_queries, "bias", self.a, f"a warp whose a has {num_queries} query rows")
-        if self.a.dim() == 2:
-            _check(self.a.shape[0] == batch, "bias", self.a, f"a warp whose a has batch size {batch}")
+        if self.a.shape[-1] != num_queries or (self.a.dim() == 2 and self.a.shape[0] != batch):
+            _check(False, "bias", self.a, f"a warp whose a has shape ({num_queries},) or ({batch}, {num_queries})")
 
     def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Float[Tensor, "*B H N M"]:
         self.check_call(self.a.shape[0], num_queries, num_keys)

@@ -44,12 +44,14 @@ def alibi(scheme, i, j):
 
 
 def kerple_log(scheme, i, j):
-    return [-p * torch.log(1 + a * abs(i - j)) for p, a in zip(scheme.bias_p.flatten(), scheme.bias_a.flatten())]
+    return [
+        -p * torch.log(1 + a * abs(i - j)) for p, a in zip(scheme.bias_p.flatten(), scheme.bias_a.flatten(), strict=True)
+    ]
 
 
 def kerple_power(scheme, i, j):
     n = torch.tensor(float(abs(i - j)), dtype=torch.float64)
-    return [-a * n**p for p, a in zip(scheme.bias_p.flatten(), scheme.bias_a.flatten())]
+    return [-a * n**p for p, a in zip(scheme.bias_p.flatten(), scheme.bias_a.flatten(), strict=True)]
 
 
 def sandwich(scheme, i, j):

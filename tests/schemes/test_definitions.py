@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from schemes import definitions
 
 from falloff import FIRE, SCHEMES, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, ProfileMixture, Sandwich, T5Bias
 from falloff.forms import Strip, Warp
+from schemes import definitions
 
 CASES = {
     "t5": (definitions.t5, lambda: T5Bias(3, 8, 12)),

@@ -129,7 +129,8 @@ def attention(
         seed=new_seed(query.device) if dropout_p > 0 else None,
     )
     if impl == "reference":
-        out, lse = reference.attention(query, key, value, dense, call)
+        with torch.autocast(query.device.type, enabled=False):
+            out, lse = reference.attention(query, key, value, dense, call)
     else:
         out, lse = ops.call_fused(query, key, value, call, impl)
     return (out, lse) if return_lse else out
@@ -249,27 +250,25 @@ def _form_of(
     num_keys = key.shape[2]
     form: Form | None = None
     matrix: Tensor | None = None
-    # A bias is computed in full precision: offsets and thresholds do not survive bfloat16.
-    with torch.autocast(query.device.type, enabled=False):
-        if isinstance(bias, Form):
-            bias.check_call(batch, num_queries, num_keys)
-            form = bias.scaled(bias_scale) if bias_scale != 1 else bias
-            bias_heads, device = bias.num_heads, bias.device
-            if dense:
-                matrix = form.dense(num_queries, num_keys, query_start)
+    if isinstance(bias, Form):
+        bias.check_call(batch, num_queries, num_keys)
+        form = bias.scaled(bias_scale) if bias_scale != 1 else bias
+        bias_heads, device = bias.num_heads, bias.device
+        if dense:
+            matrix = form.dense(num_queries, num_keys, query_start)
+    else:
+        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        start = None if bias.toeplitz else text_start(num_queries, key_mask, document_ids)
+        # Schemes without parameters follow the query's device; the others say where they are.
+        where = None if any(True for _ in bias.parameters()) else query.device
+        build = bias.dense if dense else bias.form
+        built = build(num_queries, num_keys, query_start, text_start=start, device=where, dtype=dtype)
+        if isinstance(built, Form):
+            form = built.scaled(bias_scale) if bias_scale != 1 else built
+            bias_heads, device = built.num_heads, built.device
         else:
-            dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-            start = None if bias.toeplitz else text_start(num_queries, key_mask, document_ids)
-            # Schemes without parameters follow the query's device; the others say where they are.
-            where = None if any(True for _ in bias.parameters()) else query.device
-            build = bias.dense if dense else bias.form
-            built = build(num_queries, num_keys, query_start, text_start=start, device=where, dtype=dtype)
-            if isinstance(built, Form):
-                form = built.scaled(bias_scale) if bias_scale != 1 else built
-                bias_heads, device = built.num_heads, built.device
-            else:
-                matrix = built * bias_scale
-                bias_heads, device = matrix.shape[-3], matrix.device
+            matrix = built * bias_scale
+            bias_heads, device = matrix.shape[-3], matrix.device
     if bias_heads != heads:
         _refuse("bias", f"{bias_heads} heads", f"the {heads} heads of query")
     if device != query.device:

@@ -15,7 +15,7 @@ def visible(
     window: int | None,
     key_mask: Bool[Tensor, "B M"] | None,
     document_ids: Int[Tensor, "B N"] | None,
-) -> Bool[Tensor, "#B 1 n m"] | None:
+) -> Bool[Tensor, "#B 1 #n m"] | None:
     """Which of `keys` each of the query `rows` may attend to; None where nothing hides any.
 
     causal hides keys at negative offsets, `window` those at offsets of `window` and more, `key_mask` padding, and

@@ -82,7 +82,8 @@ def fused_attention(
     call = _call(
         form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
     )
-    return choose(impl, query, call).forward(query, key, value, call)
+    with torch.autocast(query.device.type, enabled=False):  # an implementation chooses its own precision
+        return choose(impl, query, call).forward(query, key, value, call)
 
 
 @fused_attention.register_fake
@@ -119,9 +120,10 @@ def fused_attention_backward(
         form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
     )
     needs_query, needs_key, needs_value, needs_form = needs
-    *grads, form_grads = choose(impl, query, call).backward(
-        grad_out, grad_lse, query, key, value, out, lse, call, (needs_query, needs_key, needs_value, needs_form)
-    )
+    with torch.autocast(query.device.type, enabled=False):
+        *grads, form_grads = choose(impl, query, call).backward(
+            grad_out, grad_lse, query, key, value, out, lse, call, (needs_query, needs_key, needs_value, needs_form)
+        )
     grads += form_grads if form_grads is not None else [None] * len(form_tensors)
     inputs = (query, key, value, *form_tensors)
     return [

@@ -43,7 +43,7 @@ def attention(
         scores = scores.masked_fill(~seen, -torch.inf)
 
     # A row of -inf alone has weights 0 and log-sum-exp -inf, and no NaN in the gradient.
-    row_max = scores.detach().amax(-1, keepdim=True) if num_keys else scores.new_full(scores.shape[:-1] + (1,), -torch.inf)
+    row_max = scores.detach().amax(-1, keepdim=True) if num_keys else scores.new_full((*scores.shape[:-1], 1), -torch.inf)
     nothing = row_max == -torch.inf
     row_max = row_max.masked_fill(nothing, 0.0)
     weights = torch.exp(scores - row_max)

@@ -58,10 +58,13 @@ def hankel(by_offset: Tensor, tile: Tile) -> Tensor:
 
 
 class DiagonalSums:
-    """Sums, over all tiles of a call, of what lies at the same offset: (rows, N + M - 1), by falling offset."""
+    """Sums, over all tiles of a call, of what lies at the same offset: (rows, N + M - 1), by falling offset.
+
+    Float64, since the end of a strip may gather nearly all scores of a call, of both signs.
+    """
 
     def __init__(self, rows: int, num_queries: int, num_keys: int, query_start: int, like: Tensor) -> None:
-        self.sums = like.new_zeros(rows, max(num_queries + num_keys - 1, 0))
+        self.sums = like.new_zeros(rows, max(num_queries + num_keys - 1, 0), dtype=torch.float64)
         self.num_queries = num_queries
         self.highest = query_start + num_queries - 1
         self._buffer = like.new_empty(0)
@@ -171,7 +174,8 @@ class WarpTiles:
 
     def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
         self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype) for tensor in form.tensors)
-        self.grad_a, self.grad_slope, self.grad_intercept = map(torch.zeros_like, (self.a, self.slope, self.intercept))
+        self.grad_a = torch.zeros_like(self.a)
+        self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
         self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
 
     def _warped(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,8 +206,8 @@ class WarpTiles:
         # Sums per segment as products with an indicator matrix: a fixed order, on any device. A tile meets few segments.
         lowest, highest = int(segment.min()), int(segment.max())
         present = torch.arange(lowest, highest + 1, device=x.device)
-        pieces = (tensor.flatten().split(_INDICATOR_ROWS) for tensor in (segment, x))
-        for scores, segments, warped in zip(flat.split(_INDICATOR_ROWS, dim=1), *pieces, strict=True):
+        pieces = (torch.split(tensor.flatten(), _INDICATOR_ROWS) for tensor in (segment, x))
+        for scores, segments, warped in zip(torch.split(flat, _INDICATOR_ROWS, dim=1), *pieces, strict=True):
             indicator = (segments[:, None] == present).to(flat.dtype)
             self.grad_intercept[tile.heads, lowest : highest + 1] += scores @ indicator
             self.grad_slope[tile.heads, lowest : highest + 1] += (scores * warped) @ indicator

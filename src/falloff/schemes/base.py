@@ -101,7 +101,8 @@ class Scheme(nn.Module):
         """The whole bias (H, N, M), or (B, H, N, M), from the definition and not by way of the form; as for `form`."""
         self._check_sizes(num_queries, num_keys)
         offsets = offset_matrix(num_queries, num_keys, query_start, self._device(device))
-        return self._values_at(offsets.flatten(), dtype).view(-1, *offsets.shape)
+        values = self._values_at(offsets.flatten(), dtype)
+        return values.view(values.shape[0], *offsets.shape)
 
     def plot(self, length: int = 256) -> "Figure":
         """The bias of every head by offset, as a matplotlib figure (extra `plot`).
@@ -120,7 +121,8 @@ class Scheme(nn.Module):
         return grid_figure(bias_grid(self, length, head=head))
 
     def _values_at(self, offsets: Tensor, dtype: torch.dtype | None) -> Tensor:
-        values = self.at(offsets)
+        with torch.autocast(offsets.device.type, enabled=False):  # offsets do not survive half precision
+            values = self.at(offsets)
         if not isinstance(values, Tensor) or values.dim() != 2 or values.shape[1] != offsets.shape[0]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(

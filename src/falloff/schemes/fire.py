@@ -51,6 +51,7 @@ class FIRE(Scheme):
                 raise ValueError(f"{name}: got {value!r}, expected a number above 0")
         self.num_heads = num_heads
         self.width = width
+        self.init_c = float(init_c)
         self.mlp = nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, num_heads))
         self.c = nn.Parameter(torch.tensor(float(init_c)))
         self.L_multiplier = nn.Parameter(torch.tensor(1.0))
@@ -141,8 +142,9 @@ class FIRE(Scheme):
     def _f(self, x: Tensor) -> Tensor:
         """The network on x of any shape: (...) -> (H, ...). Written out, so that it runs in full precision."""
         w1, b1, w2, b2 = self._layers()
-        hidden = torch.relu(x[..., None] * w1 + b1)
-        return torch.movedim(hidden @ w2.T + b2, -1, 0)
+        with torch.autocast(x.device.type, enabled=False):
+            hidden = torch.relu(x[..., None] * w1 + b1)
+            return torch.movedim(hidden @ w2.T + b2, -1, 0)
 
     def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
         """The network as lines between knots: knots (width,) rising, slope and intercept (H, width + 1).
@@ -158,4 +160,5 @@ class FIRE(Scheme):
             segment = torch.arange(self.width + 1, device=w1.device)[:, None]
             right_of_knot = segment > place
             active = torch.where(w1 > 0, right_of_knot, torch.where(w1 < 0, ~right_of_knot, b1 > 0)).to(w1.dtype)
-        return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]
+        with torch.autocast(w1.device.type, enabled=False):
+            return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]

@@ -1,0 +1,50 @@
+"""Memory linear in the length, by tracking every allocation."""
+
+import pytest
+import torch
+
+from falloff import FIRE, ALiBi, ProfileMixture, T5Bias, attention
+from falloff.lab.memory import peak_allocated
+
+
+def peak(make_bias, length, heads=8, head_size=64):
+    """Bytes of one forward and backward, with query, key, value and the gradient of the output, per byte of query."""
+    query, key, value, grad = (torch.randn(1, heads, length, head_size) for _ in range(4))
+    for tensor in (query, key, value):
+        tensor.requires_grad_()
+    inputs = 4 * query.nbytes
+
+    def step():
+        attention(query, key, value, make_bias(heads, length), causal=True).backward(grad)
+
+    return (inputs + peak_allocated(step)) / query.nbytes
+
+
+BIASES = {
+    "none": lambda heads, length: None,
+    "t5": lambda heads, length: T5Bias(heads),
+    "alibi": lambda heads, length: ALiBi(heads, learned=True),
+    "fire": lambda heads, length: FIRE(heads),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_forward_and_backward_at_8192(name):
+    """Below 12 times the query's 17 MB; a dense bias alone would take 2.1 GB, 128 times."""
+    assert peak(BIASES[name], 8192) < 12
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_grows_linearly(name):
+    # Tiles have one size, so their share of the peak falls with the length.
+    short, long = (peak(BIASES[name], length, heads=2, head_size=16) * length for length in (2048, 8192))
+    assert long < 4.1 * short
+
+
+def test_band_is_linear_in_length_times_extent():
+    def band(heads, length):
+        mixture = ProfileMixture(heads, state_dim=4, extent=64)
+        return mixture(torch.randn(1, heads, length, 4, requires_grad=True))
+
+    short, long = (peak(band, length, heads=2, head_size=16) * length for length in (2048, 8192))
+    assert long < 4.1 * short

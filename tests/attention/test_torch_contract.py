@@ -1,0 +1,109 @@
+"""What torch expects of an operator: opcheck, gradcheck, autocast, checkpointing; in traced.py torch.compile and export."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from attention.cases import tensors
+from falloff import FIRE, ALiBi, attention
+from falloff.attention import ops
+from falloff.forms import Band, Strip, Warp
+
+
+def test_traced_without_shape_checks():
+    """torch.compile and torch.export cannot trace jaxtyping's wrappers: traced.py runs in a process without them."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("traced.py")]
+    environment = os.environ | {"FALLOFF_SHAPE_CHECKS": "0"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-1000:]
+
+
+def forms(heads, batch, num_queries):
+    torch.manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    knots = torch.tensor([-0.4, 0.1, 0.6], dtype=torch.float64)
+    return {
+        "none": None,
+        "strip": Strip(leaf(heads, 6), start=-2),
+        "band": Band(leaf(batch, heads, num_queries, 4)),
+        "warp": Warp(leaf(12), leaf(num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
+        "warp by text": Warp(leaf(12), leaf(batch, num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
+    }
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text"])
+def test_opcheck(name, masked):
+    form = forms(4, 2, 7)[name]
+    query, key, value = tensors(2, 4, 2, 7, 7, 4)
+    tensors_of_form = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in form.tensors] if form else []
+    masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)
+    settings = (True, 0.5, 0, 5 if masked else None, 0.2 if masked else 0.0, "blockwise")
+    start = getattr(form, "start", 0)
+    arguments = (query, key, value, form.kind if form else "", tensors_of_form, start, *masks, *settings)
+    torch.library.opcheck(ops.fused_attention, arguments)
+    out, lse = (t.detach() for t in ops.fused_attention(*arguments))
+    needs = [True, True, False, True]
+    inputs = [t.detach() for t in (torch.randn_like(out), torch.randn_like(lse), query, key, value, out, lse)]
+    plain = [t.detach() for t in tensors_of_form]
+    arguments = (*inputs, needs, form.kind if form else "", plain, start, *masks, *settings)
+    torch.library.opcheck(ops.fused_attention_backward, arguments)
+
+
+@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text"])
+def test_gradcheck(name):
+    form = forms(2, 2, 5)[name]
+    query, key, value = tensors(2, 2, 1, 5, 6, 3)
+    leaves = [tensor for tensor in form.tensors if tensor.requires_grad] if form else []
+
+    def run(*_):
+        return attention(query, key, value, form, query_start=1, return_lse=True, impl="blockwise")
+
+    assert torch.autograd.gradcheck(run, (query, key, value, *leaves))
+
+
+def test_autocast_halves_the_tensors_and_not_the_bias():
+    query, key, value = tensors(1, 2, 2, 600, 600, 8, torch.float32)
+    bias = FIRE(2, init_L=100)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attention(query, key, value, bias, causal=True)
+        form = bias.form(600, 600)
+        dense = bias.dense(600, 600)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(dense, bias.dense(600, 600))
+    assert all(torch.equal(a, b) for a, b in zip(form.tensors, bias.form(600, 600).tensors, strict=True))
+    expected = attention(*(t.bfloat16() for t in (query, key, value)), bias, causal=True)
+    assert torch.equal(out, expected)
+
+
+def test_checkpointing_replays_the_same_dropout():
+    query, key, value = tensors(1, 2, 2, 20, 20, 4)
+    bias = ALiBi(2, learned=True)
+
+    def run(*inputs):
+        return attention(*inputs, bias, causal=True, dropout_p=0.4)
+
+    torch.manual_seed(5)
+    plain = run(query, key, value)
+    torch.manual_seed(5)
+    replayed = checkpoint(run, query, key, value, use_reentrant=False)
+    grads = [torch.autograd.grad(out.sin().sum(), [query, key, value, bias.log_slopes]) for out in (plain, replayed)]
+    assert torch.equal(plain, replayed)
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_an_implementation_that_cannot_serve_says_why(monkeypatch):
+    from falloff.attention import blockwise
+
+    monkeypatch.setattr(blockwise, "refusal", lambda query, call: "it is Sunday")
+    query, key, value = tensors(1, 1, 1, 2, 2, 2)
+    with pytest.raises(ValueError, match=r"impl: got 'blockwise', which cannot serve this call: it is Sunday"):
+        attention(query, key, value, impl="blockwise")
