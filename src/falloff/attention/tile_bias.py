@@ -6,6 +6,7 @@ of one short vector (both strides +1), and its diagonal sums are the column sums
 element by element, and all sums run in a fixed order: the gradients are the same bits on every run.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from falloff.forms import Band, Form, Strip, Warp
 from falloff.shapes import Float, Int
 
-_INDICATOR_ROWS = 1 << 15  # scores whose segments are summed at once: the indicator matrix stays in cache
+_PIECE = 1 << 15  # scores of one head whose segments are looked at together: what that takes stays in cache
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,12 @@ class BandTiles:
 
 
 class WarpTiles:
-    """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s."""
+    """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s.
+
+    Computed as one product a piece: (slope | intercept) of all heads times the features (x in its segment, 0 elsewhere |
+    1 in its segment, 0 elsewhere). The features serve all heads, few segments meet a piece, and the gradient of the lines
+    is the product with the features transposed. Looking up each element's line instead took twice as long.
+    """
 
     def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
         self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype) for tensor in form.tensors)
@@ -178,52 +184,54 @@ class WarpTiles:
         self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
         self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
 
-    def _warped(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-        """g (n, m), a (n, 1) or (b, n, 1) and x = g * a of the tile."""
+    def _pieces(self, tile: Tile) -> Iterator["WarpPiece"]:
+        """The tile cut by rows, and by batch entry where `a` differs among them."""
         distance = tile.falling_offsets(self.g.device).abs().clamp(max=self.g.shape[0] - 1)
-        g = hankel(self.g[distance], tile).contiguous()  # else x takes over the view's unusual strides
-        a = (self.a if self.a.dim() == 1 else self.a[tile.batch])[..., tile.rows].flip(-1)[..., None]
-        return g, a, g * a
-
-    def _per_segment(self, table: Tensor, segment: Tensor, tile: Tile) -> Tensor:
-        """table[h, segment] in the layout of scores: (h, n, m), or (b, h, n, m) where x depends on the batch entry."""
-        values = table[tile.heads].index_select(1, segment.flatten()).view(-1, *segment.shape)
-        return values if segment.dim() == 2 else values.transpose(0, 1)
+        g = hankel(self.g[distance], tile)
+        step = max(_PIECE // tile.num_keys, 1)
+        by_entry = self.a[None] if self.a.dim() == 1 else self.a[tile.batch]
+        for entry, a in enumerate(by_entry[:, tile.rows].flip(1)[..., None]):
+            entries = slice(None) if self.a.dim() == 1 else slice(entry, entry + 1)
+            for start in range(0, tile.num_rows, step):
+                rows = slice(start, min(start + step, tile.num_rows))
+                yield WarpPiece(entries, rows, g[rows].contiguous(), a[rows], self.knots)
 
     def add_to(self, scores: Tensor, tile: Tile) -> None:
-        _, _, x = self._warped(tile)
-        segment = torch.bucketize(x, self.knots, out_int32=True)
-        line = self._per_segment(self.slope, segment, tile)
-        line *= x if x.dim() == 2 else x[:, None]
-        scores += line.add_(self._per_segment(self.intercept, segment, tile))
+        for piece in self._pieces(tile):
+            lines = torch.cat([self.slope[tile.heads, piece.present], self.intercept[tile.heads, piece.present]], dim=1)
+            bias = lines @ torch.cat([piece.indicator * piece.x, piece.indicator])
+            scores[piece.entries, :, piece.rows] += bias.view(-1, *piece.g.shape)
 
     def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        g, a, x = self._warped(tile)
-        segment = torch.bucketize(x, self.knots, out_int32=True)
-        # (h, n, m) where x is the same for the whole batch, else (h, b, n, m): in both cases heads by the shape of x.
-        by_head = grad_scores.sum(0) if x.dim() == 2 else grad_scores.transpose(0, 1)
-        flat = by_head.reshape(by_head.shape[0], -1)
-        # Sums per segment as products with an indicator matrix: a fixed order, on any device. A tile meets few segments.
-        lowest, highest = int(segment.min()), int(segment.max())
-        present = torch.arange(lowest, highest + 1, device=x.device)
-        pieces = (torch.split(tensor.flatten(), _INDICATOR_ROWS) for tensor in (segment, x))
-        for scores, segments, warped in zip(torch.split(flat, _INDICATOR_ROWS, dim=1), *pieces, strict=True):
-            indicator = (segments[:, None] == present).to(flat.dtype)
-            self.grad_intercept[tile.heads, lowest : highest + 1] += scores @ indicator
-            self.grad_slope[tile.heads, lowest : highest + 1] += (scores * warped) @ indicator
-        slope = self.slope[tile.heads].index_select(1, segment.flatten())
-        grad_x = (flat * slope).sum(0).view(x.shape)
-        grad_a = (grad_x * g).sum(-1).flip(-1)
-        if self.a.dim() == 1:
-            self.grad_a[tile.rows] += grad_a
-        else:
-            self.grad_a[tile.batch, tile.rows] += grad_a
-        grad_g = grad_x * a
-        self.sums.add(grad_g.reshape(-1, *grad_g.shape[-2:]).sum(0, keepdim=True), tile, slice(0, 1))
+        grad_g = grad_scores.new_zeros(tile.num_rows, tile.num_keys)
+        grad_a = self.grad_a if self.a.dim() == 1 else self.grad_a[tile.batch]
+        for piece in self._pieces(tile):
+            by_head = grad_scores[piece.entries, :, piece.rows].sum(0).flatten(1)
+            self.grad_slope[tile.heads, piece.present] += by_head @ (piece.indicator * piece.x).T
+            self.grad_intercept[tile.heads, piece.present] += by_head @ piece.indicator.T
+            per_segment = self.slope[tile.heads, piece.present].T @ by_head
+            grad_x = (per_segment * piece.indicator).sum(0).view(piece.g.shape)
+            grad_g[piece.rows] += grad_x * piece.a
+            rows = slice(tile.rows.stop - piece.rows.stop, tile.rows.stop - piece.rows.start)
+            target = grad_a[rows] if self.a.dim() == 1 else grad_a[piece.entries, rows]
+            target += (grad_x * piece.g).sum(-1).flip(-1)
+        self.sums.add(grad_g[None], tile, slice(0, 1))
 
     def gradients(self) -> list[Tensor]:
         grad_g = self.sums.at_distances(self.g.shape[0])[0]
         return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
+
+
+class WarpPiece:
+    """Some rows of a tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and which segment each x lies in."""
+
+    def __init__(self, entries: slice, rows: slice, g: Tensor, a: Tensor, knots: Tensor) -> None:
+        self.entries, self.rows, self.g, self.a = entries, rows, g, a
+        self.x = (g * a).flatten()
+        segment = torch.bucketize(self.x, knots, out_int32=True)
+        self.present = slice(int(segment.min()), int(segment.max()) + 1)
+        numbers = torch.arange(self.present.start, self.present.stop, device=segment.device)
+        self.indicator = (segment == numbers[:, None]).to(g.dtype)
 
 
 def tile_bias(form: Form, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> TileBias:
