@@ -1,0 +1,149 @@
+"""Comparing schemes by training: `falloff compare`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_PANEL = "Overriding the preset"
+
+
+def _whole(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise typer.BadParameter(f"got {value!r}, expected a whole number") from None
+
+
+def compare(
+    more_text: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH", help="More paths after --text.", show_default=False)
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="PATH...",
+            help="Files or folders to train and test on; by default the source of Python's standard library.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="A Hugging Face dataset instead: NAME or NAME:CONFIGURATION on the hub, or a path (extra `datasets`).",
+            show_default=False,
+        ),
+    ] = None,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--schemes",
+            metavar="a,b,...",
+            help="Which to compare: t5, per-offset, alibi, kerple-log, kerple-power, sandwich, fire, tisa, rope, none; "
+            "by default all.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="quick (2 minutes on 2 cores), small (the default; 6), or gpu.",
+            show_default=False,
+        ),
+    ] = None,
+    train_length: Annotated[
+        int | None,
+        typer.Option(
+            "--train-length",
+            parser=_whole,
+            metavar="N",
+            help="Bytes in a training window; tested at 1, 2, 4 and 8 times it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", parser=_whole, metavar="N", help="Training steps for each scheme.", rich_help_panel=_PANEL),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", parser=_whole, metavar="N", help="Of start weights and batches; 0 by default.", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="D", help="cpu, cuda or cuda:N; by default the GPU if there is one.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to write; by default runs/compare-PRESET.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one; --schemes adds to it.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead, and nothing while it runs.")
+    ] = False,
+) -> None:
+    """Train the same small language model once per scheme, and test it beyond the trained length.
+
+    Writes to DIR: config.json, results.jsonl (one line per scheme and length), checkpoints/SCHEME.safetensors and
+    report.html, one page that needs no network. A complete scheme is stored at once: Ctrl-C loses the one under way, and
+    --resume goes on.
+
+    Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: scheme, kind, seed,
+    train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, parameters, bias_parameters,
+    seconds_per_step, peak_memory_mb).
+
+    Example: falloff compare --preset quick --schemes t5,alibi,rope
+    """
+    # The lab is heavy: it loads when it is used, not when somebody asks for help.
+    from falloff.lab.compare import compare_schemes, resolve
+    from falloff.lab.progress import progress_for
+
+    if more_text and text is None:
+        raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
+    settings, folder = resolve(
+        preset,
+        out,
+        resume=resume,
+        text=None if text is None else (*text, *(more_text or [])),
+        dataset=dataset,
+        schemes=None if schemes is None else tuple(name.strip() for name in schemes.split(",")),
+        train_length=train_length,
+        steps=steps,
+        seed=seed,
+        device=device,
+    )
+    try:
+        with progress_for(silent=as_json) as progress:
+            comparison = compare_schemes(settings, folder, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        print(f"falloff: stopped; go on with: falloff compare --resume --out {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
+        print(json.dumps({**paths, "config": comparison.config, "results": comparison.results}, allow_nan=False))
+        return
+    _print_tables(comparison.config, comparison.results)
+    print(f"Report: {comparison.folder.report_path}")
+
+
+def _print_tables(config: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from falloff.lab.tables import terminal_tables
+
+    console = Console(highlight=False)
+    for table in terminal_tables(config, results, console.width):
+        console.print(table)

@@ -1,0 +1,224 @@
+"""The run behind `falloff compare`: the same small model once per scheme, trained short, tested long."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from falloff.lab import environment
+from falloff.lab.config import KINDS, Settings
+from falloff.lab.corpus import Text, read_text
+from falloff.lab.evaluation import evaluate, work
+from falloff.lab.extras import require
+from falloff.lab.folder import RunFolder, check_same
+from falloff.lab.memory import MB
+from falloff.lab.model import Decoder, build_model, parameter_counts
+from falloff.lab.presets import DEFAULT_PRESET
+from falloff.lab.progress import Progress
+from falloff.lab.report import report_page
+from falloff.lab.training import cpu_threads, deterministic, train
+
+MEASURES = {
+    "perplexity": "per byte, of all predicted bytes of held-out windows of this length; early bytes have little context",
+    "perplexity_tail": (
+        "per byte, of the last 64 bytes of each window (fewer where train_length is less); windows of all lengths end at "
+        "the same places, so these are the same bytes at every length, and only the context before them differs"
+    ),
+    "low, high, tail_low, tail_high": "95% bootstrap interval of each over windows, the same draws for every scheme",
+    "parameters, bias_parameters": "of the whole model, and of the scheme alone",
+    "seconds_per_step": "median over optimizer steps after the first tenth",
+    "peak_memory_mb": "10^6 bytes held by tensors during one training step: weights, optimizer, batch, activations",
+}
+"""What the keys of results.jsonl mean."""
+
+MODEL_NOTES = (
+    "Pre-norm decoder over bytes with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
+    "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.",
+    "Start weights and batches are the same for all schemes; a scheme's own parameters have another stream of the seed.",
+    "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short a bias that "
+    "starts near 0 would stay there at the model's rate.",
+    "T5: 32 buckets and max_distance 128, each at most T. Per-offset: max_distance T - 1. FIRE: L starts at T / 4. "
+    "Sandwich: 128 dimensions. TISA: 5 kernels. RoPE: base 10,000, no interpolation. None: no position at all.",
+)
+"""What a reader must know to judge the numbers."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A complete run.
+
+    Args:
+        folder: where everything lies.
+        config: as in config.json.
+        results: as in results.jsonl, in the order of `config["settings"]["schemes"]`.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    results: list[dict[str, Any]]
+
+
+def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, progress: Progress | None = None) -> Comparison:
+    """Train and test one model per scheme, and write the folder of the run with its report.
+
+    Args:
+        settings: what to compare, and how.
+        out: the output folder; new or empty, unless `resume`.
+        resume: whether to go on with the run in that folder. Schemes that it has done are kept; those it lacks, and those
+            of `settings` that it did not have, are run. The numbers are those of a run that was never interrupted.
+        progress: is told how far the run is.
+
+    Raises:
+        ValueError: for text, settings or a folder that cannot be used, and where `resume` meets another run's folder.
+        ImportError: where an extra is missing.
+
+    A complete scheme is stored before the next begins: what a kill loses is the scheme under way.
+    """
+    for module in ("accelerate", "safetensors.torch", "plotly"):
+        require(module)  # what is missing is said before the work, not after it
+    progress = progress or Progress()
+    folder = RunFolder(out)
+    stored = folder.stored_config() if resume else None
+    if stored is None:
+        folder.check_free()
+    else:
+        before = tuple(stored["settings"]["schemes"])
+        settings = settings.changed(schemes=before + tuple(name for name in settings.schemes if name not in before))
+    text = read_text(settings)
+    with cpu_threads(settings.threads):
+        config = describe(settings, text)
+        if stored is not None:
+            check_same(stored, config)
+            config = _commits_kept(config, stored)
+        folder.write_config(config)
+        done = completed(folder, settings)
+        progress.start(len(settings.schemes), len(done), settings.steps + work(settings))
+        for name in settings.schemes:
+            if name not in done:
+                run_scheme(settings, name, text, folder, progress)
+    results = completed(folder, settings)
+    comparison = Comparison(folder, config, [line for name in settings.schemes for line in results[name]])
+    write_report(comparison)
+    return comparison
+
+
+def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **changes: Any) -> tuple[Settings, Path]:
+    """The settings and the folder that a command asks for.
+
+    Args:
+        preset: by default "small", or what the folder's run started from.
+        out: by default runs/compare-<preset>.
+        resume: whether what is not given comes from the run in that folder, if there is one.
+        changes: settings that were given; None for those that were not.
+
+    Raises:
+        ValueError: as `Settings` does.
+
+    >>> settings, out = resolve("quick", None, steps=5)
+    >>> settings.steps, out.as_posix()
+    (5, 'runs/compare-quick')
+    """
+    out = Path("runs") / f"compare-{preset or DEFAULT_PRESET}" if out is None else out
+    stored = RunFolder(out).stored_config() if resume else None
+    if stored is None:
+        return Settings.of_preset(preset or DEFAULT_PRESET, **changes), out
+    before = Settings.from_json(stored["settings"])
+    if changes.get("text") is None and changes.get("dataset") is None:
+        changes |= {"text": before.text, "dataset": before.dataset}
+    if preset is None:
+        return before.changed(**changes), out
+    # A preset that is asked for again must be the one that the run started from: what differs is found and named.
+    return Settings.of_preset(preset, **{"schemes": before.schemes, **_given(changes)}), out
+
+
+def _given(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def describe(settings: Settings, text: Text) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
+        "settings": settings.to_json(),
+        "lengths": list(settings.lengths),
+        "tail": settings.tail,
+        "text": text.describe(),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "machine": environment.machine(settings.device),
+        "model": list(MODEL_NOTES),
+        "measures": MEASURES,
+    }
+
+
+def _commits_kept(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run that goes on: its first commit stays, and those at which it went on are listed."""
+    earlier = [stored["git_commit"], *stored.get("resumed_at_commits", [])]
+    later = [commit for commit in dict.fromkeys([*earlier, config["git_commit"]]) if commit != earlier[0]]
+    return {**config, "git_commit": earlier[0]} | ({"resumed_at_commits": later} if later else {})
+
+
+def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, progress: Progress) -> None:
+    """Train, test and store one scheme."""
+    progress.start_scheme(name)
+    with deterministic():
+        trained = train(settings, name, text.train, progress)
+        scores = evaluate(trained.predict, settings, text.held_out, progress)
+    parameters, bias_parameters = parameter_counts(trained.model)
+    lines = [
+        {
+            "scheme": name,
+            "kind": KINDS[name],
+            "seed": settings.seed,
+            "train_length": settings.train_length,
+            **asdict(score),
+            "parameters": parameters,
+            "bias_parameters": bias_parameters,
+            "seconds_per_step": trained.seconds_per_step,
+            "peak_memory_mb": trained.peak_bytes / MB,
+        }
+        for score in scores
+    ]
+    weights = {key: tensor.detach().cpu() for key, tensor in trained.model.state_dict().items()}
+    folder.add_scheme(name, weights, lines)
+    first, last = scores[0], scores[-1]
+    progress.finish_scheme(
+        name,
+        f"perplexity of the last {settings.tail} bytes {first.perplexity_tail:.2f} at {first.length:,}, "
+        f"{last.perplexity_tail:.2f} at {last.length:,}",
+    )
+
+
+def completed(folder: RunFolder, settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """The lines of each scheme that has them all and its checkpoint."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for line in folder.results():
+        lines.setdefault(line["scheme"], []).append(line)
+    return {
+        name: found
+        for name, found in lines.items()
+        if [line["length"] for line in found] == list(settings.lengths) and folder.checkpoint_path(name).exists()
+    }
+
+
+def load_model(folder: RunFolder, settings: Settings, name: str) -> Decoder:
+    """The trained model of a scheme, on the CPU.
+
+    Raises:
+        ValueError: where the folder has no checkpoint of it, or one that does not fit.
+    """
+    model = build_model(settings, name)
+    try:
+        model.load_state_dict(folder.load_checkpoint(name))
+    except RuntimeError as error:
+        raise ValueError(f"out: got {folder.checkpoint_path(name)}, expected the checkpoint of {name}: {error}") from None
+    return model.eval()
+
+
+@torch.no_grad()
+def write_report(comparison: Comparison) -> None:
+    """Write report.html from what the folder holds."""
+    settings = Settings.from_json(comparison.config["settings"])
+    models = {name: load_model(comparison.folder, settings, name) for name in settings.schemes}
+    schemes = {name: model.scheme for name, model in models.items() if model.scheme is not None}
+    comparison.folder.write_report(report_page(comparison.config, comparison.results, schemes))

@@ -1,0 +1,230 @@
+"""Everything that decides the results of a comparison, as one frozen record; the presets as data."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from falloff.lab.presets import PRESETS
+
+LENGTH_MULTIPLES = (1, 2, 4, 8)
+"""Test lengths, in trained lengths."""
+TAIL = 64
+"""How many bytes at the end of each window `perplexity_tail` looks at."""
+LEAST_WINDOWS = 8
+"""A bootstrap over fewer held-out windows than this would say nothing."""
+
+KINDS = {
+    "t5": "learned",
+    "per-offset": "learned",
+    "kerple-log": "learned",
+    "kerple-power": "learned",
+    "fire": "learned",
+    "tisa": "learned",
+    "alibi": "heuristic",
+    "sandwich": "heuristic",
+    "rope": "baseline",
+    "none": "baseline",
+}
+"""What `falloff compare` knows, and of which kind each is."""
+
+DEFAULT_SCHEMES = (
+    "t5",
+    "per-offset",
+    "alibi",
+    "kerple-log",
+    "kerple-power",
+    "sandwich",
+    "fire",
+    "tisa",
+    "rope",
+    "none",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the results, but for the text itself and the versions of the libraries.
+
+    Args:
+        preset: the preset that the rest started from; a name only.
+        schemes: what is compared, in this order; names of `KINDS`, each once.
+        train_length: T, bytes that a training window predicts, 8 .. 16384. Tested at T, 2T, 4T and 8T.
+        steps: optimizer steps for each scheme, 2 .. 1,000,000: the last is measured for memory, the others for time.
+        batch_size: windows in a batch.
+        layers, width, heads: of the model.
+        learning_rate: at the end of the warm-up, for the model; `bias_learning_rate` for the scheme's own parameters.
+        weight_decay: of AdamW, on matrices only.
+        warmup: steps until the learning rate is reached, as a share of `steps`.
+        clip_norm: the largest norm of the gradient.
+        windows: held-out windows tested at each length, fewer where the text has no room for them.
+        resamples: bootstrap samples behind each interval.
+        seed: of the weights and the batches, 0 .. 2^32 - 1.
+        text: files or folders; none: the source of Python's standard library.
+        dataset: a Hugging Face dataset instead of `text`.
+        text_limit: the most bytes of text that are read.
+        device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU where there is none.
+        precision: "fp32", "bf16"; "auto" is bf16 on a GPU that has it.
+        threads: of torch on the CPU, 1 .. 1024; None leaves torch's own number. See `PRESETS`.
+
+    Raises:
+        ValueError: for a setting out of range, an unknown scheme, or a device that is not there.
+
+    >>> Settings.of_preset("quick", train_length=32).train_length
+    32
+    """
+
+    preset: str
+    schemes: tuple[str, ...]
+    train_length: int
+    steps: int
+    batch_size: int
+    layers: int
+    width: int
+    heads: int
+    learning_rate: float
+    bias_learning_rate: float
+    windows: int
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    resamples: int = 1000
+    seed: int = 0
+    text: tuple[str, ...] = ()
+    dataset: str | None = None
+    text_limit: int = 64_000_000
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_schemes(self.schemes)
+        for name, least, most in (
+            ("train_length", 8, 16_384),
+            ("steps", 2, 1_000_000),
+            ("batch_size", 1, 65_536),
+            ("layers", 1, 256),
+            ("heads", 1, 256),
+            ("windows", LEAST_WINDOWS, 65_536),
+            ("resamples", 100, 100_000),
+            ("seed", 0, 2**32 - 1),
+            ("text_limit", 1, 2**40),
+        ):
+            _check_int(name, getattr(self, name), least, most)
+        if self.threads is not None:
+            _check_int("threads", self.threads, 1, 1024)
+        _check_int("width", self.width, 2 * self.heads, 65_536)
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}: RoPE turns pairs of a head"
+            )
+        for name in ("learning_rate", "bias_learning_rate", "clip_norm"):
+            _check_number(name, getattr(self, name), above=0.0, most=float("inf"))
+        _check_number("weight_decay", self.weight_decay, above=-1e-300, most=1.0)
+        _check_number("warmup", self.warmup, above=-1e-300, most=1.0)
+        if self.text and self.dataset is not None:
+            raise ValueError(f"dataset: got {self.dataset!r} together with text, expected one of the two")
+        if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset.strip()):
+            raise ValueError(f"dataset: got {self.dataset!r}, expected the name of a dataset, or a path to one")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision: got {self.precision!r}, expected 'auto', 'fp32' or 'bf16'")
+        device = check_device(self.device)
+        object.__setattr__(self, "device", str(device))
+        if self.precision == "auto":
+            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            object.__setattr__(self, "precision", "bf16" if has_bf16 else "fp32")
+
+    @classmethod
+    def of_preset(cls, preset: str, **changes: Any) -> "Settings":
+        """The settings of a preset with changes; a change that is None is none.
+
+        Raises:
+            ValueError: for an unknown preset, or as the class does.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
+        chosen = {name: value for name, value in changes.items() if value is not None}
+        settings: dict[str, Any] = {"preset": preset, "schemes": DEFAULT_SCHEMES}
+        return cls(**settings | PRESETS[preset] | chosen)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Settings":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: for unknown or missing settings.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(stored) != known:
+            raise ValueError(f"settings: got other names than expected: {', '.join(sorted(set(stored) ^ known))}")
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        return cls(**settings)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary of what JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def changed(self, **changes: Any) -> "Settings":
+        """The same settings with changes; a change that is None is none."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The test lengths: T, 2T, 4T and 8T."""
+        return tuple(multiple * self.train_length for multiple in LENGTH_MULTIPLES)
+
+    @property
+    def tail(self) -> int:
+        """How many bytes at the end of each window are the tail: 64, or T where that is less."""
+        return min(TAIL, self.train_length)
+
+    @property
+    def least_bytes(self) -> int:
+        """What the train and the held-out part of the text need at least: the longest window, and room for 8 tails."""
+        return max(self.lengths) + 1 + (LEAST_WINDOWS - 1) * self.tail
+
+
+def check_schemes(schemes: object) -> None:
+    """Refuse names that `falloff compare` does not know, names given twice, and none at all."""
+    known = ", ".join(DEFAULT_SCHEMES)
+    if not isinstance(schemes, tuple) or not schemes:
+        raise ValueError(f"schemes: got {schemes!r}, expected names among {known}")
+    for name in schemes:
+        if name not in KINDS:
+            raise ValueError(f"schemes: got {name!r}, expected names among {known}")
+        if schemes.count(name) > 1:
+            raise ValueError(f"schemes: got {name!r} twice, expected each name once")
+
+
+def check_device(device: object) -> torch.device:
+    """The device by that name.
+
+    Raises:
+        ValueError: where torch knows no such device, or this machine has none.
+    """
+    expected = "'auto', 'cpu' or, where there is one, 'cuda' or 'cuda:N'"
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device) if isinstance(device, str) else None
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda") or (found.type == "cpu" and found.index is not None):
+        raise ValueError(f"device: got {device!r}, expected {expected}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device: got {device!r}, expected {expected}; this machine has {count} CUDA devices")
+    return found
+
+
+def _check_int(argument: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{argument}: got {value!r}, expected a whole number from {least:,} to {most:,}")
+
+
+def _check_number(argument: str, value: object, above: float, most: float) -> None:
+    # `not` around the comparison, so that NaN is refused
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most or value == float("inf"):
+        raise ValueError(f"{argument}: got {value!r}, expected a number above {max(above, 0.0):g} and at most {most:g}")

@@ -1,0 +1,121 @@
+"""Testing a model at the trained length and beyond: perplexity per byte, with intervals over windows.
+
+The windows of all lengths end at the same places of the held-out text. So the last bytes of a window, its tail, are the
+same bytes at every length, and only the context before them differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from falloff.lab.config import LEAST_WINDOWS, Settings
+from falloff.lab.corpus import Bytes
+from falloff.lab.progress import Progress
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+_BACKWARD_SHARE = 3  # a training step costs about as much as three forward passes of the same tokens
+
+
+@dataclass(frozen=True)
+class Score:
+    """The perplexity per byte of one model at one length; `low` and `high` bound the 95% interval of each."""
+
+    length: int
+    perplexity: float
+    low: float
+    high: float
+    perplexity_tail: float
+    tail_low: float
+    tail_high: float
+
+
+def window_ends(settings: Settings, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Where windows end in a held-out text of `size` bytes: evenly spread, each with room for the longest before it.
+
+    As many as the settings ask for, or fewer, so that no two tails overlap.
+
+    >>> window_ends(Settings.of_preset("quick", train_length=64, windows=8), 960 + 1)
+    array([513, 577, 641, 705, 769, 833, 897, 961])
+    """
+    first = max(settings.lengths) + 1
+    count = min(settings.windows, (size - first) // settings.tail + 1)
+    if count < LEAST_WINDOWS:
+        raise ValueError(f"held_out: got {size:,} bytes, expected at least {settings.least_bytes:,}")
+    spacing = (size - first) // (count - 1)
+    return first + spacing * np.arange(count)
+
+
+def work(settings: Settings) -> int:
+    """How many training steps take about as long as `evaluate`."""
+    tokens = settings.windows * sum(settings.lengths)
+    return -(-tokens // (_BACKWARD_SHARE * settings.batch_size * settings.train_length))
+
+
+@torch.inference_mode()
+def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: Bytes, progress: Progress) -> list[Score]:
+    """Score a model at every test length.
+
+    Args:
+        predict: tokens (B, N) to logits (B, N, V).
+        settings: lengths, windows, tail, resamples, seed and device are taken from it.
+        held_out: bytes that the model was not trained on.
+        progress: is told of every batch.
+
+    Raises:
+        ValueError: for a held-out text too short for the longest length.
+    """
+    ends = window_ends(settings, len(held_out))
+    tokens = sum(settings.lengths) * len(ends)
+    scores: list[Score] = []
+    told = done = 0
+    for length in settings.lengths:
+        windows = held_out[ends[:, None] + np.arange(-length - 1, 0)]
+        at_once = max(settings.batch_size * settings.train_length // length, 1)
+        losses = []
+        for start in range(0, len(windows), at_once):
+            batch = torch.from_numpy(windows[start : start + at_once].astype(np.int64)).to(settings.device)
+            logits = predict(batch[:, :-1])
+            losses.append(functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").double().cpu())
+            done += length * len(batch)
+            progress.advance(work(settings) * done // tokens - told, doing=f"testing at {length:,}")
+            told = work(settings) * done // tokens
+        nats = torch.cat(losses)
+        everything, tail = nats.mean(1).numpy(), nats[:, -settings.tail :].mean(1).numpy()
+        low, high = interval(everything, settings.resamples, settings.seed)
+        tail_low, tail_high = interval(tail, settings.resamples, settings.seed)
+        scores.append(
+            Score(length, perplexity(everything), low, high, perplexity(tail), tail_low, tail_high),
+        )
+    return scores
+
+
+def perplexity(nats: Floats) -> float:
+    """exp of the mean loss in nats per byte; windows count alike, since all of one length predict as many bytes.
+
+    >>> round(perplexity(np.log([2.0, 8.0])), 6)
+    4.0
+    """
+    return float(np.exp(nats.mean()))
+
+
+def interval(nats: Floats, resamples: int, seed: int) -> tuple[float, float]:
+    """The 95% interval of the perplexity over windows, by the bootstrap's percentiles.
+
+    The same windows are drawn for every scheme, so that two schemes differ by more than the luck of the draw.
+
+    Args:
+        nats: the mean loss of each window.
+        resamples: how many times as many windows are drawn with replacement.
+        seed: of the draws.
+
+    >>> interval(np.zeros(8), 100, 0)
+    (1.0, 1.0)
+    """
+    drawn = np.random.default_rng((seed, len(nats))).integers(0, len(nats), (resamples, len(nats)))
+    low, high = np.exp(np.quantile(nats[drawn].mean(1), (0.025, 0.975)))
+    return float(low), float(high)

@@ -1,0 +1,24 @@
+"""What the lab needs beyond falloff's own dependencies, imported where it is used."""
+
+from importlib import import_module
+from types import ModuleType
+
+_EXTRAS = {"accelerate": "lab", "safetensors": "lab", "plotly": "lab", "rich": "lab", "datasets": "datasets"}
+
+
+def require(module: str) -> ModuleType:
+    """Import a module of an extra.
+
+    Raises:
+        ImportError: where it is missing, with the command that installs it.
+
+    >>> require("rich.table").__name__
+    'rich.table'
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # the package is there and lacks something of its own
+        raise ImportError(f"{package} is not installed: pip install 'falloff[{_EXTRAS[package]}]'") from None

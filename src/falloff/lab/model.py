@@ -1,0 +1,139 @@
+"""The model that is trained once per scheme: a small pre-norm decoder over bytes, all attention through falloff."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from falloff import attention
+from falloff.forms import Form
+from falloff.lab.config import Settings
+from falloff.schemes import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, Scheme, T5Bias
+from falloff.shapes import Float, Int
+
+VOCABULARY = 256
+"""Bytes are the tokens."""
+
+_ROPE_BASE = 10_000.0  # Su et al. 2021
+_BIAS_STREAM = 2**32  # seeds end below it, so that no bias draws from the stream of any model's weights
+
+
+def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
+    """The scheme by that name, with settings that fit a trained length T; None for the baselines.
+
+    T5 keeps its 32 buckets and its max_distance of 128, each at most T. Per-offset has a value for every offset that
+    training sees. FIRE's threshold L starts at T / 4, the paper's proportion (512 of 2048). The rest has no length.
+    """
+    match name:
+        case "t5":
+            return T5Bias(heads, num_buckets=min(32, train_length), max_distance=min(128, train_length))
+        case "per-offset":
+            return PerOffsetBias(heads, max_distance=train_length - 1)
+        case "alibi":
+            return ALiBi(heads)
+        case "kerple-log":
+            return KerpleLog(heads)
+        case "kerple-power":
+            return KerplePower(heads)
+        case "sandwich":
+            return Sandwich(heads)
+        case "fire":
+            return FIRE(heads, init_L=train_length / 4)
+        case "tisa":
+            return TISA(heads)
+    return None
+
+
+class Decoder(nn.Module):
+    """A causal language model over bytes: embedding, `layers` blocks, RMSNorm, and a head of its own (not tied).
+
+    One bias, that of `scheme`, is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.
+    Without a scheme there is no bias; `rope` turns queries and keys instead.
+
+    Args:
+        settings: `layers`, `width` and `heads` are taken from it.
+        rope: whether queries and keys are rotated by their position.
+    """
+
+    def __init__(self, settings: Settings, *, rope: bool = False) -> None:
+        super().__init__()
+        self.rope = rope
+        self.head_size = settings.width // settings.heads
+        self.embedding = nn.Embedding(VOCABULARY, settings.width)
+        self.blocks = nn.ModuleList(Block(settings.width, settings.heads) for _ in range(settings.layers))
+        self.norm = nn.RMSNorm(settings.width)
+        self.head = nn.Linear(settings.width, VOCABULARY, bias=False)
+        self.scheme: Scheme | None = None
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                # Sums of 2 * layers branches stay as large as one, as in GPT-2.
+                branch_end = name.endswith(("output.weight", "down.weight"))
+                fan_in = 1 if name == "embedding.weight" else parameter.shape[1]
+                nn.init.normal_(parameter, std=fan_in**-0.5 * ((2 * settings.layers) ** -0.5 if branch_end else 1.0))
+
+    def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
+        length = tokens.shape[1]
+        # One form for all layers: computed once, and its gradient is the sum over layers.
+        bias = None if self.scheme is None else self.scheme.form(length, length, device=tokens.device)
+        turn = rotation(length, self.head_size, tokens.device) if self.rope else None
+        hidden = self.embedding(tokens)
+        for block in self.blocks:
+            hidden = block(hidden, bias, turn)
+        return self.head(self.norm(hidden))
+
+
+class Block(nn.Module):
+    """A pre-norm layer: causal attention, then a network of 4 times the width, each added to what came in."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.network_norm = nn.RMSNorm(width)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, hidden: Tensor, bias: Form | None, turn: Tensor | None) -> Tensor:
+        B, N, width = hidden.shape
+        projected = self.query_key_value(self.attention_norm(hidden)).view(B, N, 3, self.heads, width // self.heads)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        if turn is not None:
+            query, key = rotated(query, turn), rotated(key, turn)
+        mixed = attention(query, key, value, bias, causal=True)
+        hidden = hidden + self.output(mixed.transpose(1, 2).reshape(B, N, width))
+        return hidden + self.down(functional.gelu(self.up(self.network_norm(hidden))))
+
+
+def rotation(length: int, head_size: int, device: torch.device) -> Float[Tensor, "2 N D2"]:
+    """RoPE's cosines and sines for each position and pair, float32."""
+    frequencies = _ROPE_BASE ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+    angles = torch.arange(length, device=device)[:, None] * frequencies
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotated(heads: Float[Tensor, "B H N D"], turn: Float[Tensor, "2 N D2"]) -> Float[Tensor, "B H N D"]:
+    """Turn the pairs (d, d + D/2) of queries or keys by the angles of their positions (Su et al. 2021)."""
+    first, second = heads.float().chunk(2, dim=-1)
+    cos, sin = turn
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
+
+
+def build_model(settings: Settings, name: str) -> Decoder:
+    """The model for one scheme. Its weights are drawn from the seed alone, so they agree whatever the scheme is.
+
+    The scheme's own parameters are drawn from another stream of the same seed. Torch's global generator is left as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = Decoder(settings, rope=name == "rope")
+        torch.manual_seed(_BIAS_STREAM + settings.seed)
+        model.scheme = build_scheme(name, settings.heads, settings.train_length)
+    return model
+
+
+def parameter_counts(model: Decoder) -> tuple[int, int]:
+    """How many parameters the model has in all, and how many of them are the bias's."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    bias = 0 if model.scheme is None else sum(parameter.numel() for parameter in model.scheme.parameters())
+    return total, bias

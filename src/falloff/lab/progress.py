@@ -1,0 +1,151 @@
+"""What a run says while it works: bars on a terminal, short lines where there is none, or nothing."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+from falloff.lab.extras import require
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Where text goes: stderr, or what stands in for it."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool: ...
+
+
+class Progress:
+    """Says nothing; what is told to it is the same for all.
+
+    Work is counted in optimizer steps; evaluation counts as the steps that would take about as long.
+    """
+
+    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
+        """Before the first scheme: how many there are in all, how many an earlier run has done."""
+
+    def start_scheme(self, name: str) -> None:
+        """A scheme begins."""
+
+    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+        """Some work is done."""
+
+    def finish_scheme(self, name: str, summary: str) -> None:
+        """A scheme is complete and stored."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class LineProgress(Progress):
+    """One line when a scheme begins and one when it is done."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.schemes = self.done = 0
+        self.began = self.scheme_began = 0.0
+        self.first = 0
+
+    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
+        self.schemes, self.done, self.first = schemes, done, done
+        self.began = time.monotonic()
+        if done:
+            self._say(f"{done} of {schemes} schemes were done by an earlier run")
+
+    def start_scheme(self, name: str) -> None:
+        self.scheme_began = time.monotonic()
+        self._say(f"[{self.done + 1}/{self.schemes}] {name} ...")
+
+    def finish_scheme(self, name: str, summary: str) -> None:
+        now = time.monotonic()
+        self.done += 1
+        each = (now - self.began) / (self.done - self.first)
+        left = self.schemes - self.done
+        rest = f", about {_clock(each * left)} left" if left else ""
+        self._say(f"[{self.done}/{self.schemes}] {name}: {summary}, {_clock(now - self.scheme_began)}{rest}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+class BarProgress(Progress):
+    """Two rich bars: the scheme under way, with loss and tokens per second, and the whole."""
+
+    def __init__(self, stream: Stream) -> None:
+        progress = require("rich.progress")
+        console = require("rich.console").Console(file=stream, highlight=False)
+        self.bars: Any = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[said]}", style="dim"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            # A window of a minute: schemes differ in speed, and evaluation differs from training.
+            progress.TimeRemainingColumn(compact=True),
+            console=console,
+            speed_estimate_period=60.0,
+            expand=True,
+        )
+        self.work = 1
+        self.whole: Any = None
+        self.scheme: Any = None
+
+    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
+        self.work = work_per_scheme
+        total = schemes * work_per_scheme
+        self.whole = self.bars.add_task("[bold]all schemes", total=total, completed=done * self.work, said="")
+        self._count(schemes, done)
+        if done:
+            self.bars.console.print(f"{done} of {schemes} schemes were done by an earlier run")
+
+    def start_scheme(self, name: str) -> None:
+        self.scheme = self.bars.add_task(name, total=self.work, said="")
+
+    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+        said = doing
+        if loss is not None and tokens_per_second is not None:
+            said = f"{doing}, loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+        self.bars.update(self.scheme, advance=work, said=said)
+        self.bars.update(self.whole, advance=work)
+
+    def finish_scheme(self, name: str, summary: str) -> None:
+        self.bars.remove_task(self.scheme)
+        # Rounding of the work must not add up: the whole stands where it should.
+        schemes, done = self.counts[0], self.counts[1] + 1
+        self.bars.update(self.whole, completed=done * self.work)
+        self._count(schemes, done)
+        self.bars.console.print(f"[bold]{name}[/bold]: {summary}")
+
+    def _count(self, schemes: int, done: int) -> None:
+        self.counts = (schemes, done)
+        self.bars.update(self.whole, said=f"{done} of {schemes} done")
+
+    def __enter__(self) -> "Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+
+def progress_for(stream: Stream | None = None, *, silent: bool = False) -> Progress:
+    """Bars where the stream (stderr by default) is a terminal, lines where it is not, nothing where `silent`."""
+    stream = sys.stderr if stream is None else stream
+    if silent:
+        return Progress()
+    return BarProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

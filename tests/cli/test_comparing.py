@@ -1,0 +1,157 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from falloff.cli import app, run
+from falloff.lab.folder import RESULT_KEYS
+
+QUICK = ["--preset", "quick", "--train-length", "16", "--steps", "3", "--schemes", "t5,rope", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("a text of some words that come again and again. " * 400)
+    return str(path)
+
+
+def _falloff(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        run(["compare", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_json_is_one_object_and_nothing_else(capsys, tmp_path, text):
+    code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert set(found) == {"out", "report", "config", "results"}
+    assert [(line["scheme"], line["length"]) for line in found["results"]] == [
+        (name, length) for name in ("t5", "rope") for length in (16, 32, 64, 128)
+    ]
+    assert all(set(line) == set(RESULT_KEYS) for line in found["results"])
+    assert found["config"]["settings"]["text"] == [text]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
+
+
+def test_table_on_stdout_and_lines_on_stderr_then_resume(capsys, tmp_path, text):
+    code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run")
+    assert code == 0
+    assert "Learned" in out
+    assert f"Report: {tmp_path / 'run' / 'report.html'}" in out.replace("\n", "")
+    assert len(err.splitlines()) == 4
+    code, out, err = _falloff(capsys, "--resume", "--out", tmp_path / "run", "--schemes", "none")
+    assert code == 0
+    assert re.findall(r"\[3/3\] (\S+)", err) == ["none", "none:"]
+    assert err.startswith("2 of 3 schemes were done")
+    assert "none" in out
+    assert "t5" in out
+
+
+def test_several_paths_after_one_text(capsys, tmp_path, text):
+    other = tmp_path / "other.txt"
+    other.write_text("other words " * 2000)
+    code, out, _ = _falloff(capsys, *QUICK, "--schemes", "none", "--json", "--out", tmp_path / "run", "--text", text, other)
+    assert code == 0
+    assert json.loads(out)["config"]["text"]["files"] == 2
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, text, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("falloff.lab.compare.train", interrupted)
+    code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert f"go on with: falloff compare --resume --out {tmp_path / 'run'}" in err
+    assert "Traceback" not in err
+
+
+HOSTILE = [
+    (["--schemes", "t5,t6"], "schemes: got 't6', expected names among t5, per-offset"),
+    (["--schemes", ""], "schemes: got ''"),
+    (["--schemes", "t5,,rope"], "schemes: got ''"),
+    (["--schemes", "t5,t5"], "schemes: got 't5' twice"),
+    (["--schemes", "profile-mixture"], "schemes: got 'profile-mixture'"),
+    (["--preset", "huge"], "preset: got 'huge', expected one of quick, small, gpu"),
+    (["--train-length", "4"], "train_length: got 4, expected a whole number from 8"),
+    (["--train-length", "long"], "'--train-length': got 'long', expected a whole number"),
+    (["--train-length", "99999999"], "train_length: got 99999999"),
+    (["--steps", "0"], "steps: got 0"),
+    (["--steps", "-3"], "steps: got -3"),
+    (["--steps", "1e3"], "'--steps': got '1e3', expected a whole number"),
+    (["--seed", "-1"], "seed: got -1"),
+    (["--seed", "4294967296"], "seed: got 4294967296"),
+    (["--device", "tpu"], "device: got 'tpu', expected 'auto', 'cpu'"),
+    (["--device", "cuda:99"], "device: got 'cuda:99'"),
+    (["--device", "mps"], "device: got 'mps'"),
+    (["--text", "/no/such/path"], "text: got /no/such/path, which does not exist"),
+    (["--text", "/dev/null"], "text: got /dev/null, which is neither a file nor a folder"),
+    (["--text", "{empty}"], "a folder without files"),
+    (["--text", "{short}"], "text: got 13 bytes, of them 12 to train on and 1 held out"),
+    (["--text", "{text}", "--dataset", "x"], "dataset: got 'x' together with text"),
+    (["--dataset", ""], "dataset: got ''"),
+    (["--dataset", "{short}"], "dataset: got "),
+    (["--out", "{text}"], "which is not a folder"),
+    (["--out", "{full}"], "which holds other files"),
+    (["--out", "{broken}", "--resume"], "expected the config.json of a run"),
+    (["--resume", "--out", "{full}"], "which holds other files"),
+    (["words"], "compare: got 'words', expected options only"),
+    (["--colour", "red"], "No such option"),
+    (["--json=yes"], "json"),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("arguments", "message"), HOSTILE, ids=[" ".join(arguments) for arguments, _ in HOSTILE])
+def test_refuses_in_one_line(capsys, tmp_path, text, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    (tmp_path / "short").write_text("hello, world!")
+    paths = {name: tmp_path / name for name in ("empty", "full", "broken", "short")} | {"text": text}
+    arguments = [argument.format(**paths) for argument in arguments]
+    start = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    code, out, err = _falloff(capsys, *start, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("falloff: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
+
+
+def test_missing_extra_is_one_line(capsys, tmp_path, text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    code, _, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "out")
+    assert code == 2
+    assert err == "falloff: accelerate is not installed: pip install 'falloff[lab]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from falloff.cli import run\n"
+        "try: run(['compare', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('accelerate', 'plotly', 'datasets', 'safetensors') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--train-length" in done.stdout
+    assert app.registered_commands

@@ -1,0 +1,66 @@
+"""Toy sizes: a whole run of one scheme in a fraction of a second."""
+
+import random
+
+import pytest
+import torch
+
+from falloff.lab.config import Settings
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tests beside this one leave no core free: threads that wait for each other would only slow both down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _toy_settings(**changes):
+    sizes = {"train_length": 16, "steps": 3, "batch_size": 4, "layers": 1, "width": 16, "heads": 2, "windows": 8}
+    return Settings.of_preset("quick", **{"resamples": 100, "device": "cpu", **sizes, **changes})
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Settings of toy size, with changes."""
+    return _toy_settings
+
+
+@pytest.fixture(scope="session")
+def text_path(tmp_path_factory):
+    """A file of 40 kB of words that repeat."""
+    words = ["bucket", "offset", "slope", "query", "key", "head", "strip", "bias", "reach"]
+    content = " ".join(random.Random(0).choices(words, k=7000))
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(content)
+    return path
+
+
+@pytest.fixture(scope="session")
+def results():
+    """Lines of results.jsonl, cut to what the report reads."""
+
+    def line(scheme, kind, length, tail):
+        return {
+            "scheme": scheme,
+            "kind": kind,
+            "length": length,
+            "perplexity": tail + 1,
+            "low": tail + 0.5,
+            "high": tail + 1.5,
+            "perplexity_tail": tail,
+            "tail_low": tail - 0.5,
+            "tail_high": tail + 0.5,
+            "parameters": 1234,
+            "bias_parameters": 10,
+            "seconds_per_step": 0.0215,
+            "peak_memory_mb": 16.55,
+        }
+
+    kinds = {"rope": "baseline", "t5": "learned", "alibi": "heuristic", "fire": "learned"}
+    tails = {"rope": (5.0, 50.0), "t5": (4.0, 7.0), "alibi": (6.0, 6.0), "fire": (5.0, 6.5)}
+    return [
+        line(name, kinds[name], length, tail) for name in kinds for length, tail in zip((16, 32), tails[name], strict=True)
+    ]

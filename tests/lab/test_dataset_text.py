@@ -1,0 +1,80 @@
+import json
+
+import datasets
+import pytest
+
+from falloff.lab.corpus import read_text
+from falloff.lab.dataset_text import read_dataset
+
+ROWS = [f"row {index}: " + "some words of text " * 20 for index in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def _joined(rows):
+    return "".join(row + "\n" for row in rows).encode()
+
+
+def test_saved_to_disk(toy, tmp_path):
+    path = tmp_path / "saved"
+    datasets.Dataset.from_dict({"number": list(range(60)), "text": ROWS}).save_to_disk(path)
+    text = read_text(toy(dataset=str(path)))
+    assert text.train.tobytes() == _joined(ROWS[:54])
+    assert text.held_out.tobytes() == _joined(ROWS[54:])
+    assert text.source == f"dataset {path}"
+    assert text.files == 60
+
+
+def test_own_held_out_split(toy, tmp_path):
+    path = tmp_path / "saved"
+    splits = {
+        "test": datasets.Dataset.from_dict({"text": ROWS[:20]}),
+        "train": datasets.Dataset.from_dict({"text": ROWS[20:]}),
+    }
+    datasets.DatasetDict(splits).save_to_disk(path)
+    text = read_text(toy(dataset=str(path)))
+    assert text.held_out.tobytes() == _joined(ROWS[:20])
+    assert text.train.tobytes() == _joined(ROWS[20:])
+    assert text.split == "the dataset's own held-out split"
+
+
+def test_first_column_of_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": index, "content": row, "other": "x"}) + "\n" for index, row in enumerate(ROWS))
+    )
+    train, held_out, complete = read_dataset(str(path), 10**6)
+    assert b"".join(train) == _joined(ROWS)
+    assert held_out is None
+    assert complete
+
+
+def test_parquet_folder_and_limit(tmp_path):
+    datasets.Dataset.from_dict({"text": ROWS}).to_parquet(tmp_path / "train.parquet")
+    train, _, complete = read_dataset(str(tmp_path), 1000)
+    assert b"".join(train) == _joined(ROWS)[:1000]
+    assert not complete
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "numbers.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(ValueError, match=r"dataset: got .*numbers.jsonl' with columns a, expected a column of text"):
+        read_dataset(str(tmp_path / "numbers.jsonl"), 1000)
+    (tmp_path / "broken.jsonl").write_text("{not json")
+    with pytest.raises(ValueError, match=r"dataset: got .*broken.jsonl', expected a dataset that can be loaded"):
+        read_dataset(str(tmp_path / "broken.jsonl"), 1000)
+    (tmp_path / "song.mp3").write_text("la")
+    with pytest.raises(ValueError, match=r"dataset: got .*song.mp3', expected a file that ends in"):
+        read_dataset(str(tmp_path / "song.mp3"), 1000)
+    with pytest.raises(ValueError, match=r"dataset: got 'falloff/no-such-dataset', expected a dataset that can be loaded"):
+        read_dataset("falloff/no-such-dataset", 1000)
+
+
+def test_missing_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"datasets is not installed: pip install 'falloff\[datasets\]'"):
+        read_dataset("anything", 1000)

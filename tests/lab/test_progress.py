@@ -1,0 +1,60 @@
+import io
+
+from falloff.lab.progress import BarProgress, LineProgress, Progress, progress_for
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _run(progress):
+    with progress:
+        progress.start(schemes=3, done=1, work_per_scheme=10)
+        for name in ("t5", "rope"):
+            progress.start_scheme(name)
+            progress.advance(8, doing="step 8/8", loss=1.5, tokens_per_second=12_345.0)
+            progress.advance(1, doing="testing at 64")
+            progress.finish_scheme(name, "perplexity 5")
+
+
+def test_chooses_by_stream():
+    assert type(progress_for(Terminal())) is BarProgress
+    assert type(progress_for(io.StringIO())) is LineProgress
+    assert type(progress_for(Terminal(), silent=True)) is Progress
+
+
+def test_lines_where_there_is_no_terminal():
+    stream = io.StringIO()
+    _run(LineProgress(stream))
+    lines = stream.getvalue().splitlines()
+    assert lines.pop(0) == "1 of 3 schemes were done by an earlier run"
+    assert [line.split(":")[0] for line in lines] == ["[2/3] t5 ...", "[2/3] t5", "[3/3] rope ...", "[3/3] rope"]
+    assert "perplexity 5" in lines[1]
+    assert "left" in lines[1]
+    assert "left" not in lines[3]
+
+
+def test_bars_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    bars = BarProgress(stream)
+    with bars:
+        bars.start(schemes=3, done=1, work_per_scheme=10)
+        assert (bars.bars.tasks[0].completed, bars.bars.tasks[0].total) == (10, 30)
+        bars.start_scheme("t5")
+        bars.advance(5, doing="step 5/8", loss=1.5, tokens_per_second=12_345.0)
+        assert bars.bars.tasks[0].completed == 15
+        bars.bars.refresh()
+        assert "step 5/8, loss 1.500, 12,345 tokens/s" in stream.getvalue()
+        bars.advance(3, doing="testing at 64")
+        bars.finish_scheme("t5", "perplexity 5")
+        assert bars.bars.tasks[0].completed == 20  # whatever the parts added up to
+    assert "2 of 3 done" in stream.getvalue()
+    assert "perplexity 5" in stream.getvalue()
+
+
+def test_silence(capfd):
+    _run(Progress())
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,110 @@
+import html
+import re
+
+import pytest
+
+from falloff import FIRE, ALiBi
+from falloff.lab.charts import _STYLES, bias_chart, extrapolation_chart
+from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.lab.report import report_page
+
+CONFIG = {
+    "settings": {
+        "schemes": ["t5", "alibi"],
+        "train_length": 16,
+        "steps": 3,
+        "heads": 2,
+        "text": ["<script>alert(1)</script>"],
+    },
+    "lengths": [16, 32],
+    "tail": 16,
+    "text": {"source": "<img src=x onerror=alert(1)>", "complete": False, "bytes": 40_000},
+    "versions": {"torch": "2.13.0", "datasets": None},
+    "git_commit": None,
+    "machine": {"cpu": "A & B", "threads": 2, "gpu": None},
+    "model": ["one bias for all layers"],
+    "measures": {"perplexity": "per byte"},
+}
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    return report_page(CONFIG, results, {"alibi": ALiBi(2), "fire": FIRE(2, init_L=4.0)})
+
+
+@pytest.fixture(scope="module")
+def own(page):
+    """The page without Plotly's source."""
+    scripts = re.findall(r"<script>.*?</script>", page, flags=re.S)
+    plotly = max(scripts, key=len)
+    assert len(plotly) > 1_000_000
+    return page.replace(plotly, "")
+
+
+def test_needs_no_network(own):
+    assert not re.findall(r"(?:src|href)\s*=|@import|url\(|fetch\(|https?://", own.replace("&lt;img src=x", ""))
+
+
+def test_has_every_part(own):
+    for heading in ("Perplexity per byte", "Beyond the trained length", "after training", "What it costs", "Settings"):
+        assert heading in own
+    assert own.count('class="plotly-graph-div"') == 2 + 2 + 2
+    groups = re.findall(r'scope="colgroup">(\w+)<', own)
+    assert groups == ["Learned", "Heuristic", "Baseline"]
+    table = own[own.index("<table>") : own.index("</table>")]
+    assert re.findall(r"</i>([\w-]+)</th>", table) == ["fire", "t5", "alibi", "rope"]
+    assert 'class="best edge">4.00<small>3.50&ndash;4.50' in table
+    assert table.count("1,234") == 4
+
+
+def test_facts_are_those_of_the_table(own):
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>([^<]*)</small>", own[: own.index("<table>")])
+    assert facts == [
+        ("Best at the trained length, 16", "t5", "perplexity 4.00 of the last 16 bytes"),
+        ("Best at 2 times it, 32", "alibi", "perplexity 6.00 of the same bytes"),
+        ("Hold from 16 to 32", "1 of 4", "alibi"),
+    ]
+
+
+def test_what_users_write_is_escaped(own):
+    assert "<script>alert" not in own
+    assert "<img" not in own
+    assert html.escape(CONFIG["text"]["source"]) in own
+    assert "A &amp; B" in own
+
+
+def test_tags_are_closed(own):
+    for tag in ("section", "div", "table", "tr", "td", "dl", "main", "script", "ul", "li", "button"):
+        assert len(re.findall(rf"<{tag}[ >]", own)) == len(re.findall(rf"</{tag}>", own)), tag
+
+
+def test_styles_tell_all_schemes_apart():
+    assert set(_STYLES) == set(DEFAULT_SCHEMES)
+    for place in (0, 2):
+        assert len({style[place] for style in _STYLES.values()}) == len(_STYLES)
+
+
+def test_curves_carry_values_and_intervals(results):
+    figure = extrapolation_chart(results, 16, tail=True)
+    curve = next(trace for trace in figure.data if trace.name == "t5")
+    assert list(curve.y) == [4.0, 7.0]
+    assert list(curve.error_y.array) == [0.5, 0.5]
+    assert curve.x == pytest.approx([16, 32], rel=0.05)
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
+
+
+def test_bias_chart_is_the_bias_by_offset():
+    alibi = bias_chart("alibi", ALiBi(2), 16)
+    assert list(alibi.data[0].y) == [round(-offset / 16, 5) for offset in range(32)]
+    fire = FIRE(2, init_L=4.0)
+    curves = bias_chart("fire", fire, 16).data
+    assert [len(curve.y) for curve in curves] == [16, 16, 32, 32]
+    row = fire.dense(16, 16)[1, -1].flip(0)
+    assert list(curves[1].y) == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_a_page_without_learned_schemes(results):
+    lines = [line for line in results if line["scheme"] == "rope"]
+    page = report_page(CONFIG, lines, {})
+    assert "1 scheme<" in page
+    assert "after training" not in page
