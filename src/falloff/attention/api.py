@@ -248,29 +248,28 @@ def _form_of(
         return None, None
     batch, heads, num_queries, _ = query.shape
     num_keys = key.shape[2]
+    # A scheme without parameters follows the query's device.
+    tensors = bias.tensors if isinstance(bias, Form) else bias.parameters()
+    device = next((tensor.device for tensor in tensors), query.device)
+    if device != query.device:
+        _refuse("bias", f"device {device}", f"query's device {query.device}")
     form: Form | None = None
     matrix: Tensor | None = None
     if isinstance(bias, Form):
         bias.check_call(batch, num_queries, num_keys)
-        form = bias.scaled(bias_scale) if bias_scale != 1 else bias
-        bias_heads, device = bias.num_heads, bias.device
+        form = bias
         if dense:
-            matrix = form.dense(num_queries, num_keys, query_start)
+            matrix = bias.dense(num_queries, num_keys, query_start)
     else:
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
         start = None if bias.toeplitz else text_start(num_queries, key_mask, document_ids)
-        # Schemes without parameters follow the query's device; the others say where they are.
-        where = None if any(True for _ in bias.parameters()) else query.device
         build = bias.dense if dense else bias.form
-        built = build(num_queries, num_keys, query_start, text_start=start, device=where, dtype=dtype)
-        if isinstance(built, Form):
-            form = built.scaled(bias_scale) if bias_scale != 1 else built
-            bias_heads, device = built.num_heads, built.device
-        else:
-            matrix = built * bias_scale
-            bias_heads, device = matrix.shape[-3], matrix.device
+        built = build(num_queries, num_keys, query_start, text_start=start, device=device, dtype=dtype)
+        form, matrix = (built, None) if isinstance(built, Form) else (None, built)
+    bias_heads = form.num_heads if form is not None else matrix.shape[-3] if matrix is not None else heads
     if bias_heads != heads:
         _refuse("bias", f"{bias_heads} heads", f"the {heads} heads of query")
-    if device != query.device:
-        _refuse("bias", f"device {device}", f"query's device {query.device}")
+    if bias_scale != 1:
+        form = None if form is None else form.scaled(bias_scale)
+        matrix = None if matrix is None else matrix * bias_scale
     return form, matrix

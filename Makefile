@@ -1,0 +1,51 @@
+# Everything a contributor does, one command each. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+# Two threads that wait for each other on a shared machine are slower than one: two processes of one thread each.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test lint format types bench pictures clean
+
+help:  ## list these commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "falloff needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@# torch first and by itself: asked for exactly, pip finds a CPU build where one is offered.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+compare: setup  ## the main job: compare the schemes on real text (quick preset), and say where the report is
+	$(BIN)/falloff compare --preset quick --resume
+
+test: setup  ## all tests
+	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2
+
+lint: setup  ## check style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup  ## mend style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: setup  ## check types
+	$(BIN)/mypy
+
+bench: setup  ## time blockwise attention beside PyTorch's
+	$(BIN)/python benchmarks/blockwise.py
+
+pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
+	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "u e r y ?" --image docs/t5-grid.png
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1900 --virtual-time-budget=6000 \
+		--screenshot=docs/report.png file://$(CURDIR)/runs/compare-small/report.html
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
