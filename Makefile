@@ -43,7 +43,7 @@ bench: setup  ## time blockwise attention beside PyTorch's
 	$(BIN)/python benchmarks/blockwise.py
 
 pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
-	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "u e r y ?" --image docs/t5-grid.png
+	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1900 --virtual-time-budget=6000 \
 		--screenshot=docs/report.png file://$(CURDIR)/runs/compare-small/report.html
 

@@ -6,7 +6,6 @@ turns counts: ratios hold on a shared machine, absolute times drift.
 
 import argparse
 import json
-import platform
 import time
 
 import torch
@@ -16,6 +15,7 @@ from rich.table import Table
 from torch.nn.functional import scaled_dot_product_attention
 
 from falloff import FIRE, ALiBi, T5Bias, attention
+from falloff.lab.environment import machine
 
 SHAPES = [(16, 4, 128, 32), (8, 8, 512, 64), (1, 8, 2048, 64), (1, 8, 4096, 64)]
 TURNS = 5
@@ -57,13 +57,15 @@ def verify(cases, biases, inputs):
         if inputs[0].shape[2] <= MOST_DENSE:
             forward, leaves = cases[name]
             expected = step(lambda bias=bias: attention(*inputs, bias, causal=True, impl="reference"), leaves)
+            # Of all gradients, since some are exactly zero (that of a constant) and come out as rounding.
+            largest = max(want.abs().max().item() for want in expected)
             for got, want in zip(step(forward, leaves), expected, strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * max(want.abs().max().item(), 1.0))
+                torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * largest)
 
 
 def run():
     rows = []
-    for batch, heads, length, head_size in track(SHAPES, "shapes"):
+    for batch, heads, length, head_size in track(SHAPES, "shapes", console=Console(stderr=True)):
         inputs = [torch.randn(batch, heads, length, head_size, requires_grad=True) for _ in range(3)]
         cases, biases = contestants(*inputs, heads, length)
         verify(cases, biases, inputs)
@@ -75,8 +77,7 @@ def run():
                 best[name] = min(best[name], time.perf_counter() - start)
         rows.append({"shape": [batch, heads, length, head_size], "milliseconds": {k: 1e3 * v for k, v in best.items()}})
     return {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "machine": machine("cpu"),
         "torch": torch.__version__,
         "dtype": "float32",
         "cases": rows,
@@ -91,13 +92,13 @@ def main():
     if as_json:
         print(json.dumps(result, indent=1))
         return
-    names = list(result["cases"][0]["milliseconds"])
-    table = Table("B, H, N, D", *names, title="forward + backward, ms (times torch without bias)")
-    for case in result["cases"]:
-        times = case["milliseconds"]
-        base = times[names[0]]
-        cells = [f"{times[name]:.0f} ({times[name] / base:.1f}x)" if name in times else "-" for name in names]
-        table.add_row(", ".join(map(str, case["shape"])), *cells)
+    cases = result["cases"]
+    shapes = [", ".join(map(str, case["shape"])) for case in cases]
+    table = Table("B, H, N, D", *shapes, title="forward + backward, ms (times torch without bias)")
+    names = list(cases[0]["milliseconds"])
+    for name in names:
+        times = [(case["milliseconds"].get(name), case["milliseconds"][names[0]]) for case in cases]
+        table.add_row(name, *("-" if ms is None else f"{ms:.0f} ({ms / base:.1f}x)" for ms, base in times))
     Console().print(table)
 
 

@@ -16,9 +16,10 @@ from falloff.attention.dropout import keep_mask
 from falloff.attention.masks import visible
 from falloff.attention.tile_bias import Tile, TileBias, tile_bias
 
-# Tiles of at most 256 x 1024, and as many heads and batch entries at once as keep the scores within 2 MB of float32: a
-# tile stays in a core's cache through the dozen elementwise passes of plain torch. `benchmarks/blockwise.md` has figures.
-_ROWS, _KEYS, _SCORES = 256, 1024, 1 << 19
+# Tiles of at most 64 x 1024, and as many heads and batch entries at once as keep the scores within 2 MB of float32: a tile
+# stays in cache through the dozen elementwise passes of plain torch, and what a form works out for a tile serves many
+# heads. `benchmarks/blockwise.md` has the figures.
+_ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
 
 
 def refusal(query: Tensor, call: Call) -> str | None:

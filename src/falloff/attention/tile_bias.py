@@ -16,8 +16,6 @@ from torch import Tensor
 from falloff.forms import Band, Form, Strip, Warp
 from falloff.shapes import Float, Int
 
-_PIECE = 1 << 15  # scores of one head whose segments are looked at together: what that takes stays in cache
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -173,9 +171,9 @@ class BandTiles:
 class WarpTiles:
     """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s.
 
-    Computed as one product a piece: (slope | intercept) of all heads times the features (x in its segment, 0 elsewhere |
-    1 in its segment, 0 elsewhere). The features serve all heads, few segments meet a piece, and the gradient of the lines
-    is the product with the features transposed. Looking up each element's line instead took twice as long.
+    Computed as one product: (slope | intercept) of all heads times the features (x in its segment, 0 elsewhere | 1 in its
+    segment, 0 elsewhere). The features serve all heads, a tile meets few segments, and the gradient of the lines is the
+    product with the features transposed. Looking up the line of each score instead took twice as long.
     """
 
     def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
@@ -184,50 +182,44 @@ class WarpTiles:
         self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
         self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
 
-    def _pieces(self, tile: Tile) -> Iterator["WarpPiece"]:
-        """The tile cut by rows, and by batch entry where `a` differs among them."""
+    def _warped(self, tile: Tile) -> Iterator[tuple[slice, "WarpedTile"]]:
+        """The tile's x and its segments, for all batch entries at once, or for each where `a` differs among them."""
         distance = tile.falling_offsets(self.g.device).abs().clamp(max=self.g.shape[0] - 1)
-        g = hankel(self.g[distance], tile)
-        step = max(_PIECE // tile.num_keys, 1)
-        by_entry = self.a[None] if self.a.dim() == 1 else self.a[tile.batch]
-        for entry, a in enumerate(by_entry[:, tile.rows].flip(1)[..., None]):
-            entries = slice(None) if self.a.dim() == 1 else slice(entry, entry + 1)
-            for start in range(0, tile.num_rows, step):
-                rows = slice(start, min(start + step, tile.num_rows))
-                yield WarpPiece(entries, rows, g[rows].contiguous(), a[rows], self.knots)
+        g = hankel(self.g[distance], tile).contiguous()  # else x takes over the view's unusual strides
+        if self.a.dim() == 1:
+            yield slice(None), WarpedTile(g, self.a[tile.rows], self.knots)
+            return
+        for entry, a in enumerate(self.a[tile.batch, tile.rows]):
+            yield slice(entry, entry + 1), WarpedTile(g, a, self.knots)
 
     def add_to(self, scores: Tensor, tile: Tile) -> None:
-        for piece in self._pieces(tile):
-            lines = torch.cat([self.slope[tile.heads, piece.present], self.intercept[tile.heads, piece.present]], dim=1)
-            bias = lines @ torch.cat([piece.indicator * piece.x, piece.indicator])
-            scores[piece.entries, :, piece.rows] += bias.view(-1, *piece.g.shape)
+        for entries, warped in self._warped(tile):
+            lines = torch.cat([table[tile.heads, warped.present] for table in (self.slope, self.intercept)], dim=1)
+            bias = lines @ torch.cat([warped.indicator * warped.x, warped.indicator])
+            scores[entries] += bias.view(-1, tile.num_rows, tile.num_keys)
 
     def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        grad_g = grad_scores.new_zeros(tile.num_rows, tile.num_keys)
-        grad_a = self.grad_a if self.a.dim() == 1 else self.grad_a[tile.batch]
-        for piece in self._pieces(tile):
-            by_head = grad_scores[piece.entries, :, piece.rows].sum(0).flatten(1)
-            self.grad_slope[tile.heads, piece.present] += by_head @ (piece.indicator * piece.x).T
-            self.grad_intercept[tile.heads, piece.present] += by_head @ piece.indicator.T
-            per_segment = self.slope[tile.heads, piece.present].T @ by_head
-            grad_x = (per_segment * piece.indicator).sum(0).view(piece.g.shape)
-            grad_g[piece.rows] += grad_x * piece.a
-            rows = slice(tile.rows.stop - piece.rows.stop, tile.rows.stop - piece.rows.start)
-            target = grad_a[rows] if self.a.dim() == 1 else grad_a[piece.entries, rows]
-            target += (grad_x * piece.g).sum(-1).flip(-1)
-        self.sums.add(grad_g[None], tile, slice(0, 1))
+        for entries, warped in self._warped(tile):
+            by_head = grad_scores[entries].sum(0).flatten(1)
+            self.grad_slope[tile.heads, warped.present] += by_head @ (warped.indicator * warped.x).T
+            self.grad_intercept[tile.heads, warped.present] += by_head @ warped.indicator.T
+            per_segment = self.slope[tile.heads, warped.present].T @ by_head
+            grad_x = (per_segment * warped.indicator).sum(0).view(warped.g.shape)
+            grad_a = self.grad_a if self.a.dim() == 1 else self.grad_a[tile.batch][entries][0]
+            grad_a[tile.rows] += (grad_x * warped.g).sum(-1).flip(-1)
+            self.sums.add((grad_x * warped.a)[None], tile, slice(0, 1))
 
     def gradients(self) -> list[Tensor]:
         grad_g = self.sums.at_distances(self.g.shape[0])[0]
         return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
 
 
-class WarpPiece:
-    """Some rows of a tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and which segment each x lies in."""
+class WarpedTile:
+    """A tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and in which of the segments present each x lies."""
 
-    def __init__(self, entries: slice, rows: slice, g: Tensor, a: Tensor, knots: Tensor) -> None:
-        self.entries, self.rows, self.g, self.a = entries, rows, g, a
-        self.x = (g * a).flatten()
+    def __init__(self, g: Tensor, a: Tensor, knots: Tensor) -> None:
+        self.g, self.a = g, a.flip(0)[:, None]
+        self.x = (self.g * self.a).flatten()
         segment = torch.bucketize(self.x, knots, out_int32=True)
         self.present = slice(int(segment.min()), int(segment.max()) + 1)
         numbers = torch.arange(self.present.start, self.present.stop, device=segment.device)
