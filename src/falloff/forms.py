@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from falloff.offsets import offset_matrix
+from falloff.offsets import is_position, offset_matrix
 from falloff.shapes import Float
 
 
@@ -36,7 +36,7 @@ def _check_float_tensor(argument: str, tensor: object) -> None:
         raise ValueError(f"{argument}: got dtype {tensor.dtype}, expected a floating point dtype")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
     """What the three forms share: their tensors as a list, for the operators, and back."""
 
@@ -67,7 +67,7 @@ class Form:
         """Refuse a call whose sizes this form does not fit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strip(Form):
     """A bias that depends on the offset alone: values[h, clamp(offset - start, 0, K - 1)].
 
@@ -91,12 +91,7 @@ class Strip(Form):
     def __post_init__(self) -> None:
         _check_float_tensor("values", self.values)
         _check(self.values.dim() == 2 and self.values.shape[1] >= 1, "values", self.values, "shape (H, K) with K >= 1")
-        _check(
-            isinstance(self.start, int | torch.SymInt) and not isinstance(self.start, bool),
-            "start",
-            self.start,
-            "an int",
-        )
+        _check(is_position(self.start), "start", self.start, "an int")
 
     @property
     def num_heads(self) -> int:
@@ -110,7 +105,7 @@ class Strip(Form):
         return self.values[:, (offsets - self.start).clamp(0, self.values.shape[1] - 1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Band(Form):
     """A bias of its own for each query row, within a fixed extent: values[b, h, r, offset], else 0.
 
@@ -156,7 +151,7 @@ class Band(Form):
         return torch.where(inside, self.values.gather(-1, index), 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Warp(Form):
     """A piecewise linear function of a warped offset: x = g[abs(offset)] * a[r], then slope[h, s] * x + intercept[h, s].
 
@@ -167,7 +162,7 @@ class Warp(Form):
         g: (K,), the warped distance at abs(offset); beyond K - 1 the last value holds.
         a: (N,) or (B, N), the multiplier of each query row.
         knots: (S - 1,), rising.
-        slope, intercept: (H, S), the line of each segment.
+        slope, intercept: (H, S), the line of each segment; finite (masks hide keys, a warp does not).
 
     >>> g, a = torch.arange(4.0), torch.ones(2)
     >>> Warp(g, a, torch.tensor([1.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.5]])).dense(2, 4)
@@ -195,6 +190,9 @@ class Warp(Form):
             tensor = getattr(self, name)
             _check(tensor.dim() == 2 and tensor.shape[1] == segments, name, tensor, f"shape (H, {segments})")
         _check(self.slope.shape == self.intercept.shape, "intercept", self.intercept, "the shape of slope")
+        for name in self.tensor_names:
+            if getattr(self, name).device != self.g.device:
+                raise ValueError(f"{name}: got device {getattr(self, name).device}, expected g's device {self.g.device}")
 
     @property
     def num_heads(self) -> int:

@@ -11,15 +11,34 @@ from torch import Tensor
 from falloff.shapes import Int
 
 IntLike = int | torch.SymInt
+_FARTHEST = 2**60  # positions and offsets are int64
+
+
+def check_count(argument: str, value: object, least: int) -> None:
+    """Refuse a value that is not a whole number of at least `least`."""
+    if not isinstance(value, IntLike) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{argument}: got {value!r}, expected an int of at least {least}")
+
+
+def is_position(value: object) -> bool:
+    """Whether a value is a whole number that can stand for a position or an offset."""
+    return isinstance(value, IntLike) and not isinstance(value, bool) and -_FARTHEST <= value <= _FARTHEST
 
 
 def check_query_start(query_start: object) -> None:
-    """Refuse a `query_start` that is not None or a whole number."""
-    if query_start is not None and (not isinstance(query_start, IntLike) or isinstance(query_start, bool)):
+    """Refuse a `query_start` that is not None or a position."""
+    if query_start is not None and not is_position(query_start):
         raise ValueError(
             f"query_start: got {query_start!r}, expected None or an int, the position of the first query counted from "
             "the first key"
         )
+
+
+def check_offsets(offsets: object) -> None:
+    """Refuse offsets that are not a tensor of integers."""
+    if not isinstance(offsets, Tensor) or offsets.dtype.is_floating_point or offsets.dtype in (torch.bool, torch.complex64):
+        got = offsets.dtype if isinstance(offsets, Tensor) else type(offsets).__name__
+        raise ValueError(f"offsets: got {got}, expected a tensor of integers")
 
 
 def first_query_position(num_queries: int, num_keys: int, query_start: int | None = None) -> int:
@@ -27,6 +46,8 @@ def first_query_position(num_queries: int, num_keys: int, query_start: int | Non
 
     With that default one query against a cache of M keys is the last row of the square case.
     """
+    check_count("num_queries", num_queries, 0)
+    check_count("num_keys", num_keys, 0)
     check_query_start(query_start)
     return num_keys - num_queries if query_start is None else query_start
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from attention.cases import BIASES, bias_of, results, tensors
-from falloff import ALiBi, T5Bias, attention
-from falloff.attention import blockwise
+from falloff import ALiBi, Band, Scheme, Strip, T5Bias, Warp, attention
+from falloff.attention import blockwise, tile_bias
 
 
 @pytest.fixture(params=[(3, 5, 1), (4, 7, 60), (64, 1024, 1 << 19)], ids=["tiny tiles", "small tiles", "as shipped"])
@@ -81,6 +81,62 @@ def test_ragged_sizes(batch, heads, num_queries, num_keys, head_size, name, caus
     query, key, value = tensors(batch, *heads, num_queries, num_keys, head_size)
     bias, leaves = bias_of(name, heads[0], batch, num_queries)
     agree(query, key, value, bias, leaves, rtol=1e-9, causal=causal, window=window)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["strip", "band", "warp", "warp by text", "fire beyond L", "none"]), st.data())
+def test_any_form_with_any_masks(seed, kind, data):
+    """Also forms that no scheme makes (ends anywhere, too short, some tensors frozen), all masks at once, in tiny tiles."""
+    torch.manual_seed(seed)
+    pick = data.draw
+    batch, (heads, groups) = pick(st.integers(1, 3)), pick(st.sampled_from([(1, 1), (4, 2), (6, 3), (4, 1)]))
+    documents = pick(st.booleans())
+    num_queries = pick(st.integers(1, 30))
+    num_keys = num_queries if documents else pick(st.integers(1, 30))
+
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=pick(st.booleans()))
+
+    if kind == "strip":
+        bias = Strip(leaf(heads, pick(st.integers(1, 12))), pick(st.integers(-50, 50)))
+    elif kind == "band":
+        bias = Band(leaf(batch, heads, num_queries, pick(st.integers(1, 40))))
+    elif kind.startswith("warp"):
+        segments = pick(st.integers(1, 5))
+        knots = torch.randn(segments - 1, dtype=torch.float64).sort().values
+        a = leaf(*((batch, num_queries) if kind == "warp by text" else (num_queries,)))
+        bias = Warp(leaf(pick(st.integers(1, 40))), a, knots, leaf(heads, segments), leaf(heads, segments))
+    else:
+        bias, _ = bias_of(kind, heads, batch, num_queries)
+    masks = {
+        "causal": pick(st.booleans()),
+        "window": pick(st.sampled_from([None, 1, 3, 50])),
+        "key_mask": torch.rand(batch, num_keys) > 0.4 if pick(st.booleans()) else None,
+        "document_ids": torch.randint(-2, 3, (batch, num_queries)) if documents else None,
+        "query_start": None if documents else pick(st.sampled_from([None, 0, -5, -100, 7, 200])),
+        "dropout_p": pick(st.sampled_from([0.0, 0.3, 1.0])),
+        "bias_scale": pick(st.sampled_from([1.0, 0.0, -2.0])),
+        "scale": pick(st.sampled_from([None, 0.0, -1.0])),
+    }
+    query, key, value = tensors(batch, heads, groups, num_queries, num_keys, 5)
+    made_of = [] if bias is None else bias.parameters() if isinstance(bias, Scheme) else bias.tensors
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("_ROWS", "_KEYS", "_SCORES"), pick(st.sampled_from([(3, 5, 1), (8, 8, 300)])), strict=True):
+            patch.setattr(blockwise, name, size)
+        patch.setattr(tile_bias, "_FEATURES", pick(st.sampled_from([1, 60, 1 << 20])))
+        agree(query, key, value, bias, [leaf for leaf in made_of if leaf.requires_grad], rtol=1e-9, **masks)
+
+
+@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+def test_rows_that_see_nothing_have_no_gradient_whatever_comes_back(impl):
+    query, key, value = tensors(2, 2, 1, 6, 6, 4)
+    key_mask = torch.arange(6) >= torch.tensor([[2], [0]])
+    bias = T5Bias(2).double()
+    out, lse = attention(query, key, value, bias, causal=True, key_mask=key_mask, return_lse=True, impl=impl)
+    loss = out.sum() + torch.where(lse == -torch.inf, 0.0, lse**2).sum()  # the square of -inf sends an infinity back
+    grads = torch.autograd.grad(loss, [query, key, value, bias.weight])
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert (grads[0][0, :, :2] == 0).all()
 
 
 @pytest.mark.parametrize("sizes", [(0, 4, 4), (2, 0, 4), (2, 4, 0), (2, 0, 0)], ids=str)

@@ -35,16 +35,20 @@ def forms(heads, batch, num_queries):
         "strip": Strip(leaf(heads, 6), start=-2),
         "band": Band(leaf(batch, heads, num_queries, 4)),
         "warp": Warp(leaf(12), leaf(num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
+        "strided warp": Warp(
+            leaf(12), leaf(num_queries, batch).mT, knots.flip(0).flip(0), leaf(4, heads).T, leaf(4, heads).T
+        ),
         "warp by text": Warp(leaf(12), leaf(batch, num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
     }
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text"])
+@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text", "strided warp"])
 def test_opcheck(name, masked):
     form = forms(4, 2, 7)[name]
     query, key, value = tensors(2, 4, 2, 7, 7, 4)
-    tensors_of_form = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in form.tensors] if form else []
+    grads = [tensor.requires_grad for tensor in form.tensors] if form else []
+    tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
     masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)
     settings = (True, 0.5, 0, 5 if masked else None, 0.2 if masked else 0.0, "blockwise")
     start = getattr(form, "start", 0)

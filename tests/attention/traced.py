@@ -32,6 +32,39 @@ def test_compile_to_one_graph(name, dynamic):
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 4, "bias_scale": 0.5, "scale": 0.3},
+        {"key_mask": True, "dropout_p": 0.1},
+        {"document_ids": True},
+        {"query_start": 3},
+        {"return_lse": True, "causal": False},
+    ],
+    ids=str,
+)
+def test_compile_with_every_argument(settings):
+    torch._dynamo.reset()
+    bias = FIRE(4, init_L=4)
+    masks = {"key_mask": torch.arange(9) > torch.tensor([[2], [0]]), "document_ids": torch.arange(9).expand(2, -1) // 4}
+    settings = {"causal": True, **settings, **{name: mask for name, mask in masks.items() if name in settings}}
+
+    def run(query, key, value):
+        return attention(query, key, value, bias, **settings)
+
+    inputs = tensors(2, 4, 2, 9, 9, 8, torch.float32)
+    leaves = [*inputs, *bias.parameters()]
+    both = []
+    for function in (run, torch.compile(run, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        out = function(*inputs)
+        loss = sum(
+            torch.where(part == -torch.inf, 0.0, part).sin().sum() for part in (out if isinstance(out, tuple) else (out,))
+        )
+        both.append([loss, *torch.autograd.grad(loss, leaves)])
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_compile_with_inductor():
     torch._dynamo.reset()

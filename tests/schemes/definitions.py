@@ -19,7 +19,7 @@ def t5(scheme, i, j):
     if n < exact:
         bucket = n
     else:
-        # A tenth of an ulp of slack stands in for exact arithmetic; tests/schemes/test_t5.py checks boundaries exactly.
+        # Some slack stands in for exact arithmetic; test_facts.py checks the boundaries in integers.
         share = math.log(n / exact) / math.log(scheme.max_distance / exact) * (buckets - exact)
         bucket = min(buckets - 1, exact + math.floor(share + 1e-12))
     return list(scheme.weight[shift + bucket])

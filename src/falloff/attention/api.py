@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from falloff.attention import ops, reference
-from falloff.attention.call import Call
+from falloff.attention.call import Call, sum_dtype
 from falloff.attention.dropout import new_seed
 from falloff.attention.masks import text_start
-from falloff.forms import Form
-from falloff.offsets import IntLike, check_query_start, first_query_position
+from falloff.forms import Form, form_from_tensors
+from falloff.offsets import check_query_start, first_query_position, is_position
 from falloff.schemes import Scheme
 from falloff.shapes import Bool, Float, Int
 
@@ -88,7 +88,8 @@ def attention(
             a cache of M keys is the last row of the square case.
         window: keys more than window - 1 in the past are hidden; at least 1.
         key_mask: (B, M) bool, True where a key may be attended to: padding on either side.
-        document_ids: (B, N) integers for packed documents: attention only within one. Needs N = M and no query_start.
+        document_ids: (B, N) integers for packed documents: attention only within one. Needs N = M, query_start
+            None or 0.
         dropout_p: probability with which a weight is dropped; the seed comes from torch's generator. For training: pass 0
             when evaluating.
         return_lse: whether to return the log-sum-exp of each row too. It has a gradient.
@@ -158,10 +159,14 @@ def _check_tensors(query: object, key: object, value: object) -> None:
     groups = key.shape[1]
     if key.shape[0] != batch or key.shape[3] != head_size:
         _refuse("key", f"shape {tuple(key.shape)}", f"(B, G, M, D) with B = {batch} and D = {head_size} as in query")
-    if (groups == 0) != (heads == 0) or (groups and heads % groups):
+    if heads == 0:
+        _refuse("query", "0 heads", "at least one")
+    if groups == 0 or heads % groups:
         _refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query")
     if value.shape != key.shape:
         _refuse("value", f"shape {tuple(value.shape)}", f"the shape of key, {tuple(key.shape)}")
+    if query.device.type == "meta":
+        _refuse("query", "device meta", "a device that computes")
     for name, tensor in (("key", key), ("value", value)):
         if tensor.device != query.device:
             _refuse(name, f"device {tensor.device}", f"query's device {query.device}")
@@ -185,7 +190,7 @@ def _check_settings(
         number = isinstance(factor, int | float | torch.SymFloat) and not isinstance(factor, bool)
         if not number or not -math.inf < factor < math.inf:  # type: ignore[operator]
             _refuse(name, repr(factor), "a finite number" + (" or None" if name == "scale" else ""))
-    if window is not None and (not isinstance(window, IntLike) or isinstance(window, bool) or window < 1):
+    if window is not None and (not is_position(window) or window < 1):  # type: ignore[operator]
         _refuse("window", repr(window), "None or an int of at least 1")
     if not isinstance(dropout_p, int | float) or isinstance(dropout_p, bool) or not 0 <= dropout_p <= 1:
         _refuse("dropout_p", repr(dropout_p), "a probability from 0 to 1")
@@ -208,13 +213,14 @@ def _check_masks(query: Tensor, key: Tensor, key_mask: object, document_ids: obj
         if not isinstance(document_ids, Tensor):
             _refuse("document_ids", type(document_ids).__name__, expected)
             return
-        integers = not document_ids.is_floating_point() and document_ids.dtype != torch.bool
+        dtype = document_ids.dtype
+        integers = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
         if not integers or document_ids.shape != (batch, num_queries) or document_ids.device != query.device:
             _refuse("document_ids", f"{document_ids.dtype} {tuple(document_ids.shape)} on {document_ids.device}", expected)
         if num_queries != num_keys:
             _refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")
         if query_start is not None and query_start != 0:
-            _refuse("query_start", query_start, "None where document_ids are given")
+            _refuse("query_start", query_start, "None or 0 where document_ids are given")
 
 
 def _autocasts(query: Tensor) -> bool:
@@ -258,8 +264,11 @@ def _form_of(
     if isinstance(bias, Form):
         bias.check_call(batch, num_queries, num_keys)
         form = bias
-        if dense:
-            matrix = bias.dense(num_queries, num_keys, query_start)
+        if dense:  # computed in the precision of the scores, as the tiles of a kernel are
+            raised = [tensor.to(sum_dtype(query)) for tensor in bias.tensors]
+            matrix = form_from_tensors(bias.kind, raised, getattr(bias, "start", 0)).dense(
+                num_queries, num_keys, query_start
+            )
     else:
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
         start = None if bias.toeplitz else text_start(num_queries, key_mask, document_ids)

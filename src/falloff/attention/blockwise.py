@@ -16,9 +16,9 @@ from falloff.attention.dropout import keep_mask
 from falloff.attention.masks import visible
 from falloff.attention.tile_bias import Tile, TileBias, tile_bias
 
-# Tiles of at most 64 x 1024, and as many heads and batch entries at once as keep the scores within 2 MB of float32: a tile
-# stays in cache through the dozen elementwise passes of plain torch, and what a form works out for a tile serves many
-# heads. `benchmarks/blockwise.md` has the figures.
+# Tiles of at most 64 x 1024 (query heads that share a key head count as rows), and as many heads and batch entries at once
+# as keep the scores within 2 MB of float32: a tile stays in cache through the dozen elementwise passes of plain torch, and
+# what a form works out for a tile serves many heads. `benchmarks/blockwise.md` has the figures.
 _ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
 
 
@@ -38,8 +38,9 @@ class _Heads:
         self.device, self.dtype = query.device, sum_dtype(query)
 
     def row_blocks(self) -> Iterator[slice]:
-        for start in range(0, self.num_queries, _ROWS):
-            yield slice(start, min(start + _ROWS, self.num_queries))
+        step = _rows_at_once(self.fold)
+        for start in range(0, self.num_queries, step):
+            yield slice(start, min(start + step, self.num_queries))
 
     def tiles(self, rows: slice) -> Iterator[Tile]:
         """The tiles of these rows that are not wholly hidden by `causal` or `window`."""
@@ -112,13 +113,15 @@ class _Heads:
         return torch.arange(tile.rows.stop - 1, tile.rows.start - 1, -1, device=self.device)
 
 
+def _rows_at_once(fold: int) -> int:
+    return max(_ROWS // fold, 1)
+
+
 def _split_heads(query: Tensor, key: Tensor, call: Call) -> Iterator[_Heads]:
     """Cut batch and key heads so that a tile of scores stays within its size."""
     batch, groups = query.shape[0], key.shape[1]
-    if batch == 0 or groups == 0:
-        return
     fold = query.shape[1] // groups
-    tile = max(fold * min(query.shape[2], _ROWS) * min(key.shape[2], _KEYS), 1)
+    tile = max(fold * min(query.shape[2], _rows_at_once(fold)) * min(key.shape[2], _KEYS), 1)
     groups_at_once = min(max(_SCORES // tile, 1), groups)
     batch_at_once = max(_SCORES // (tile * groups), 1) if groups_at_once == groups else 1
     for b in range(0, batch, batch_at_once):
@@ -183,6 +186,8 @@ def backward(
         torch.zeros_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) if needed else None
         for tensor, needed in ((key, needs_key), (value, needs_value))
     )
+    if grad_lse is not None:  # what comes back for a row that saw nothing may be anything, also NaN
+        grad_lse = grad_lse.masked_fill(lse == -torch.inf, 0.0)
     bias = _bias(query, key, call)
     for part in _split_heads(query, key, call):
         for rows in part.row_blocks():

@@ -127,7 +127,9 @@ def fused_attention_backward(
     grads += form_grads if form_grads is not None else [None] * len(form_tensors)
     inputs = (query, key, value, *form_tensors)
     return [
-        tensor.new_empty(0) if grad is None else grad.to(tensor.dtype) for tensor, grad in zip(inputs, grads, strict=True)
+        # Contiguous, as the fake promises, whatever strides an implementation's sums took over from the inputs.
+        tensor.new_empty(0) if grad is None else grad.to(tensor.dtype).contiguous()
+        for tensor, grad in zip(inputs, grads, strict=True)
     ]
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from falloff.forms import Band, Form, Strip, Warp
 from falloff.shapes import Float, Int
 
+_FEATURES = 1 << 22  # entries of a warp's features at once: all segments of a network of width 32 over a whole tile
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -139,8 +141,8 @@ class BandTiles:
     """values[b, h, i, offset] for 0 <= offset < E, else 0: only the keys within the extent are touched."""
 
     def __init__(self, form: Band, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
-        self.values, self.extent = form.values, form.values.shape[3]
-        self.grad_values = torch.zeros_like(form.values, dtype=dtype, memory_format=torch.contiguous_format)
+        self.values, self.extent, self.dtype = form.values, form.values.shape[3], dtype
+        self.grad_values: Tensor | None = None  # as large as the band: not before it is needed
 
     def add_to(self, scores: Tensor, tile: Tile) -> None:
         # Keys that some row of the tile has within its extent: top - r - c in 0 .. E - 1.
@@ -162,9 +164,12 @@ class BandTiles:
         keys = tile.top - rows - torch.arange(first, last, device=grad_scores.device)
         picked = grad_scores.gather(-1, keys.clamp(0, tile.num_keys - 1).expand(*grad_scores.shape[:2], -1, -1))
         picked = picked.masked_fill_((keys < 0) | (keys >= tile.num_keys), 0.0)
+        self.grad_values = self.gradients()[0]
         self.grad_values[tile.batch, tile.heads, tile.rows, first:last] += picked.flip(2)
 
     def gradients(self) -> list[Tensor]:
+        if self.grad_values is None:
+            return [self.values.new_zeros(self.values.shape, dtype=self.dtype)]
         return [self.grad_values]
 
 
@@ -182,32 +187,40 @@ class WarpTiles:
         self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
         self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
 
-    def _warped(self, tile: Tile) -> Iterator[tuple[slice, "WarpedTile"]]:
-        """The tile's x and its segments, for all batch entries at once, or for each where `a` differs among them."""
+    def _warped(self, tile: Tile) -> Iterator[tuple[slice, slice, "WarpedTile"]]:
+        """The tile's x and its segments, for all batch entries at once, or for each where `a` differs among them.
+
+        The tile of a wide network is cut by rows, so that the features have one size whatever the number of segments is.
+        """
         distance = tile.falling_offsets(self.g.device).abs().clamp(max=self.g.shape[0] - 1)
-        g = hankel(self.g[distance], tile).contiguous()  # else x takes over the view's unusual strides
-        if self.a.dim() == 1:
-            yield slice(None), WarpedTile(g, self.a[tile.rows], self.knots)
-            return
-        for entry, a in enumerate(self.a[tile.batch, tile.rows]):
-            yield slice(entry, entry + 1), WarpedTile(g, a, self.knots)
+        g = hankel(self.g[distance], tile)
+        step = max(_FEATURES // (self.slope.shape[1] * tile.num_keys), 1)
+        by_entry = self.a[None] if self.a.dim() == 1 else self.a[tile.batch]
+        for entry, a in enumerate(by_entry[:, tile.rows].flip(1)):
+            entries = slice(None) if self.a.dim() == 1 else slice(entry, entry + 1)
+            for start in range(0, tile.num_rows, step):
+                rows = slice(start, min(start + step, tile.num_rows))
+                yield entries, rows, WarpedTile(g[rows], a[rows], self.knots)
 
     def add_to(self, scores: Tensor, tile: Tile) -> None:
-        for entries, warped in self._warped(tile):
+        for entries, rows, warped in self._warped(tile):
             lines = torch.cat([table[tile.heads, warped.present] for table in (self.slope, self.intercept)], dim=1)
             bias = lines @ torch.cat([warped.indicator * warped.x, warped.indicator])
-            scores[entries] += bias.view(-1, tile.num_rows, tile.num_keys)
+            scores[entries, :, rows] += bias.view(-1, *warped.g.shape)
 
     def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        for entries, warped in self._warped(tile):
-            by_head = grad_scores[entries].sum(0).flatten(1)
+        grad_g = grad_scores.new_zeros(tile.num_rows, tile.num_keys)
+        for entries, rows, warped in self._warped(tile):
+            by_head = grad_scores[entries, :, rows].sum(0).flatten(1)
             self.grad_slope[tile.heads, warped.present] += by_head @ (warped.indicator * warped.x).T
             self.grad_intercept[tile.heads, warped.present] += by_head @ warped.indicator.T
             per_segment = self.slope[tile.heads, warped.present].T @ by_head
             grad_x = (per_segment * warped.indicator).sum(0).view(warped.g.shape)
             grad_a = self.grad_a if self.a.dim() == 1 else self.grad_a[tile.batch][entries][0]
-            grad_a[tile.rows] += (grad_x * warped.g).sum(-1).flip(-1)
-            self.sums.add((grad_x * warped.a)[None], tile, slice(0, 1))
+            last = tile.rows.stop - rows.start  # rows are held in reverse
+            grad_a[last - len(warped.g) : last] += (grad_x * warped.g).sum(-1).flip(-1)
+            grad_g[rows] += grad_x * warped.a
+        self.sums.add(grad_g[None], tile, slice(0, 1))
 
     def gradients(self) -> list[Tensor]:
         grad_g = self.sums.at_distances(self.g.shape[0])[0]
@@ -215,10 +228,10 @@ class WarpTiles:
 
 
 class WarpedTile:
-    """A tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and in which of the segments present each x lies."""
+    """Rows of a tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and in which segment each x lies."""
 
     def __init__(self, g: Tensor, a: Tensor, knots: Tensor) -> None:
-        self.g, self.a = g, a.flip(0)[:, None]
+        self.g, self.a = g.contiguous(), a[:, None]  # else x takes over the unusual strides of a view
         self.x = (self.g * self.a).flatten()
         segment = torch.bucketize(self.x, knots, out_int32=True)
         self.present = slice(int(segment.min()), int(segment.max()) + 1)

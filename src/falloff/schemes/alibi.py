@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count
+from falloff.schemes.base import Scheme
 from falloff.shapes import Float, Int
 
 

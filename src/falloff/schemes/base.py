@@ -1,22 +1,23 @@
 """What every scheme is: a module that knows its bias at any offset, and gives it as a form or as a dense tensor."""
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from falloff.forms import Form, Strip
-from falloff.offsets import IntLike, offset_matrix, offset_range
+from falloff.offsets import offset_matrix, offset_range
 from falloff.shapes import Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_count(argument: str, value: object, least: int) -> None:
-    """Refuse a value that is not a whole number of at least `least`."""
-    if not isinstance(value, IntLike) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{argument}: got {value!r}, expected an int of at least {least}")
+def check_std(std: object) -> None:
+    """Refuse a standard deviation that is not a finite number of at least 0."""
+    if not isinstance(std, int | float) or isinstance(std, bool) or not 0 <= std < math.inf:
+        raise ValueError(f"std: got {std!r}, expected a finite number of at least 0")
 
 
 class Scheme(nn.Module):
@@ -78,7 +79,6 @@ class Scheme(nn.Module):
         Returns:
             A `Strip`, or for schemes that are not Toeplitz a `Band` or `Warp`.
         """
-        self._check_sizes(num_queries, num_keys)
         lowest, highest = offset_range(num_queries, num_keys, query_start)
         # A reach is a constant of the scheme, so such a strip has one length whatever N and M are: nothing to recompile.
         if self.future_reach is not None:
@@ -99,7 +99,6 @@ class Scheme(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """The whole bias (H, N, M), or (B, H, N, M), from the definition and not by way of the form; as for `form`."""
-        self._check_sizes(num_queries, num_keys)
         offsets = offset_matrix(num_queries, num_keys, query_start, self._device(device))
         values = self._values_at(offsets.flatten(), dtype)
         return values.view(values.shape[0], *offsets.shape)
@@ -130,10 +129,6 @@ class Scheme(nn.Module):
                 f"(num_heads, {offsets.shape[0]})"
             )
         return values.to(dtype or self._dtype())
-
-    def _check_sizes(self, num_queries: object, num_keys: object) -> None:
-        check_count("num_queries", num_queries, 0)
-        check_count("num_keys", num_keys, 0)
 
     def _device(self, device: torch.device | str | None) -> torch.device | str:
         if device is not None:

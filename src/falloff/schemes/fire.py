@@ -1,11 +1,13 @@
 """FIRE: a small network over a distance that is progressively interpolated into 0 .. 1."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from falloff.forms import Form, Warp
-from falloff.offsets import first_query_position, offset_matrix, offset_range
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count, first_query_position, offset_matrix, offset_range
+from falloff.schemes.base import Scheme
 from falloff.shapes import Float, Int
 
 _EPSILON = 1e-6
@@ -25,7 +27,7 @@ class FIRE(Scheme):
         init_L: start value of the threshold L; `L_multiplier` (start 1) times it is learned.
 
     Parameters `mlp` (Sequential of Linear, ReLU, Linear), `c` and `L_multiplier`, buffer `init_L`, named as in the paper's
-    code.
+    code. A model in bfloat16 keeps `init_L` in eight bits too: powers of two stay exact.
 
     Raises:
         ValueError: for settings out of range.
@@ -47,8 +49,8 @@ class FIRE(Scheme):
         check_count("num_heads", num_heads, 1)
         check_count("width", width, 1)
         for name, value in (("init_c", init_c), ("init_L", init_L)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name}: got {value!r}, expected a number above 0")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
         self.num_heads = num_heads
         self.width = width
         self.init_c = float(init_c)
@@ -76,7 +78,6 @@ class FIRE(Scheme):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Form:
-        self._check_sizes(num_queries, num_keys)
         lowest, highest = offset_range(num_queries, num_keys, query_start)
         last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
         if self._knows_threshold() and last_position < self.threshold().item():
@@ -103,7 +104,6 @@ class FIRE(Scheme):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        self._check_sizes(num_queries, num_keys)
         device = self._device(device)
         distance = offset_matrix(num_queries, num_keys, query_start, device).abs()
         normaliser = self._normaliser(num_queries, num_keys, query_start, text_start, device)
@@ -128,6 +128,8 @@ class FIRE(Scheme):
         """psi(max(i, L)) + 1e-6 for each row, (N,) or (B, N): i counts from the start of the row's own text."""
         positions = torch.arange(num_queries, device=device) + first_query_position(num_queries, num_keys, query_start)
         if text_start is not None:
+            if text_start.dim() != 2 or text_start.shape[1] != num_queries:
+                raise ValueError(f"text_start: got shape {tuple(text_start.shape)}, expected (B, {num_queries})")
             positions = positions - text_start
         return self._psi(torch.maximum(positions, self.threshold())) + _EPSILON
 

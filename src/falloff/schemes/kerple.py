@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count
+from falloff.schemes.base import Scheme
 from falloff.shapes import Float, Int
 
 _LEAST = 0.01  # the published code keeps every parameter at or above this

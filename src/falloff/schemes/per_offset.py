@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count, check_offsets
+from falloff.schemes.base import Scheme, check_std
 from falloff.shapes import Float, Int
 
 
@@ -38,6 +39,7 @@ class PerOffsetBias(Scheme):
     def __init__(self, num_heads: int, max_distance: int = 128, bidirectional: bool = False, *, std: float = 0.02) -> None:
         super().__init__()
         check_count("num_heads", num_heads, 1)
+        check_std(std)
         check_count("max_distance", max_distance, 1)
         if not isinstance(bidirectional, bool):
             raise ValueError(f"bidirectional: got {bidirectional!r}, expected True or False")
@@ -50,6 +52,7 @@ class PerOffsetBias(Scheme):
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The row of `weight` for each offset."""
+        check_offsets(offsets)
         lowest = -self.max_distance if self.bidirectional else 0
         return offsets.clamp(lowest, self.max_distance) - lowest
 

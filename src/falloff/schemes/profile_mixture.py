@@ -6,15 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from falloff.forms import Band
-from falloff.offsets import offset_matrix
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count, first_query_position, offset_matrix
+from falloff.schemes.base import Scheme
 from falloff.shapes import Float
 
 
 class ProfileMixture(Scheme):
     """A bias that each query chooses for itself: state[b, h, i] . profiles[:, n] for 0 <= n < extent, else 0.
 
-    The states come from the model with every call: `attention(query, key, value, mixture(state))`.
+    The states come from the model with every call: `attention(query, key, value, mixture(state))`. The band has the dtype
+    and device of the states (under autocast, that of any other product), as the bias is content here and not position.
 
     Args:
         num_heads: H.
@@ -68,6 +69,7 @@ class ProfileMixture(Scheme):
     ) -> Band:
         if state is None:
             self.at(torch.empty(0))
+        first_query_position(num_queries, num_keys, query_start)  # refuses what is no size or position
         self._check_state(state, num_queries)
         return self.forward(state)
 
@@ -82,6 +84,7 @@ class ProfileMixture(Scheme):
     ) -> Float[Tensor, "B H N M"]:
         if state is None:
             self.at(torch.empty(0))
+        first_query_position(num_queries, num_keys, query_start)  # refuses what is no size or position
         self._check_state(state, num_queries)
         offsets = offset_matrix(num_queries, num_keys, query_start, state.device)
         inside = (offsets >= 0) & (offsets < self.extent)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count, check_offsets
+from falloff.schemes.base import Scheme, check_std
 from falloff.shapes import Float, Int
 
 
@@ -69,9 +70,7 @@ def t5_bucket(
     tensor([0, 1, 2, 2, 3, 3])
     """
     one_way = _check_buckets(num_buckets, max_distance, bidirectional)
-    if not isinstance(offsets, Tensor) or offsets.is_floating_point() or offsets.dtype == torch.bool:
-        got = offsets.dtype if isinstance(offsets, Tensor) else type(offsets).__name__
-        raise ValueError(f"offsets: got {got}, expected a tensor of integers")
+    check_offsets(offsets)
     return _buckets(offsets, _bucket_starts(one_way, max_distance), bidirectional)
 
 
@@ -118,6 +117,7 @@ class T5Bias(Scheme):
     ) -> None:
         super().__init__()
         check_count("num_heads", num_heads, 1)
+        check_std(std)
         one_way = _check_buckets(num_buckets, max_distance, bidirectional)
         self.num_heads = num_heads
         self.num_buckets = num_buckets
@@ -148,6 +148,7 @@ class T5Bias(Scheme):
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The bucket of each offset."""
+        check_offsets(offsets)
         return _buckets(offsets, self._starts, self.bidirectional)
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count
+from falloff.schemes.base import Scheme
 from falloff.views.buckets import Bucketed
 from falloff.views.figures import empty_figure
 from falloff.views.palette import head_colours

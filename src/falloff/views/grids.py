@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from falloff.offsets import offset_matrix
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count, offset_matrix
+from falloff.schemes.base import Scheme
 from falloff.views.buckets import Bucket, Bucketed, bucket_table
 from falloff.views.settings import title_of
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from falloff.schemes.base import Scheme, check_count
+from falloff.offsets import check_count
+from falloff.schemes.base import Scheme
 from falloff.views.beyond import Beyond, beyond_training
 from falloff.views.rows import FLOAT32_ROUNDING, column, median, row
 
