@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from falloff import FIRE, ALiBi, ProfileMixture, T5Bias, attention
+from falloff import FIRE, ALiBi, Band, ProfileMixture, T5Bias, attention
 from falloff.lab.memory import peak_allocated
 
 
@@ -48,3 +48,28 @@ def test_band_is_linear_in_length_times_extent():
 
     short, long = (peak(band, length, heads=2, head_size=16) * length for length in (2048, 8192))
     assert long < 4.1 * short
+
+
+def test_a_wide_fire_takes_no_more_than_a_narrow_one_for_long():
+    """The features of a warp have one size, whatever the number of segments that its knots make is."""
+
+    def fire(width):
+        def make(heads, length):
+            scheme = FIRE(heads, width=width, init_L=4)
+            with torch.no_grad():  # every knot within 0 .. 1, where x lies
+                scheme.mlp[0].bias.copy_(-scheme.mlp[0].weight.flatten() * torch.rand(width))
+            return scheme
+
+        return make
+
+    narrow, wide = (peak(fire(width), 2048, heads=2) for width in (32, 512))
+    assert wide < 3 * narrow
+
+
+def test_a_band_costs_nothing_more_without_gradients():
+    values = torch.randn(1, 2, 1024, 256)
+    query, key, value = (torch.randn(1, 2, 1024, 16) for _ in range(3))
+    with_band, without = (
+        peak_allocated(lambda bias=bias: attention(query, key, value, bias, causal=True)) for bias in (Band(values), None)
+    )
+    assert with_band - without < values.nbytes / 2
