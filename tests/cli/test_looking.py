@@ -297,7 +297,7 @@ REFUSED = [
     (["show", "per-offset", "--max-distance", "99999999"], "--max-distance: got 99999999, expected at most 1048576"),
     (["show", "sandwich", "--dim", "3"], "--dim: got 3, expected an even number"),
     (["show", "sandwich", "--first", "2"], "--first: got 2, expected 0 or 1"),
-    (["show", "fire", "--init-c", "0"], "--init-c: got 0.0, expected a number above 0"),
+    (["show", "fire", "--init-c", "0"], "--init-c: got 0.0, expected a finite number above 0"),
     (["show", "fire", "--init-l", "nan"], "--init-l: got nan, expected a finite number"),
     (["show", "fire", "--init-c", "inf"], "--init-c: got inf, expected a finite number"),
     (["show", "fire", "--init-c", "1e39"], "not finite"),
