@@ -14,7 +14,9 @@ help:  ## list these commands
 
 setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
 
-$(VENV)/installed: pyproject.toml constraints.txt
+KERNELS := CMakeLists.txt $(wildcard src/falloff/attention/csrc/*)
+
+$(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "falloff needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and by itself: asked for exactly, pip finds a CPU build where one is offered.

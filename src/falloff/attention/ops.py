@@ -20,6 +20,7 @@ from falloff.attention.call import Call, sum_dtype
 from falloff.forms import form_from_tensors
 
 IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
+    "cpu": "falloff.attention.cpu",
     "blockwise": "falloff.attention.blockwise",
 }
 

@@ -1,0 +1,196 @@
+// Backward: a tile of keys is visited by all blocks of query rows; weights are computed anew from the log-sum-exp.
+//
+// With weights P = exp(scores - lse) and dP = dO V^T, the gradient of the scores is dS = P * (dP - delta), where delta is the
+// sum of dO * O along a row. Then dV = P^T dO, dK = scale * dS^T Q, dQ = scale * dS K, and the gradient of a bias is a sum of
+// dS: along diagonals for a strip, in place for a band, by segment for a warp. A thread owns all heads that share a key head,
+// or a part of their keys, so that every sum has one owner and one order. 48 x 192 tiles: 192 keys are 32 register blocks of
+// rows of dK and dV, and three tiles of scores, five of keys or values and two blocks of rows stay in a second-level cache.
+#pragma once
+
+#include "softmax.h"
+
+namespace falloff::FALLOFF_ISA {
+
+constexpr long BACKWARD_ROWS = 48, BACKWARD_KEYS = 192;
+constexpr long LEFT = 48;  // zeros before and after each row of a tile, for add_diagonals
+constexpr long TILE_ROW = LEFT + BACKWARD_KEYS + 64;
+
+inline long row_blocks(const Problem& p) { return (p.N + BACKWARD_ROWS - 1) / BACKWARD_ROWS; }
+
+// delta, and what certified skipping needs, of one head.
+inline long prepare_items(const Problem& p) { return p.B * p.H; }
+inline size_t prepare_floats(const Problem& p) { return 2 * BACKWARD_ROWS * padded(p); }
+inline void prepare_backward(const Problem& p, long head, float* scratch) {
+    const long b = head / p.H, h = head % p.H, Dp = padded(p);
+    float *left = scratch, *right = scratch + BACKWARD_ROWS * Dp;
+    for (long block = 0; block < row_blocks(p); block++) {
+        const long first = block * BACKWARD_ROWS, rows = smaller(BACKWARD_ROWS, p.N - first);
+        const float* lse = p.lse + head * p.N + first;
+        pack_rows(p, p.grad_out, b, h, first, rows, left);
+        pack_rows(p, p.out_rows, b, h, first, rows, right);
+        float least = INF;
+        for (long i = 0; i < rows; i++) {
+            Vec products{};
+            for (long d = 0; d < Dp; d += W) products += load(left + i * Dp + d) * load(right + i * Dp + d);
+            // What comes back for the log-sum-exp of a row that saw nothing may be anything, also NaN.
+            const float back = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
+            p.delta[head * p.N + first + i] = sum(products) - back;
+            if (lse[i] != lse[i]) least = -INF;  // nothing is skipped
+            else if (lse[i] != -INF && lse[i] * LOG2_E < least) least = lse[i] * LOG2_E;
+        }
+        p.lse_min[head * row_blocks(p) + block] = least;
+        pack_rows(p, p.query, b, h, first, rows, left);
+        p.query_norm[head * row_blocks(p) + block] = largest_norm(left, rows, Dp) * __builtin_fabsf(p.scale) * LOG2_E;
+    }
+}
+
+struct BackwardScratch {
+    float *query, *grad_out, *weights, *used, *grads, *diagonals, *keys, *key_panels, *value_panels, *grad_key, *grad_value;
+
+    static size_t floats(const Problem& p) {
+        const long Dp = padded(p);
+        return 2 * BACKWARD_ROWS * Dp + 3 * BACKWARD_ROWS * TILE_ROW + TILE_ROW + 5 * BACKWARD_KEYS * Dp + 16 * 11;
+    }
+    BackwardScratch(const Problem& p, float* scratch) {
+        const long Dp = padded(p);
+        auto take = [&](long count) {
+            float* part = scratch;
+            scratch += round_up(count, 16);
+            return part;
+        };
+        query = take(BACKWARD_ROWS * Dp);
+        grad_out = take(BACKWARD_ROWS * Dp);
+        weights = take(BACKWARD_ROWS * TILE_ROW) + LEFT;
+        used = p.dropout.on ? take(BACKWARD_ROWS * TILE_ROW) + LEFT : weights;
+        grads = take(BACKWARD_ROWS * TILE_ROW) + LEFT;
+        diagonals = take(TILE_ROW);
+        keys = take(BACKWARD_KEYS * Dp);
+        key_panels = take(BACKWARD_KEYS * Dp);
+        value_panels = take(BACKWARD_KEYS * Dp);
+        grad_key = take(BACKWARD_KEYS * Dp);
+        grad_value = take(BACKWARD_KEYS * Dp);
+    }
+};
+
+inline size_t backward_floats(const Problem& p) { return BackwardScratch::floats(p); }
+inline long backward_items(const Problem& p) { return p.B * p.G * p.key_chunks; }
+
+inline void add_form_gradient(const Problem& p, long chunk, const Block& block, Span span, const BackwardScratch& at) {
+    const long count = span.count(), width = round_up(count, W);
+    const long head = (chunk * p.B + block.b) * p.H + block.h;
+    auto pad = [&](float* tile) {
+        for (long i = 0; i < block.rows; i++)
+            for (long c = count; c < count + BACKWARD_ROWS + W; c++) tile[i * TILE_ROW + c] = 0.0f;
+    };
+    if (p.form == Form::band)
+        for (long i = 0; i < block.rows; i++)
+            add_band_gradient(p, block.b, block.h, block.first + i, span.begin, count, at.grads + i * TILE_ROW);
+    if (p.form == Form::warp) {
+        pad(at.grads);
+        double* lines = p.grad_lines + head * 2 * p.S;
+        for (long i = 0; i < block.rows; i++)
+            add_warp_gradient(
+                p, block.b, block.h, block.first + i, span.begin, width, at.grads + i * TILE_ROW, at.used + i * TILE_ROW,
+                lines, p.grad_a + head * p.N
+            );
+    }
+    if (p.form == Form::strip || p.form == Form::warp) {
+        float* tile = p.form == Form::warp ? at.used : at.grads;
+        pad(tile);
+        add_diagonals(tile, TILE_ROW, block.rows, count, at.diagonals);
+        add_by_offset(p, block, span, at.diagonals, p.grad_strip + head * p.K, p.start, p.form == Form::warp);
+    }
+}
+
+// One tile of one head: adds to the gradients of the tile's keys and values, of the block's queries, and of the form.
+inline void attend_backward(const Problem& p, long chunk, const Block& block, Span tile, Span span, const BackwardScratch& at) {
+    const long Dp = padded(p), count = span.count(), width = round_up(count, W);
+    const long panels = (count + PANEL - 1) / PANEL, skipped = (span.begin - tile.begin) * Dp;
+    const long head = block.b * p.H + block.h;
+    const float *lse = p.lse + head * p.N + block.first, *delta = p.delta + head * p.N + block.first;
+    pack_rows(p, p.query, block.b, block.h, block.first, block.rows, at.query);
+    pack_rows(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out);
+
+    const Left query{at.query, Dp, 1}, grad_out{at.grad_out, Dp, 1};
+    multiply_panels(block.rows, panels, p.D, query, at.key_panels + skipped, PANEL * Dp, at.weights, TILE_ROW);
+    const Span least_seen = seen_by(p, block.first), most_seen = seen_by(p, block.first + block.rows - 1);
+    const bool all_seen = most_seen.begin <= span.begin && least_seen.end >= span.begin + width && !p.row_labels;
+    for (long i = 0; i < block.rows; i++) {
+        float* s = at.weights + i * TILE_ROW;
+        to_scores(p, block, i, span.begin, width, s);
+        if (!all_seen) hide(p, block.b, block.first + i, span, width, s);
+        to_weights(s, width, lse[i] == -INF ? INF : lse[i] * LOG2_E);  // weights 0 where there was nothing
+        if (p.dropout.on) drop(p, block, i, span.begin, width, s, at.used + i * TILE_ROW);
+    }
+    if (p.needs_value)
+        multiply(count, Dp, block.rows, Left{at.used, 1, TILE_ROW}, at.grad_out, Dp, at.grad_value + skipped, Dp, true);
+    if (!p.needs_query && !p.needs_key && !p.needs_form) return;
+
+    multiply_panels(block.rows, panels, p.D, grad_out, at.value_panels + skipped, PANEL * Dp, at.grads, TILE_ROW);
+    for (long i = 0; i < block.rows; i++) {
+        const float *weights = at.weights + i * TILE_ROW, *used = at.used + i * TILE_ROW;
+        float* grads = at.grads + i * TILE_ROW;
+        for (long c = 0; c < width; c += W)
+            store(grads + c, load(used + c) * load(grads + c) - load(weights + c) * delta[i]);
+    }
+    if (p.needs_query) {
+        float* to = p.grad_query + ((chunk * p.B * p.H + head) * p.N + block.first) * Dp;
+        multiply(block.rows, Dp, count, Left{at.grads, TILE_ROW, 1}, at.keys + skipped, Dp, to, Dp, true);
+    }
+    if (p.needs_key)
+        multiply(count, Dp, block.rows, Left{at.grads, 1, TILE_ROW}, at.query, Dp, at.grad_key + skipped, Dp, true);
+    if (p.needs_form) add_form_gradient(p, chunk, block, span, at);
+}
+
+inline void backward(const Problem& p, long item, float* scratch) {
+    const BackwardScratch at(p, scratch);
+    const long Dp = padded(p), fold = p.fold();
+    const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
+    for (size_t x = 0; x < backward_floats(p); x++) scratch[x] = 0.0f;
+    if (p.needs_query) {
+        float* to = p.grad_query + ((chunk * p.B + b) * p.H + g * fold) * p.N * Dp;
+        for (long x = 0; x < fold * p.N * Dp; x++) to[x] = 0.0f;
+    }
+    const float margin = skip_margin(p);
+    const long tiles = (p.M + BACKWARD_KEYS - 1) / BACKWARD_KEYS;
+    for (long index = tiles * chunk / p.key_chunks; index < tiles * (chunk + 1) / p.key_chunks; index++) {
+        const Span tile{index * BACKWARD_KEYS, smaller((index + 1) * BACKWARD_KEYS, p.M)};
+        for (long x = 0; x < tile.count() * Dp; x++) at.grad_key[x] = at.grad_value[x] = 0.0f;
+        bool packed = false;
+        for (long h = g * fold; h < (g + 1) * fold; h++)
+            for (long n = 0; n < row_blocks(p); n++) {
+                const Block block{b, h, n * BACKWARD_ROWS, smaller(BACKWARD_ROWS, p.N - n * BACKWARD_ROWS)};
+                Span span = seen_by_block(p, block, tile);
+                if (span.empty()) continue;
+                const long norm = (b * p.H + h) * row_blocks(p) + n;
+                span = that_matters(p, block, span, p.query_norm[norm], p.lse_min[norm], margin);
+                if (span.empty()) continue;
+                if (!packed) {
+                    pack_rows(p, p.value, b, g, tile.begin, tile.count(), at.keys);
+                    pack_panels(at.keys, tile.count(), Dp, at.value_panels);
+                    pack_rows(p, p.key, b, g, tile.begin, tile.count(), at.keys);
+                    pack_panels(at.keys, tile.count(), Dp, at.key_panels);
+                    packed = true;
+                }
+                attend_backward(p, chunk, block, tile, span, at);
+            }
+        const long row = (b * p.G + g) * p.M + tile.begin;
+        if (p.needs_key) unpack_rows(p, at.grad_key, tile.count(), p.scale, p.grad_key, row);
+        if (p.needs_value) unpack_rows(p, at.grad_value, tile.count(), 1.0f, p.grad_value, row);
+    }
+}
+
+// Sums the chunks' gradients of a head's queries, in their order.
+inline long finish_items(const Problem& p) { return p.needs_query ? p.B * p.H : 0; }
+inline size_t finish_floats(const Problem& p) { return padded(p); }
+inline void finish_backward(const Problem& p, long head, float* sums) {
+    const long Dp = padded(p);
+    for (long i = 0; i < p.N; i++) {
+        for (long d = 0; d < Dp; d++) sums[d] = p.grad_query[(head * p.N + i) * Dp + d];
+        for (long chunk = 1; chunk < p.key_chunks; chunk++)
+            for (long d = 0; d < Dp; d++) sums[d] += p.grad_query[((chunk * p.B * p.H + head) * p.N + i) * Dp + d];
+        unpack_rows(p, sums, 1, p.scale, p.grad_query_out, head * p.N + i);
+    }
+}
+
+}  // namespace falloff::FALLOFF_ISA

@@ -1,0 +1,102 @@
+// One call of attention, as the kernels see it. Known to all instruction sets; plain data.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace falloff {
+
+enum class Type { float32, bfloat16 };
+
+// A tensor (B, heads, length, D) whose last dimension is contiguous; strides in elements.
+struct Rows {
+    const void* data = nullptr;
+    long batch = 0, head = 0, row = 0;
+};
+
+enum class Form { none, strip, band, warp };
+
+// Which weights dropout keeps: see dropout.py, whose function this is.
+struct Dropout {
+    bool on = false;
+    uint32_t seed_low = 0, seed_high = 0;
+    uint64_t threshold = 0;  // kept where the 32 random bits are not below
+    float kept_scale = 1.0f;
+};
+
+struct Problem {
+    long B, H, G, N, M, D;
+    Type type;
+    Rows query, key, value;
+    float scale;
+    long query_start;
+    bool causal;
+    long window;  // keys at this offset and beyond are hidden
+    // A row sees only keys of its label: documents, and -1 for padding. Null: it sees all.
+    const int32_t *row_labels = nullptr, *key_labels = nullptr;  // (B, N), (B, M)
+    Dropout dropout;
+
+    Form form = Form::none;
+    // Strip: `strip` is (H, strip_row), by falling offset, times log2(e), its ends continued by STRIP_PAD values.
+    const float* values = nullptr;  // strip (H, K); band (B, H, N, E)
+    long K = 0, start = 0;          // of a strip; K also of a warp's g
+    const float* strip = nullptr;
+    long strip_row = 0;
+    long E = 0;  // of a band
+    // Warp: `distances` holds g by falling offset for every offset of the call; `bends` the first distance beyond each knot.
+    const float *g = nullptr, *a = nullptr, *knots = nullptr, *slope = nullptr, *intercept = nullptr;
+    long a_batch = 0;  // stride of `a` along the batch: N, or 0 where all entries share it
+    int S = 0;         // segments
+    const float* distances = nullptr;
+    const int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
+
+    // Certified skipping: the largest |key| of each block of KEY_BLOCK keys, +inf where a key or value is not finite.
+    const float* key_norm = nullptr;  // (B, G, blocks); null: nothing is skipped
+    const float* strip_max = nullptr; // (H, blocks): the largest value of each block of STRIP_BLOCK values of `values`
+
+    // Forward.
+    void* out = nullptr;   // (B, H, N, D), contiguous
+    float* lse = nullptr;  // (B, H, N)
+    long splits = 1;       // parts of the keys that are attended to apart and merged
+    float* partial = nullptr;  // (B, H, splits, N, Dp + 2): sums, row maximum, row sum; null where splits is 1
+
+    // Backward.
+    Rows grad_out, out_rows;
+    const float* grad_lse = nullptr;  // (B, H, N)
+    bool needs_query = false, needs_key = false, needs_value = false, needs_form = false;
+    float* delta = nullptr;       // (B, H, N): sum of grad_out * out, less grad_lse
+    float* query_norm = nullptr;  // (B, H, row blocks): the largest |query|, times scale * log2(e)
+    float* lse_min = nullptr;     // (B, H, row blocks): the smallest log-sum-exp, in base 2
+    long key_chunks = 1;          // parts of the keys whose gradients are summed apart
+    float* grad_query = nullptr;  // (key_chunks, B, H, N, Dp), before the factor `scale`
+    void* grad_query_out = nullptr;  // (B, H, N, D); may be grad_query itself
+    void *grad_key = nullptr, *grad_value = nullptr;  // (B, G, M, D), contiguous
+    double* grad_strip = nullptr;  // (key_chunks, B, H, K): of a strip, or of a warp's g
+    float* grad_band = nullptr;    // (B, H, N, E)
+    double* grad_lines = nullptr;  // (key_chunks, B, H, 2, S): slope, intercept
+    double* grad_a = nullptr;      // (key_chunks, B, H, N)
+
+    long fold() const { return H / G; }
+};
+
+constexpr long KEY_BLOCK = 64;    // keys that share a norm
+constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
+constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
+constexpr float LOG2_E = 1.44269504088896340736f;
+constexpr float LN_2 = 0.69314718055994530942f;
+
+// What each instruction set offers. An item is a piece of work that one thread does alone; items write apart from each other,
+// and no result depends on which thread does which.
+struct Work {
+    long (*items)(const Problem&);
+    size_t (*floats)(const Problem&);  // of scratch memory for each thread
+    void (*run)(const Problem&, long item, float* scratch);
+};
+
+struct Kernels {
+    Work key_norms, bends, forward, merge, prepare_backward, backward, finish_backward;
+    long (*padded_head_size)(const Problem&);
+    long (*row_chunks)(const Problem&);  // of the forward, for each head
+};
+
+}  // namespace falloff

@@ -1,0 +1,210 @@
+#include "run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include "threads.h"
+
+#define FALLOFF_DECLARE(isa) \
+    namespace falloff::isa { \
+    extern const Kernels kernels; \
+    }
+#if defined(__x86_64__)
+FALLOFF_DECLARE(avx2)
+FALLOFF_DECLARE(avx512)
+#else
+FALLOFF_DECLARE(baseline)
+#endif
+
+namespace falloff {
+namespace {
+
+struct Entry {
+    const char* name;
+    const Kernels* kernels;
+};
+
+std::vector<Entry> entries() {
+    std::vector<Entry> found;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (v4) found.push_back({"avx512", &avx512::kernels});
+    if (v3) found.push_back({"avx2", &avx2::kernels});
+#else
+    found.push_back({"baseline", &baseline::kernels});
+#endif
+    return found;
+}
+
+const Kernels& kernels_for(const std::string& isa) {
+    for (const Entry& entry : entries())
+        if (isa == entry.name) return *entry.kernels;
+    throw std::invalid_argument("no kernels for " + isa);
+}
+
+// Scratch memory on a cache line's boundary.
+struct Scratch {
+    static constexpr std::align_val_t alignment{64};
+    explicit Scratch(size_t floats) : data(static_cast<float*>(::operator new(floats * sizeof(float) + 64, alignment))) {}
+    ~Scratch() { ::operator delete(data, alignment); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    float* data;
+};
+
+// Threads take items in order, so that the first are the first to start; which thread runs which does not matter.
+void run(const Work& work, const Problem& p, int threads) {
+    const long items = work.items(p);
+    std::atomic<long> next{0};
+    on_threads(int(std::min<long>(threads, items)), [&](int) {
+        const Scratch scratch(work.floats(p));
+        for (long item; (item = next.fetch_add(1)) < items;) work.run(p, item, scratch.data);
+    });
+}
+
+// A form in the shape that kernels read, alive as long as the call.
+struct Prepared {
+    std::vector<float> strip, strip_max, distances, key_norm;
+    std::vector<int32_t> bends;
+
+    Prepared(Problem& p, const Kernels& kernels, int threads) {
+        if (p.form == Form::strip) prepare_strip(p);
+        if (p.form == Form::warp) prepare_warp(p, kernels, threads);
+        // Only a strip falls, so only there may keys be skipped.
+        if (p.form == Form::strip && p.M > KEY_BLOCK) {
+            key_norm.resize(p.B * p.G * ((p.M + KEY_BLOCK - 1) / KEY_BLOCK));
+            p.key_norm = key_norm.data();
+            run(kernels.key_norms, p, threads);
+        }
+    }
+
+    void prepare_strip(Problem& p) {
+        const long blocks = (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK;
+        p.strip_row = p.K + 2 * STRIP_PAD;
+        strip.resize(p.H * p.strip_row);
+        strip_max.resize(p.H * blocks, -std::numeric_limits<float>::infinity());
+        for (long h = 0; h < p.H; h++) {
+            const float* values = p.values + h * p.K;
+            float* to = strip.data() + h * p.strip_row;
+            for (long x = 0; x < p.strip_row; x++)
+                to[x] = values[std::clamp(p.K - 1 + STRIP_PAD - x, 0L, p.K - 1)] * LOG2_E;
+            for (long k = 0; k < p.K; k++) {
+                float& most = strip_max[h * blocks + k / STRIP_BLOCK];
+                const float value = values[k] * LOG2_E;
+                most = std::isnan(value) ? std::numeric_limits<float>::infinity() : std::max(most, value);
+            }
+        }
+        p.strip = strip.data();
+        p.strip_max = strip_max.data();
+    }
+
+    void prepare_warp(Problem& p, const Kernels& kernels, int threads) {
+        const long top = p.query_start + p.N - 1;  // the largest offset; they fall from here
+        distances.resize(p.N + p.M + 2 * STRIP_PAD);
+        for (long x = 0; x < long(distances.size()); x++)
+            distances[x] = p.g[std::min(std::abs(top - (x - STRIP_PAD)), p.K - 1)];
+        p.distances = distances.data();
+        bends.resize((p.a_batch ? p.B : 1) * p.N * (p.S - 1));
+        p.bends = bends.data();
+        run(kernels.bends, p, threads);
+    }
+};
+
+// sums (parts, size) added up in order into to[size].
+template <class T>
+void add_parts(const std::vector<double>& sums, long parts, long size, T* to, long stride = 0) {
+    for (long x = 0; x < size; x++) {
+        double total = 0.0;
+        for (long part = 0; part < parts; part++) total += sums[part * (stride ? stride : size) + x];
+        to[x] = T(total);
+    }
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Entry& entry : entries()) names.emplace_back(entry.name);
+    return names;
+}
+
+void run_forward(Problem p, const std::string& isa, int threads) {
+    const Kernels& kernels = kernels_for(isa);
+    const Prepared prepared(p, kernels, threads);
+    // Few rows against many keys (decoding): the keys are split, so that several threads have work. By shape alone.
+    const long items = p.B * p.H * kernels.row_chunks(p), most = (p.M + 1023) / 1024;
+    p.splits = std::clamp((15 + items) / items, 1L, std::max(most, 1L));
+    std::vector<float> partial;
+    if (p.splits > 1) {
+        partial.resize(p.B * p.H * p.splits * p.N * (kernels.padded_head_size(p) + 2));
+        p.partial = partial.data();
+    }
+    run(kernels.forward, p, threads);
+    run(kernels.merge, p, threads);
+}
+
+void run_backward(Problem p, const FormGradients& form, const std::string& isa, int threads) {
+    const Kernels& kernels = kernels_for(isa);
+    const Prepared prepared(p, kernels, threads);
+    const long heads = p.B * p.H, blocks = (p.N + 47) / 48, Dp = kernels.padded_head_size(p);
+    std::vector<float> delta(heads * p.N), query_norm(heads * blocks), lse_min(heads * blocks);
+    p.delta = delta.data();
+    p.query_norm = query_norm.data();
+    p.lse_min = lse_min.data();
+    run(kernels.prepare_backward, p, threads);
+
+    // Few key heads: their keys are split, by shape alone, at the cost of a gradient of the queries for each part.
+    p.key_chunks = std::clamp(4 / (p.B * p.G), 1L, std::max(p.M / 512, 1L));
+    std::unique_ptr<Scratch> grad_query;
+    const bool in_place = p.type == Type::float32 && p.key_chunks == 1 && Dp == p.D;
+    if (p.needs_query && in_place) p.grad_query = static_cast<float*>(p.grad_query_out);
+    if (p.needs_query && !in_place) {
+        grad_query = std::make_unique<Scratch>(p.key_chunks * heads * p.N * Dp);
+        p.grad_query = grad_query->data;
+    }
+    std::vector<double> grad_strip, grad_lines, grad_a;
+    if (p.needs_form && p.form != Form::band) grad_strip.resize(p.key_chunks * heads * p.K);
+    if (p.needs_form && p.form == Form::warp) {
+        grad_lines.resize(p.key_chunks * heads * 2 * p.S);
+        grad_a.resize(p.key_chunks * heads * p.N);
+    }
+    p.grad_strip = grad_strip.data();
+    p.grad_lines = grad_lines.data();
+    p.grad_a = grad_a.data();
+    p.grad_band = form.values;
+    run(kernels.backward, p, threads);
+    run(kernels.finish_backward, p, threads);
+    if (!p.needs_form) return;
+
+    const long entries = p.key_chunks * p.B;  // parts in which each head's gradient comes
+    if (p.form == Form::strip) add_parts(grad_strip, entries, p.H * p.K, form.values);
+    if (p.form == Form::warp) {
+        add_parts(grad_strip, entries * p.H, p.K, form.g);
+        std::vector<double> lines(p.H * 2 * p.S);
+        add_parts(grad_lines, entries, p.H * 2 * p.S, lines.data());
+        for (long h = 0; h < p.H; h++)
+            for (long s = 0; s < p.S; s++) {
+                form.slope[h * p.S + s] = float(lines[(2 * h) * p.S + s]);
+                form.intercept[h * p.S + s] = float(lines[(2 * h + 1) * p.S + s]);
+            }
+        if (p.a_batch == 0) add_parts(grad_a, entries * p.H, p.N, form.a);
+        else  // (key_chunks, B, H, N): sum over chunks and heads
+            for (long b = 0; b < p.B; b++)
+                for (long i = 0; i < p.N; i++) {
+                    double total = 0.0;
+                    for (long chunk = 0; chunk < p.key_chunks; chunk++)
+                        for (long h = 0; h < p.H; h++) total += grad_a[((chunk * p.B + b) * p.H + h) * p.N + i];
+                    form.a[b * p.N + i] = float(total);
+                }
+    }
+}
+
+}  // namespace falloff

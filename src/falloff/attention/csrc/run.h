@@ -1,0 +1,24 @@
+// From a call to kernels: the instruction set, what is computed once for all threads, and the order of the steps.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "problem.h"
+
+namespace falloff {
+
+// The instruction sets that this library was built with and this machine can run, the best first.
+std::vector<std::string> instruction_sets();
+
+// Gradients of a form's tensors, float32: nullptr where not needed.
+struct FormGradients {
+    float *values = nullptr;  // of a strip (H, K), of a band (B, H, N, E)
+    float *g = nullptr, *a = nullptr, *slope = nullptr, *intercept = nullptr;  // of a warp; a: (N) or (B, N)
+};
+
+// `problem` holds sizes, inputs, masks, the form's tensors, and where the results go; the rest is filled in here.
+void run_forward(Problem problem, const std::string& isa, int threads);
+void run_backward(Problem problem, const FormGradients& form, const std::string& isa, int threads);
+
+}  // namespace falloff

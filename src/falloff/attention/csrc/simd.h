@@ -1,0 +1,113 @@
+// Vectors of float by the compiler's vector extensions: one source for AVX2, AVX-512 and NEON.
+//
+// This header and all that kernels.cpp includes are compiled once per instruction set, each time in a namespace of its own,
+// and use nothing of the standard library that could be emitted as a function: the linker would merge such functions across
+// instruction sets and might keep one that this machine cannot run.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define FALLOFF_WIDTH 16
+#elif defined(__AVX2__)
+#define FALLOFF_WIDTH 8
+#else
+#define FALLOFF_WIDTH 4
+#endif
+
+namespace falloff::FALLOFF_ISA {
+
+constexpr int W = FALLOFF_WIDTH;  // floats in a vector
+
+typedef float Vec __attribute__((vector_size(W * 4)));
+typedef int32_t Int __attribute__((vector_size(W * 4)));
+typedef uint32_t Word __attribute__((vector_size(W * 4)));
+
+constexpr float INF = __builtin_inff();
+
+inline Vec load(const float* from) {  // no alignment is asked for: unaligned loads are free
+    Vec v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+inline Vec broadcast(float x) { return x - Vec{}; }
+
+// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN.
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+inline float larger(float a, float b) { return a > b ? a : b; }
+inline long larger(long a, long b) { return a > b ? a : b; }
+inline long smaller(long a, long b) { return a < b ? a : b; }
+
+inline Int iota() {
+    Int lanes;
+    for (int i = 0; i < W; i++) lanes[i] = i;
+    return lanes;
+}
+
+inline float sum(Vec v) {
+    float x[W];
+    store(x, v);
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+inline float largest(Vec v) {
+    float x[W];
+    store(x, v);
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = larger(x[i], x[i + half]);
+    return x[0];
+}
+
+inline Vec reversed(Vec v) {
+    Int order;
+    for (int i = 0; i < W; i++) order[i] = W - 1 - i;
+    return __builtin_shuffle(v, order);
+}
+
+// 2^x to about one unit in the last place for x from -126 to 127, 0 below, NaN for NaN. x = n + f with |f| <= 1/2; 2^f is a
+// polynomial (degree 6, relative error below 2e-9), and 2^n is built from n in the exponent's bits: adding `shifter` rounds x to an
+// integer and leaves n + 127 in the lowest bits of the sum.
+inline Vec exp2(Vec x) {
+    const float shifter = 12582912.0f + 127.0f;  // 1.5 * 2^23: there floats are the integers
+    Vec shifted = x + shifter;
+    Vec f = x - (shifted - shifter);
+    Vec p = broadcast(1.53458116e-4f);
+    p = p * f + 1.33999312e-3f;
+    p = p * f + 9.61848896e-3f;
+    p = p * f + 5.55032878e-2f;
+    p = p * f + 2.40226469e-1f;
+    p = p * f + 6.93147206e-1f;
+    p = p * f + 1.0f;
+    Int exponent;
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    exponent <<= 23;
+    Vec power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return x < -126.0f ? Vec{} : p * power;
+}
+inline float exp2(float x) { return exp2(broadcast(x))[0]; }
+
+// W x W floats, transposed in registers: at each step blocks of `step` x `step` change places.
+inline void transpose(Vec (&rows)[W]) {
+#pragma GCC unroll 4
+    for (int step = W / 2; step > 0; step /= 2) {
+        Int low, high;
+        for (int i = 0; i < W; i++) {
+            low[i] = i & step ? i - step + W : i;
+            high[i] = i & step ? i + W : i + step;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) {
+            if (i & step) continue;
+            Vec a = rows[i], b = rows[i + step];
+            rows[i] = __builtin_shuffle(a, b, low);
+            rows[i + step] = __builtin_shuffle(a, b, high);
+        }
+    }
+}
+
+}  // namespace falloff::FALLOFF_ISA
