@@ -75,71 +75,61 @@ struct BackwardScratch {
 inline size_t backward_floats(const Problem& p) { return BackwardScratch::floats(p); }
 inline long backward_items(const Problem& p) { return p.B * p.G * p.key_chunks; }
 
-inline void add_form_gradient(const Problem& p, long chunk, const Block& block, Span span, const BackwardScratch& at) {
-    const long count = span.count(), width = round_up(count, W);
+inline void add_form_gradient(
+    const Problem& p, long chunk, const Block& block, Span span, const Steps& steps, const BackwardScratch& at
+) {
     const long head = (chunk * p.B + block.b) * p.H + block.h;
-    auto pad = [&](float* tile) {
-        for (long i = 0; i < block.rows; i++)
-            for (long c = count; c < count + BACKWARD_ROWS + W; c++) tile[i * TILE_ROW + c] = 0.0f;
-    };
-    if (p.form == Form::band)
-        for (long i = 0; i < block.rows; i++)
-            add_band_gradient(p, block.b, block.h, block.first + i, span.begin, count, at.grads + i * TILE_ROW);
-    if (p.form == Form::warp) {
-        pad(at.grads);
-        double* lines = p.grad_lines + head * 2 * p.S;
-        for (long i = 0; i < block.rows; i++)
-            add_warp_gradient(
-                p, block.b, block.h, block.first + i, span.begin, width, at.grads + i * TILE_ROW, at.used + i * TILE_ROW,
-                lines, p.grad_a + head * p.N
-            );
+    double* lines = p.grad_lines + head * 2 * p.S;
+    float* tile = p.form == Form::warp ? at.used : at.grads;
+    for (long i = 0; i < block.rows; i++) {
+        const long row = block.first + i, count = steps.of_row(i);
+        float *grads = at.grads + i * TILE_ROW, *along = tile + i * TILE_ROW;
+        if (p.form == Form::band) add_band_gradient(p, block.b, block.h, row, span.begin, count, grads);
+        if (p.form == Form::warp)
+            add_warp_gradient(p, block.b, block.h, row, span.begin, count, grads, along, lines, p.grad_a + head * p.N);
+        for (long c = count; c < span.count() + BACKWARD_ROWS + W; c++) along[c] = 0.0f;
     }
-    if (p.form == Form::strip || p.form == Form::warp) {
-        float* tile = p.form == Form::warp ? at.used : at.grads;
-        pad(tile);
-        add_diagonals(tile, TILE_ROW, block.rows, count, at.diagonals);
-        add_by_offset(p, block, span, at.diagonals, p.grad_strip + head * p.K, p.start, p.form == Form::warp);
-    }
+    if (p.form == Form::band) return;
+    add_diagonals(tile, TILE_ROW, block.rows, span.count(), at.diagonals);
+    add_by_offset(p, block, span, at.diagonals, p.grad_strip + head * p.K, p.start, p.form == Form::warp);
 }
 
 // One tile of one head: adds to the gradients of the tile's keys and values, of the block's queries, and of the form.
 inline void attend_backward(const Problem& p, long chunk, const Block& block, Span tile, Span span, const BackwardScratch& at) {
-    const long Dp = padded(p), count = span.count(), width = round_up(count, W);
-    const long panels = (count + PANEL - 1) / PANEL, skipped = (span.begin - tile.begin) * Dp;
-    const long head = block.b * p.H + block.h;
+    const long Dp = padded(p), skipped = (span.begin - tile.begin) * Dp, head = block.b * p.H + block.h;
     const float *lse = p.lse + head * p.N + block.first, *delta = p.delta + head * p.N + block.first;
+    const Steps steps(p, block, span);
     pack_rows(p, p.query, block.b, block.h, block.first, block.rows, at.query);
     pack_rows(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out);
 
-    const Left query{at.query, Dp, 1}, grad_out{at.grad_out, Dp, 1};
-    multiply_panels(block.rows, panels, p.D, query, at.key_panels + skipped, PANEL * Dp, at.weights, TILE_ROW);
-    const Span least_seen = seen_by(p, block.first), most_seen = seen_by(p, block.first + block.rows - 1);
-    const bool all_seen = most_seen.begin <= span.begin && least_seen.end >= span.begin + width && !p.row_labels;
+    multiply_panels(p, block, steps, at.query, at.key_panels + skipped, at.weights, TILE_ROW);
     for (long i = 0; i < block.rows; i++) {
+        const long width = round_up(steps.of_row(i), W);
         float* s = at.weights + i * TILE_ROW;
         to_scores(p, block, i, span.begin, width, s);
-        if (!all_seen) hide(p, block.b, block.first + i, span, width, s);
+        if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
         to_weights(s, width, lse[i] == -INF ? INF : lse[i] * LOG2_E);  // weights 0 where there was nothing
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, at.used + i * TILE_ROW);
+        store(at.used + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
     }
-    if (p.needs_value)
-        multiply(count, Dp, block.rows, Left{at.used, 1, TILE_ROW}, at.grad_out, Dp, at.grad_value + skipped, Dp, true);
+    if (p.needs_value) multiply_rows(p, block, span, at.used, TILE_ROW, at.grad_out, at.grad_value + skipped);
     if (!p.needs_query && !p.needs_key && !p.needs_form) return;
 
-    multiply_panels(block.rows, panels, p.D, grad_out, at.value_panels + skipped, PANEL * Dp, at.grads, TILE_ROW);
+    multiply_panels(p, block, steps, at.grad_out, at.value_panels + skipped, at.grads, TILE_ROW);
     for (long i = 0; i < block.rows; i++) {
         const float *weights = at.weights + i * TILE_ROW, *used = at.used + i * TILE_ROW;
         float* grads = at.grads + i * TILE_ROW;
+        const long width = round_up(steps.of_row(i), W);
         for (long c = 0; c < width; c += W)
             store(grads + c, load(used + c) * load(grads + c) - load(weights + c) * delta[i]);
+        store(grads + width, Vec{});
     }
     if (p.needs_query) {
         float* to = p.grad_query + ((chunk * p.B * p.H + head) * p.N + block.first) * Dp;
-        multiply(block.rows, Dp, count, Left{at.grads, TILE_ROW, 1}, at.keys + skipped, Dp, to, Dp, true);
+        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + skipped, to);
     }
-    if (p.needs_key)
-        multiply(count, Dp, block.rows, Left{at.grads, 1, TILE_ROW}, at.query, Dp, at.grad_key + skipped, Dp, true);
-    if (p.needs_form) add_form_gradient(p, chunk, block, span, at);
+    if (p.needs_key) multiply_rows(p, block, span, at.grads, TILE_ROW, at.query, at.grad_key + skipped);
+    if (p.needs_form) add_form_gradient(p, chunk, block, span, steps, at);
 }
 
 inline void backward(const Problem& p, long item, float* scratch) {

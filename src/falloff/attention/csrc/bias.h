@@ -107,12 +107,12 @@ inline void add_warp(const Problem& p, long b, long h, long row, long key, long 
 
 // Sums for slope and intercept (lines: 2 x S) and for a, and into `along` what diagonal sums turn into the gradient of g.
 inline void add_warp_gradient(
-    const Problem& p, long b, long h, long row, long key, long width, const float* grad, float* along, double* lines,
+    const Problem& p, long b, long h, long row, long key, long count, const float* grad, float* along, double* lines,
     double* grad_a
 ) {
     const float* g = distances_of(p, row, key);
     const float a = p.a[b * p.a_batch + row];
-    for_segments(p, b, row, key, width, [&](int segment, long begin, long end) {
+    for_segments(p, b, row, key, count, [&](int segment, long begin, long end) {
         const float slope = p.slope[h * p.S + segment];
         Vec whole{}, warped{};
         for_columns(begin, end, [&](long c, Int inside) {

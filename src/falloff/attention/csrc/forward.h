@@ -47,18 +47,16 @@ inline size_t forward_floats(const Problem& p) { return ForwardScratch::floats(p
 
 // One tile: scores, weights, and the weighted sum of values, with a running row maximum and row sum (online softmax).
 inline void attend(const Problem& p, const Block& block, Span tile, Span span, const ForwardScratch& at, long local) {
-    const long Dp = padded(p), count = span.count(), width = round_up(count, W);
-    const long panels = (count + PANEL - 1) / PANEL, skipped = span.begin - tile.begin;
+    const long Dp = padded(p), skipped = (span.begin - tile.begin) * Dp;
+    const Steps steps(p, block, span);
     float* sums = at.sums + local * Dp;
-    multiply_panels(
-        block.rows, panels, p.D, Left{at.query + local * Dp, Dp, 1}, at.keys + skipped * Dp, PANEL * Dp, at.scores, KEYS
-    );
-    const Span least_seen = seen_by(p, block.first), most_seen = seen_by(p, block.first + block.rows - 1);
-    const bool all_seen = most_seen.begin <= span.begin && least_seen.end >= span.begin + width && !p.row_labels;
+    multiply_panels(p, block, steps, at.query + local * Dp, at.keys + skipped, at.scores, KEYS);
     for (long i = 0; i < block.rows; i++) {
+        const long width = round_up(steps.of_row(i), W);
+        if (width == 0) continue;
         float* s = at.scores + i * KEYS;
         to_scores(p, block, i, span.begin, width, s);
-        if (!all_seen) hide(p, block.b, block.first + i, span, width, s);
+        if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
         float& maximum = at.maximum[local + i];
         float& total = at.total[local + i];
         const float before = maximum;
@@ -73,7 +71,7 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         total += to_weights(s, width, less);
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, s);
     }
-    multiply(block.rows, Dp, count, Left{at.scores, KEYS, 1}, at.values + skipped * Dp, Dp, sums, Dp, true);
+    multiply_keys(p, block, steps, at.scores, KEYS, at.values + skipped, sums);
 }
 
 inline void forward(const Problem& p, long item, float* scratch) {
@@ -83,7 +81,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
     const long first = (chunks(p) - 1 - item / p.splits / (p.B * p.H)) * n;  // causal: the longest rows first
     const Block chunk{head / p.H, head % p.H, first, smaller(n, p.N - first)};
     const long g = chunk.h / p.fold();
-    auto block_of = [&](long local) { return Block{chunk.b, chunk.h, first + local, smaller(ROWS, chunk.rows - local)}; };
+    auto rows_from = [&](long local) { return Block{chunk.b, chunk.h, first + local, smaller(ROWS, chunk.rows - local)}; };
 
     pack_rows(p, p.query, chunk.b, chunk.h, first, chunk.rows, at.query);
     for (long i = 0; i < chunk.rows; i++) {
@@ -92,7 +90,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
     }
     for (long x = 0; x < chunk.rows * Dp; x += W) store(at.sums + x, Vec{});
     for (long local = 0; local < chunk.rows; local += ROWS)
-        at.norm[local / ROWS] = largest_norm(at.query + local * Dp, block_of(local).rows, Dp) * __builtin_fabsf(p.scale) * LOG2_E;
+        at.norm[local / ROWS] = largest_norm(at.query + local * Dp, rows_from(local).rows, Dp) * __builtin_fabsf(p.scale) * LOG2_E;
 
     const float margin = skip_margin(p);
     const long tiles = (p.M + KEYS - 1) / KEYS;
@@ -103,7 +101,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
         const Span tile{index * KEYS, smaller((index + 1) * KEYS, p.M)};
         bool packed = false;
         for (long local = 0; local < chunk.rows; local += ROWS) {
-            const Block block = block_of(local);
+            const Block block = rows_from(local);
             Span span = seen_by_block(p, block, tile);
             if (span.empty()) continue;
             float least = INF;

@@ -46,26 +46,23 @@ inline Int iota() {
     return lanes;
 }
 
+// Lanes i and i ^ distance change places.
+inline Vec swapped(Vec v, int distance) { return __builtin_shuffle(v, iota() ^ distance); }
+
 inline float sum(Vec v) {
-    float x[W];
-    store(x, v);
-    for (int half = W / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+#pragma GCC unroll 4
+    for (int distance = W / 2; distance > 0; distance /= 2) v += swapped(v, distance);
+    return v[0];
 }
 
 inline float largest(Vec v) {
-    float x[W];
-    store(x, v);
-    for (int half = W / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] = larger(x[i], x[i + half]);
-    return x[0];
+#pragma GCC unroll 4
+    for (int distance = W / 2; distance > 0; distance /= 2) v = larger(swapped(v, distance), v);
+    return v[0];
 }
 
 inline Vec reversed(Vec v) {
-    Int order;
-    for (int i = 0; i < W; i++) order[i] = W - 1 - i;
-    return __builtin_shuffle(v, order);
+    return __builtin_shuffle(v, W - 1 - iota());
 }
 
 // 2^x to about one unit in the last place for x from -126 to 127, 0 below, NaN for NaN. x = n + f with |f| <= 1/2; 2^f is a
@@ -75,13 +72,10 @@ inline Vec exp2(Vec x) {
     const float shifter = 12582912.0f + 127.0f;  // 1.5 * 2^23: there floats are the integers
     Vec shifted = x + shifter;
     Vec f = x - (shifted - shifter);
-    Vec p = broadcast(1.53458116e-4f);
-    p = p * f + 1.33999312e-3f;
-    p = p * f + 9.61848896e-3f;
-    p = p * f + 5.55032878e-2f;
-    p = p * f + 2.40226469e-1f;
-    p = p * f + 6.93147206e-1f;
-    p = p * f + 1.0f;
+    const Vec f2 = f * f;  // by Estrin's scheme: shorter chains than Horner's
+    const Vec high = f * 1.33999312e-3f + 9.61848896e-3f + f2 * 1.53458116e-4f;
+    const Vec middle = f * 5.55032878e-2f + 2.40226469e-1f + f2 * high;
+    const Vec p = f * 6.93147206e-1f + 1.0f + f2 * middle;
     Int exponent;
     std::memcpy(&exponent, &shifted, sizeof exponent);
     exponent <<= 23;

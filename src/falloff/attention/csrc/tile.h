@@ -44,16 +44,75 @@ inline Span seen_by_block(const Problem& p, const Block& block, Span tile) {
     return any ? span : Span{0, 0};
 }
 
-// Scores of keys that row `row` does not see become -inf, whatever they were; so do those beyond the span's end, up to `width`.
-inline void hide(const Problem& p, long b, long row, Span span, long width, float* scores) {
+// How far into a span of keys each strip of BLOCK_ROWS rows of a block sees: what lies beyond is not computed.
+struct Steps {
+    static constexpr long MOST = 8;
+    long count[MOST] = {};  // keys
+    long strips;
+
+    Steps(const Problem& p, const Block& block, Span span) : strips((block.rows + BLOCK_ROWS - 1) / BLOCK_ROWS) {
+        for (long s = 0; s < strips; s++) {
+            const long last = smaller((s + 1) * BLOCK_ROWS, block.rows) - 1;
+            const long end = smaller(seen_by(p, block.first + last).end, span.end);
+            count[s] = larger(end - span.begin, 0);
+        }
+    }
+    long rows(const Block& block, long s) const { return smaller(block.rows - s * BLOCK_ROWS, BLOCK_ROWS); }
+    long width(long s) const { return round_up(count[s], W); }
+    long of_row(long i) const { return count[i / BLOCK_ROWS]; }
+};
+
+// C = A B^T for the rows of a block and the keys of a span, B given in panels (pack_panels).
+inline void multiply_panels(const Problem& p, const Block& block, const Steps& steps, const float* a, const float* panels, float* c, long c_row) {
+    const long Dp = padded(p);
+    for (long first = 0; first < steps.count[steps.strips - 1]; first += PANEL)
+        for (long s = 0; s < steps.strips; s++) {
+            if (steps.count[s] <= first) continue;
+            const long vectors = smaller(steps.width(s) - first, PANEL) / W, row = s * BLOCK_ROWS;
+            block_of(steps.rows(block, s), vectors)(
+                p.D, Left{a + row * Dp, Dp, 1}, panels + first * Dp, PANEL, c + row * c_row + first, c_row, false
+            );
+        }
+}
+
+// C (block rows, Dp) += A (block rows, span) B (span, Dp).
+inline void multiply_keys(const Problem& p, const Block& block, const Steps& steps, const float* a, long a_row, const float* b, float* c) {
+    const long Dp = padded(p);
+    for (long s = 0; s < steps.strips; s++) {
+        const long row = s * BLOCK_ROWS;
+        add_product(steps.rows(block, s), Dp, steps.count[s], Left{a + row * a_row, a_row, 1}, b, Dp, c + row * Dp, Dp);
+    }
+}
+
+// C (span, Dp) += A^T B, with A (block rows, span) and B (block rows, Dp). Rows before the first that sees a key add nothing.
+inline void multiply_rows(const Problem& p, const Block& block, Span span, const float* a, long a_row, const float* b, float* c) {
+    const long Dp = padded(p);
+    for (long key = 0; key < span.count(); key += BLOCK_ROWS) {
+        const long first = p.causal ? smaller(larger(span.begin + key - position(p, block.first), 0), block.rows) : 0;
+        add_product(
+            smaller(span.count() - key, BLOCK_ROWS), Dp, block.rows - first, Left{a + first * a_row + key, 1, a_row},
+            b + first * Dp, Dp, c + key * Dp, Dp
+        );
+    }
+}
+
+// Whether some of the first `width` scores of a row of the block are to be hidden: by a mask, or as padding of a vector.
+inline bool hides(const Problem& p, const Block& block, long i, Span span, long width) {
+    const Span seen = seen_by(p, block.first + i);
+    return p.row_labels || seen.begin > span.begin || smaller(seen.end, span.end) < span.begin + width;
+}
+
+// Scores of keys that row i of the block does not see become -inf, whatever they were.
+inline void hide(const Problem& p, const Block& block, long i, Span span, long width, float* scores) {
+    const long row = block.first + i;
     const Span seen = seen_by(p, row);
     const long begin = smaller(larger(seen.begin - span.begin, 0), width);
     const long end = larger(smaller(smaller(seen.end, span.end) - span.begin, width), begin);
     for (long c = 0; c < begin; c++) scores[c] = -INF;
     for (long c = end; c < width; c++) scores[c] = -INF;
     if (!p.row_labels) return;
-    const int32_t label = p.row_labels[b * p.N + row];
-    const int32_t* keys = p.key_labels + b * p.M + span.begin;
+    const int32_t label = p.row_labels[block.b * p.N + row];
+    const int32_t* keys = p.key_labels + block.b * p.M + span.begin;
     for (long c = begin; c < end; c++) scores[c] = keys[c] == label ? scores[c] : -INF;
 }
 
