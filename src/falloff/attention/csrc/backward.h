@@ -39,17 +39,18 @@ inline void prepare_backward(const Problem& p, long head, float* scratch) {
             else if (lse[i] != -INF && lse[i] * LOG2_E < least) least = lse[i] * LOG2_E;
         }
         p.lse_min[head * row_blocks(p) + block] = least;
-        pack_rows(p, p.query, b, h, first, rows, left);
-        p.query_norm[head * row_blocks(p) + block] = largest_norm(left, rows, Dp) * __builtin_fabsf(p.scale) * LOG2_E;
+        if (p.key_norm) p.query_norm[head * row_blocks(p) + block] = query_norm(p, {b, h, first, rows}, left);
     }
 }
 
 struct BackwardScratch {
-    float *query, *grad_out, *weights, *used, *grads, *diagonals, *keys, *key_panels, *value_panels, *grad_key, *grad_value;
+    // Of queries and of the output's gradient a block, as left and right factors; of keys and values a tile.
+    float *query, *query_right, *grad_out, *grad_out_right, *keys, *key_panels, *value_panels, *grad_key, *grad_value;
+    float *weights, *used, *grads, *diagonals;  // a tile of scores each; used: after dropout
 
     static size_t floats(const Problem& p) {
         const long Dp = padded(p);
-        return 2 * BACKWARD_ROWS * Dp + 3 * BACKWARD_ROWS * TILE_ROW + TILE_ROW + 5 * BACKWARD_KEYS * Dp + 16 * 11;
+        return 4 * BACKWARD_ROWS * Dp + 3 * BACKWARD_ROWS * TILE_ROW + TILE_ROW + 5 * BACKWARD_KEYS * Dp + 16 * 13;
     }
     BackwardScratch(const Problem& p, float* scratch) {
         const long Dp = padded(p);
@@ -59,9 +60,11 @@ struct BackwardScratch {
             return part;
         };
         query = take(BACKWARD_ROWS * Dp);
+        query_right = in_pairs(p) ? take(BACKWARD_ROWS * Dp) : query;
         grad_out = take(BACKWARD_ROWS * Dp);
+        grad_out_right = in_pairs(p) ? take(BACKWARD_ROWS * Dp) : grad_out;
         weights = take(BACKWARD_ROWS * TILE_ROW) + LEFT;
-        used = p.dropout.on ? take(BACKWARD_ROWS * TILE_ROW) + LEFT : weights;
+        used = p.dropout.on || in_pairs(p) ? take(BACKWARD_ROWS * TILE_ROW) + LEFT : weights;
         grads = take(BACKWARD_ROWS * TILE_ROW) + LEFT;
         diagonals = take(TILE_ROW);
         keys = take(BACKWARD_KEYS * Dp);
@@ -96,40 +99,51 @@ inline void add_form_gradient(
 
 // One tile of one head: adds to the gradients of the tile's keys and values, of the block's queries, and of the form.
 inline void attend_backward(const Problem& p, long chunk, const Block& block, Span tile, Span span, const BackwardScratch& at) {
-    const long Dp = padded(p), skipped = (span.begin - tile.begin) * Dp, head = block.b * p.H + block.h;
+    const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - tile.begin, head = block.b * p.H + block.h;
     const float *lse = p.lse + head * p.N + block.first, *delta = p.delta + head * p.N + block.first;
     const Steps steps(p, block, span);
-    pack_rows(p, p.query, block.b, block.h, block.first, block.rows, at.query);
-    pack_rows(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out);
+    pack_left(p, p.query, block.b, block.h, block.first, block.rows, at.query);
+    pack_left(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out);
+    if (in_pairs(p)) {
+        pack_right(p, p.query, block.b, block.h, block.first, block.rows, at.query_right);
+        pack_right(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out_right);
+    }
 
-    multiply_panels(p, block, steps, at.query, at.key_panels + skipped, at.weights, TILE_ROW);
+    multiply_panels(p, block, steps, at.query, at.key_panels + skipped * inner, at.weights, TILE_ROW);
+    float* used = p.dropout.on ? at.used : at.weights;
     for (long i = 0; i < block.rows; i++) {
         const long width = round_up(steps.of_row(i), W);
         float* s = at.weights + i * TILE_ROW;
         to_scores(p, block, i, span.begin, width, s);
         if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
         to_weights(s, width, lse[i] == -INF ? INF : lse[i] * LOG2_E);  // weights 0 where there was nothing
-        if (p.dropout.on) drop(p, block, i, span.begin, width, s, at.used + i * TILE_ROW);
-        store(at.used + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
+        if (p.dropout.on) drop(p, block, i, span.begin, width, s, used + i * TILE_ROW);
+        store(used + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
     }
-    if (p.needs_value) multiply_rows(p, block, span, at.used, TILE_ROW, at.grad_out, at.grad_value + skipped);
-    if (!p.needs_query && !p.needs_key && !p.needs_form) return;
-
-    multiply_panels(p, block, steps, at.grad_out, at.value_panels + skipped, at.grads, TILE_ROW);
-    for (long i = 0; i < block.rows; i++) {
-        const float *weights = at.weights + i * TILE_ROW, *used = at.used + i * TILE_ROW;
-        float* grads = at.grads + i * TILE_ROW;
-        const long width = round_up(steps.of_row(i), W);
-        for (long c = 0; c < width; c += W)
-            store(grads + c, load(used + c) * load(grads + c) - load(weights + c) * delta[i]);
-        store(grads + width, Vec{});
+    const bool needs_scores = p.needs_query || p.needs_key || p.needs_form;
+    if (needs_scores) {
+        multiply_panels(p, block, steps, at.grad_out, at.value_panels + skipped * inner, at.grads, TILE_ROW);
+        for (long i = 0; i < block.rows; i++) {
+            const float *weights = at.weights + i * TILE_ROW, *after = used + i * TILE_ROW;
+            float* grads = at.grads + i * TILE_ROW;
+            const long width = round_up(steps.of_row(i), W);
+            for (long c = 0; c < width; c += W)
+                store(grads + c, load(after + c) * load(grads + c) - load(weights + c) * delta[i]);
+            store(grads + width, Vec{});
+        }
     }
+    // From here on `weights` are free, and where pairs are made of `used` they are the memory for it, or the other way round.
+    float* pairs = used == at.weights ? at.used : at.weights;
+    if (p.needs_value)
+        multiply_rows(p, block, span, steps, used, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp);
+    if (!needs_scores) return;
+    if (p.needs_form) add_form_gradient(p, chunk, block, span, steps, at);
+    if (p.needs_key)
+        multiply_rows(p, block, span, steps, at.grads, TILE_ROW, at.used, at.query_right, at.grad_key + skipped * Dp);
     if (p.needs_query) {
         float* to = p.grad_query + ((chunk * p.B * p.H + head) * p.N + block.first) * Dp;
-        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + skipped, to);
+        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + along(p, skipped) * Dp, to);
     }
-    if (p.needs_key) multiply_rows(p, block, span, at.grads, TILE_ROW, at.query, at.grad_key + skipped);
-    if (p.needs_form) add_form_gradient(p, chunk, block, span, steps, at);
 }
 
 inline void backward(const Problem& p, long item, float* scratch) {
@@ -156,10 +170,11 @@ inline void backward(const Problem& p, long item, float* scratch) {
                 span = that_matters(p, block, span, p.query_norm[norm], p.lse_min[norm], margin);
                 if (span.empty()) continue;
                 if (!packed) {
-                    pack_rows(p, p.value, b, g, tile.begin, tile.count(), at.keys);
-                    pack_panels(at.keys, tile.count(), Dp, at.value_panels);
-                    pack_rows(p, p.key, b, g, tile.begin, tile.count(), at.keys);
-                    pack_panels(at.keys, tile.count(), Dp, at.key_panels);
+                    pack_left(p, p.value, b, g, tile.begin, tile.count(), at.keys);
+                    pack_panels(p, at.keys, tile.count(), at.value_panels);
+                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.keys);
+                    pack_panels(p, at.keys, tile.count(), at.key_panels);
+                    if (in_pairs(p)) pack_right(p, p.key, b, g, tile.begin, tile.count(), at.keys);
                     packed = true;
                 }
                 attend_backward(p, chunk, block, tile, span, at);

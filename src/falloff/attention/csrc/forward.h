@@ -47,10 +47,10 @@ inline size_t forward_floats(const Problem& p) { return ForwardScratch::floats(p
 
 // One tile: scores, weights, and the weighted sum of values, with a running row maximum and row sum (online softmax).
 inline void attend(const Problem& p, const Block& block, Span tile, Span span, const ForwardScratch& at, long local) {
-    const long Dp = padded(p), skipped = (span.begin - tile.begin) * Dp;
+    const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - tile.begin;
     const Steps steps(p, block, span);
     float* sums = at.sums + local * Dp;
-    multiply_panels(p, block, steps, at.query + local * Dp, at.keys + skipped, at.scores, KEYS);
+    multiply_panels(p, block, steps, at.query + local * inner, at.keys + skipped * inner, at.scores, KEYS);
     for (long i = 0; i < block.rows; i++) {
         const long width = round_up(steps.of_row(i), W);
         if (width == 0) continue;
@@ -71,7 +71,7 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         total += to_weights(s, width, less);
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, s);
     }
-    multiply_keys(p, block, steps, at.scores, KEYS, at.values + skipped, sums);
+    multiply_keys(p, block, steps, at.scores, KEYS, at.values + along(p, skipped) * Dp, sums);
 }
 
 inline void forward(const Problem& p, long item, float* scratch) {
@@ -83,14 +83,14 @@ inline void forward(const Problem& p, long item, float* scratch) {
     const long g = chunk.h / p.fold();
     auto rows_from = [&](long local) { return Block{chunk.b, chunk.h, first + local, smaller(ROWS, chunk.rows - local)}; };
 
-    pack_rows(p, p.query, chunk.b, chunk.h, first, chunk.rows, at.query);
+    pack_left(p, p.query, chunk.b, chunk.h, first, chunk.rows, at.query);
     for (long i = 0; i < chunk.rows; i++) {
         at.maximum[i] = -INF;
         at.total[i] = 0.0f;
     }
     for (long x = 0; x < chunk.rows * Dp; x += W) store(at.sums + x, Vec{});
-    for (long local = 0; local < chunk.rows; local += ROWS)
-        at.norm[local / ROWS] = largest_norm(at.query + local * Dp, rows_from(local).rows, Dp) * __builtin_fabsf(p.scale) * LOG2_E;
+    for (long local = 0; p.key_norm && local < chunk.rows; local += ROWS)
+        at.norm[local / ROWS] = query_norm(p, rows_from(local), at.rows);
 
     const float margin = skip_margin(p);
     const long tiles = (p.M + KEYS - 1) / KEYS;
@@ -109,9 +109,9 @@ inline void forward(const Problem& p, long item, float* scratch) {
             span = that_matters(p, block, span, at.norm[local / ROWS], least, margin);
             if (span.empty()) continue;
             if (!packed) {
-                pack_rows(p, p.key, chunk.b, g, tile.begin, tile.count(), at.rows);
-                pack_panels(at.rows, tile.count(), Dp, at.keys);
-                pack_rows(p, p.value, chunk.b, g, tile.begin, tile.count(), at.values);
+                pack_left(p, p.key, chunk.b, g, tile.begin, tile.count(), at.rows);
+                pack_panels(p, at.rows, tile.count(), at.keys);
+                pack_right(p, p.value, chunk.b, g, tile.begin, tile.count(), at.values);
                 packed = true;
             }
             attend(p, block, tile, span, at, local);

@@ -47,22 +47,74 @@ inline void pack_rows(const Problem& p, const Rows& t, long b, long h, long firs
     }
 }
 
-// `count` rows, packed as (count, Dp), into panels of PANEL columns: panel[d][column], zero beyond `count`. Panels hold Dp rows.
-inline void pack_panels(const float* rows, long count, long Dp, float* to) {
-    for (long first = 0; first < count; first += PANEL, to += Dp * PANEL)
+inline bool in_pairs(const Problem& p) { return HAS_PAIRS && p.type == Type::bfloat16; }
+// Numbers, or pairs of them, along a head; in whole vectors.
+inline long inner_of(const Problem& p) { return in_pairs(p) ? (p.D + 1) / 2 : p.D; }
+inline long padded_inner(const Problem& p) { return round_up(inner_of(p), W); }
+// Rows, or pairs of them.
+inline long along(const Problem& p, long rows) { return in_pairs(p) ? (rows + 1) / 2 : rows; }
+
+// `count` rows as a left factor, and as what pack_panels takes: (count, padded_inner).
+inline void pack_left(const Problem& p, const Rows& t, long b, long h, long first, long count, float* to) {
+    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to);
+    for (long i = 0; i < count; i++, to += padded_inner(p)) {
+        std::memset(to + padded_inner(p) - W, 0, W * sizeof(float));
+        std::memcpy(to, row_of_bfloat16(t, b, h, first + i), p.D * sizeof(uint16_t));
+    }
+}
+
+// `count` rows as a right factor that is summed over the rows: (along(count), Dp).
+inline void pack_right(const Problem& p, const Rows& t, long b, long h, long first, long count, float* to) {
+    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to);
+    for (long i = 0; i < count; i += 2, to += padded(p)) {
+        const uint16_t* even = row_of_bfloat16(t, b, h, first + i);
+        const uint16_t* odd = i + 1 < count ? row_of_bfloat16(t, b, h, first + i + 1) : nullptr;
+        uint32_t* words = reinterpret_cast<uint32_t*>(to);
+        if (odd) for (long d = 0; d < p.D; d++) words[d] = even[d] | uint32_t(odd[d]) << 16;
+        else for (long d = 0; d < p.D; d++) words[d] = even[d];
+        for (long d = p.D; d < padded(p); d++) words[d] = 0;
+    }
+}
+
+// `count` rows from pack_left into panels of PANEL columns: panel[d][column], zero beyond `count`.
+inline void pack_panels(const Problem& p, const float* rows, long count, float* to) {
+    const long inner = padded_inner(p);
+    for (long first = 0; first < count; first += PANEL, to += inner * PANEL)
         for (long column = 0; column < PANEL; column += W)
-            for (long d = 0; d < Dp; d += W) {
+            for (long d = 0; d < inner; d += W) {
                 Vec block[W];
 #pragma GCC unroll 16
                 for (int i = 0; i < W; i++) {
-                    long row = first + column + i;
-                    block[i] = row < count ? load(rows + row * Dp + d) : Vec{};
+                    const long row = first + column + i;
+                    block[i] = row < count ? load(rows + row * inner + d) : Vec{};
                 }
                 transpose(block);
 #pragma GCC unroll 16
                 for (int i = 0; i < W; i++) store(to + (d + i) * PANEL + column, block[i]);
             }
 }
+
+#if defined(__AVX512BF16__)
+// A row of floats becomes pairs of neighbours, in place.
+inline void pair_columns(float* row, long width) {
+    for (long c = 0; c < width; c += 2 * W) {
+        const __m512 low = (__m512)load(row + c), high = c + W < width ? (__m512)load(row + c + W) : __m512{};
+        store(row + c / 2, (Vec)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+// Two rows of floats become pairs, one of each.
+inline void pair_rows(const float* even, const float* odd, long width, float* to) {
+    for (long c = 0; c < width; c += W) {
+        const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)load(even + c)));
+        const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)load(odd + c)));
+        store(to + c, (Vec)_mm512_or_epi32(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+#else
+inline void pair_columns(float*, long) {}
+inline void pair_rows(const float*, const float*, long, float*) {}
+#endif
 
 // Packed rows (count, Dp), times `factor`, to a contiguous tensor (.., D).
 inline void unpack_rows(const Problem& p, const float* rows, long count, float factor, void* to, long first_row) {

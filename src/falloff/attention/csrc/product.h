@@ -14,12 +14,36 @@ constexpr int BLOCK_ROWS = 6;
 constexpr int BLOCK_VECTORS = W == 8 ? 2 : 4;
 constexpr int PANEL = BLOCK_VECTORS * W;  // columns of a panel: see pack_panels
 
+// Where the processor multiplies pairs of bfloat16, a lane of A and of B may hold two numbers that are neighbours along the
+// inner dimension, which then counts pairs: twice the products in the same time. Elsewhere bfloat16 is widened to float.
+#if defined(__AVX512BF16__)
+constexpr bool HAS_PAIRS = true;
+#else
+constexpr bool HAS_PAIRS = false;
+#endif
+
 struct Left {  // element (i, k) lies at data[i * row + k * inner]
     const float* data;
     long row, inner;
 };
 
-template <int ROWS, int VECTORS>
+// sums += x * row, lane by lane; in pairs, where a lane holds two bfloat16, the sum of both products.
+template <bool PAIRS>
+inline Vec multiply_add(Vec sums, Vec x, Vec row) {
+#if defined(__AVX512BF16__)
+    if constexpr (PAIRS) return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)row, (__m512bh)x);
+#endif
+    return sums + x * row;
+}
+
+// One lane's bits in all lanes, be they a float or a pair.
+inline Vec broadcast_bits(const float* x) {
+    int32_t bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return (Vec)(bits - Int{});
+}
+
+template <int ROWS, int VECTORS, bool PAIRS>
 void multiply_block(long inner, Left a, const float* b, long b_row, float* c, long c_row, bool add) {
     Vec sums[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -32,9 +56,9 @@ void multiply_block(long inner, Left a, const float* b, long b_row, float* c, lo
         for (int v = 0; v < VECTORS; v++) row[v] = load(b + k * b_row + v * W);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
-            Vec x = broadcast(a.data[i * a.row + k * a.inner]);
+            const Vec x = broadcast_bits(a.data + i * a.row + k * a.inner);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) sums[i][v] += x * row[v];
+            for (int v = 0; v < VECTORS; v++) sums[i][v] = multiply_add<PAIRS>(sums[i][v], x, row[v]);
         }
     }
 #pragma GCC unroll 8
@@ -45,28 +69,36 @@ void multiply_block(long inner, Left a, const float* b, long b_row, float* c, lo
 
 using Multiply = void (*)(long inner, Left a, const float* b, long b_row, float* c, long c_row, bool add);
 
-template <int ROWS>
+template <int ROWS, bool PAIRS>
 constexpr Multiply BY_VECTORS[4] = {
-    multiply_block<ROWS, 1>, multiply_block<ROWS, 2>, multiply_block<ROWS, 3>, multiply_block<ROWS, 4>
+    multiply_block<ROWS, 1, PAIRS>, multiply_block<ROWS, 2, PAIRS>, multiply_block<ROWS, 3, PAIRS>,
+    multiply_block<ROWS, 4, PAIRS>
 };
 
-// The block of `rows` <= BLOCK_ROWS and `vectors` <= BLOCK_VECTORS.
+template <bool PAIRS>
 inline Multiply block_of(long rows, long vectors) {
     switch (rows) {
-        case 1: return BY_VECTORS<1>[vectors - 1];
-        case 2: return BY_VECTORS<2>[vectors - 1];
-        case 3: return BY_VECTORS<3>[vectors - 1];
-        case 4: return BY_VECTORS<4>[vectors - 1];
-        case 5: return BY_VECTORS<5>[vectors - 1];
-        default: return BY_VECTORS<6>[vectors - 1];
+        case 1: return BY_VECTORS<1, PAIRS>[vectors - 1];
+        case 2: return BY_VECTORS<2, PAIRS>[vectors - 1];
+        case 3: return BY_VECTORS<3, PAIRS>[vectors - 1];
+        case 4: return BY_VECTORS<4, PAIRS>[vectors - 1];
+        case 5: return BY_VECTORS<5, PAIRS>[vectors - 1];
+        default: return BY_VECTORS<6, PAIRS>[vectors - 1];
     }
 }
 
+// The block of `rows` <= BLOCK_ROWS and `vectors` <= BLOCK_VECTORS.
+inline Multiply block_of(long rows, long vectors, bool pairs) {
+    return pairs && HAS_PAIRS ? block_of<HAS_PAIRS>(rows, vectors) : block_of<false>(rows, vectors);
+}
+
 // C (rows <= BLOCK_ROWS, columns) += A B; `columns` is a multiple of W.
-inline void add_product(long rows, long columns, long inner, Left a, const float* b, long b_row, float* c, long c_row) {
+inline void add_product(
+    long rows, long columns, long inner, Left a, const float* b, long b_row, float* c, long c_row, bool pairs
+) {
     for (long done = 0; done < columns; done += PANEL) {
         const long vectors = (columns - done < PANEL ? columns - done : PANEL) / W;
-        block_of(rows, vectors)(inner, a, b + done, b_row, c + done, c_row, true);
+        block_of(rows, vectors, pairs)(inner, a, b + done, b_row, c + done, c_row, true);
     }
 }
 

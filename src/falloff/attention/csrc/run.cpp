@@ -17,6 +17,7 @@
 #if defined(__x86_64__)
 FALLOFF_DECLARE(avx2)
 FALLOFF_DECLARE(avx512)
+FALLOFF_DECLARE(avx512bf16)
 #else
 FALLOFF_DECLARE(baseline)
 #endif
@@ -36,6 +37,7 @@ std::vector<Entry> entries() {
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (v4 && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &avx512bf16::kernels});
     if (v4) found.push_back({"avx512", &avx512::kernels});
     if (v3) found.push_back({"avx2", &avx2::kernels});
 #else
@@ -78,12 +80,17 @@ struct Prepared {
     Prepared(Problem& p, const Kernels& kernels, int threads) {
         if (p.form == Form::strip) prepare_strip(p);
         if (p.form == Form::warp) prepare_warp(p, kernels, threads);
-        // Only a strip falls, so only there may keys be skipped.
-        if (p.form == Form::strip && p.M > KEY_BLOCK) {
+        if (p.form == Form::strip && falls_far(p)) {
             key_norm.resize(p.B * p.G * ((p.M + KEY_BLOCK - 1) / KEY_BLOCK));
             p.key_norm = key_norm.data();
             run(kernels.key_norms, p, threads);
         }
+    }
+
+    // Whether a strip may hide keys by itself, so that looking for keys to skip can pay.
+    bool falls_far(const Problem& p) const {
+        const auto [low, high] = std::minmax_element(strip.begin(), strip.end());
+        return p.M > 256 && !(*high - *low < 25.0f);
     }
 
     void prepare_strip(Problem& p) {

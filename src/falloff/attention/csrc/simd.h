@@ -9,6 +9,7 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define FALLOFF_WIDTH 16
 #elif defined(__AVX2__)
 #define FALLOFF_WIDTH 8

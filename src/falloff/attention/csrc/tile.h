@@ -62,36 +62,62 @@ struct Steps {
     long of_row(long i) const { return count[i / BLOCK_ROWS]; }
 };
 
-// C = A B^T for the rows of a block and the keys of a span, B given in panels (pack_panels).
-inline void multiply_panels(const Problem& p, const Block& block, const Steps& steps, const float* a, const float* panels, float* c, long c_row) {
-    const long Dp = padded(p);
+// C = A B^T for the rows of a block and the keys of a span: A from pack_left, B in panels.
+inline void multiply_panels(
+    const Problem& p, const Block& block, const Steps& steps, const float* a, const float* panels, float* c, long c_row
+) {
+    const long inner = padded_inner(p);
     for (long first = 0; first < steps.count[steps.strips - 1]; first += PANEL)
         for (long s = 0; s < steps.strips; s++) {
             if (steps.count[s] <= first) continue;
             const long vectors = smaller(steps.width(s) - first, PANEL) / W, row = s * BLOCK_ROWS;
-            block_of(steps.rows(block, s), vectors)(
-                p.D, Left{a + row * Dp, Dp, 1}, panels + first * Dp, PANEL, c + row * c_row + first, c_row, false
+            block_of(steps.rows(block, s), vectors, in_pairs(p))(
+                inner_of(p), Left{a + row * inner, inner, 1}, panels + first * inner, PANEL, c + row * c_row + first, c_row,
+                false
             );
         }
 }
 
-// C (block rows, Dp) += A (block rows, span) B (span, Dp).
-inline void multiply_keys(const Problem& p, const Block& block, const Steps& steps, const float* a, long a_row, const float* b, float* c) {
+// C (block rows, Dp) += A (block rows, span) B (span, Dp): B from pack_right; A's rows are turned into pairs where B is.
+inline void multiply_keys(
+    const Problem& p, const Block& block, const Steps& steps, float* a, long a_row, const float* b, float* c
+) {
     const long Dp = padded(p);
+    if (in_pairs(p))
+        for (long i = 0; i < block.rows; i++) pair_columns(a + i * a_row, round_up(steps.of_row(i), W));
     for (long s = 0; s < steps.strips; s++) {
         const long row = s * BLOCK_ROWS;
-        add_product(steps.rows(block, s), Dp, steps.count[s], Left{a + row * a_row, a_row, 1}, b, Dp, c + row * Dp, Dp);
+        add_product(
+            steps.rows(block, s), Dp, along(p, steps.count[s]), Left{a + row * a_row, a_row, 1}, b, Dp, c + row * Dp, Dp,
+            in_pairs(p)
+        );
     }
 }
 
-// C (span, Dp) += A^T B, with A (block rows, span) and B (block rows, Dp). Rows before the first that sees a key add nothing.
-inline void multiply_rows(const Problem& p, const Block& block, Span span, const float* a, long a_row, const float* b, float* c) {
+// C (span, Dp) += A^T B, with A (block rows, span) and B (block rows, Dp) from pack_right. Rows before the first that sees a
+// key add nothing. `pairs` takes A's rows as pairs where B comes in pairs; it may not be A, which has an even number of rows of memory.
+inline void multiply_rows(
+    const Problem& p, const Block& block, Span span, const Steps& steps, float* a, long a_row, float* pairs,
+    const float* b, float* c
+) {
     const long Dp = padded(p);
+    long inner_row = a_row;
+    if (in_pairs(p)) {
+        inner_row = 2 * a_row;
+        for (long i = 0; i < block.rows; i += 2) {
+            const long width = round_up(steps.of_row(i), W) + W;
+            float* odd = a + (i + 1) * a_row;
+            if (i + 1 == block.rows) std::memset(odd, 0, width * sizeof(float));
+            pair_rows(a + i * a_row, odd, width, pairs + i * a_row);
+        }
+        a = pairs;
+    }
     for (long key = 0; key < span.count(); key += BLOCK_ROWS) {
-        const long first = p.causal ? smaller(larger(span.begin + key - position(p, block.first), 0), block.rows) : 0;
+        long first = p.causal ? smaller(larger(span.begin + key - position(p, block.first), 0), block.rows) : 0;
+        if (in_pairs(p)) first /= 2;
         add_product(
-            smaller(span.count() - key, BLOCK_ROWS), Dp, block.rows - first, Left{a + first * a_row + key, 1, a_row},
-            b + first * Dp, Dp, c + key * Dp, Dp
+            smaller(span.count() - key, BLOCK_ROWS), Dp, along(p, block.rows) - first,
+            Left{a + first * inner_row + key, 1, inner_row}, b + first * Dp, Dp, c + key * Dp, Dp, in_pairs(p)
         );
     }
 }
@@ -165,7 +191,12 @@ inline float largest_norm(const float* rows, long count, long Dp) {
     return most;
 }
 
-// One block of KEY_BLOCK keys of one key head.
+// The largest norm of a block's queries, as that_matters takes it. `scratch`: the rows as floats.
+inline float query_norm(const Problem& p, const Block& block, float* scratch) {
+    pack_rows(p, p.query, block.b, block.h, block.first, block.rows, scratch);
+    return largest_norm(scratch, block.rows, padded(p)) * __builtin_fabsf(p.scale) * LOG2_E;
+}
+
 inline long key_norm_items(const Problem& p) { return p.B * p.G; }
 inline size_t key_norm_floats(const Problem& p) { return 2 * KEY_BLOCK * padded(p); }
 inline void key_norms(const Problem& p, long item, float* scratch) {
