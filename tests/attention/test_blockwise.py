@@ -127,11 +127,11 @@ def test_any_form_with_any_masks(seed, kind, data):
         agree(query, key, value, bias, [leaf for leaf in made_of if leaf.requires_grad], rtol=1e-9, **masks)
 
 
-@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
 def test_rows_that_see_nothing_have_no_gradient_whatever_comes_back(impl):
-    query, key, value = tensors(2, 2, 1, 6, 6, 4)
+    query, key, value = tensors(2, 2, 1, 6, 6, 4, torch.float32)
     key_mask = torch.arange(6) >= torch.tensor([[2], [0]])
-    bias = T5Bias(2).double()
+    bias = T5Bias(2)
     out, lse = attention(query, key, value, bias, causal=True, key_mask=key_mask, return_lse=True, impl=impl)
     loss = out.sum() + torch.where(lse == -torch.inf, 0.0, lse**2).sum()  # the square of -inf sends an infinity back
     grads = torch.autograd.grad(loss, [query, key, value, bias.weight])
@@ -141,11 +141,11 @@ def test_rows_that_see_nothing_have_no_gradient_whatever_comes_back(impl):
 
 @pytest.mark.parametrize("sizes", [(0, 4, 4), (2, 0, 4), (2, 4, 0), (2, 0, 0)], ids=str)
 @pytest.mark.parametrize("name", ["none", "t5", "alibi", "fire", "fire beyond L"])
-@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
 def test_empty_dimensions(impl, name, sizes):
     batch, num_queries, num_keys = sizes
-    query, key, value = tensors(batch, 2, 1, num_queries, num_keys, 4)
-    bias, leaves = bias_of(name, 2, batch, num_queries)
+    query, key, value = tensors(batch, 2, 1, num_queries, num_keys, 4, torch.float32)
+    bias, leaves = bias_of(name, 2, batch, num_queries, torch.float32)
     out, lse = attention(query, key, value, bias, impl=impl, return_lse=True)
     assert out.shape == query.shape
     assert (out == 0).all()
@@ -176,9 +176,13 @@ def test_only_the_gradients_asked_for():
             torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [(impl, dtype) for impl in ("blockwise", "cpu") for dtype in (torch.float32, torch.bfloat16)]
+    + [("blockwise", torch.float16)],
+)
 @pytest.mark.parametrize("name", ["none", "t5", "alibi", "fire beyond L", "band"])
-def test_error_at_most_twice_that_of_pytorch(name, dtype):
+def test_error_at_most_twice_that_of_pytorch(name, impl, dtype):
     """Root mean square error against float64, beside torch's attention in the same dtype with the dense bias.
 
     The gradients of all that a bias is made of count as one: a single number, such as that of FIRE's L, may be right by
@@ -197,7 +201,7 @@ def test_error_at_most_twice_that_of_pytorch(name, dtype):
             return scaled_dot_product_attention(q, k, v, mask.expand(2, -1, -1, -1))
 
         def ours(q, k, v, bias=bias):
-            return attention(q, k, v, bias, causal=True, impl="blockwise")
+            return attention(q, k, v, bias, causal=True, impl=impl)
 
         def all_results(function, inputs, leaves=leaves):
             out = function(*inputs)

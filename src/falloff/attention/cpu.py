@@ -6,6 +6,7 @@ not built (no compiler at installation), this implementation refuses and says so
 
 import os
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -59,10 +60,9 @@ def refusal(query: Tensor, call: Call) -> str | None:
 @cache
 def _module() -> ModuleType | None:
     try:
-        from falloff.attention import _cpu
+        return import_module("falloff.attention._cpu")
     except ImportError:
         return None
-    return _cpu
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -128,10 +128,10 @@ def backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
-    grads = [
+    grad_query, grad_key, grad_value = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if needed else None
         for tensor, needed in zip((query, key, value), needs[:3], strict=True)
-    ]
+    )
     form = call.form
     grad_form = [torch.zeros_like(t, dtype=torch.float32).contiguous() for t in form.tensors] if form and needs[3] else []
     if out.numel() > 0 and key.shape[2] > 0:
@@ -140,11 +140,13 @@ def backward(
             None if grad_lse is None else grad_lse.contiguous(),
             _readable(out),
             lse.contiguous(),
-            *grads,
+            grad_query,
+            grad_key,
+            grad_value,
             grad_form,
         )
     else:
-        for grad in grads:
+        for grad in (grad_query, grad_key, grad_value):
             if grad is not None:
                 grad.zero_()
-    return (*grads, grad_form if needs[3] else None)
+    return grad_query, grad_key, grad_value, grad_form if needs[3] else None

@@ -30,13 +30,14 @@ inline void prepare_backward(const Problem& p, long head, float* scratch) {
         pack_rows(p, p.out_rows, b, h, first, rows, right);
         float least = INF;
         for (long i = 0; i < rows; i++) {
-            Vec products{};
-            for (long d = 0; d < Dp; d += W) products += load(left + i * Dp + d) * load(right + i * Dp + d);
+            // In the order in which products are summed in a tile: where one key has all the weight, dP - delta is 0 exactly.
+            float products = 0.0f;
+            for (long d = 0; d < p.D; d++) products += left[i * Dp + d] * right[i * Dp + d];
             // What comes back for the log-sum-exp of a row that saw nothing may be anything, also NaN.
             const float back = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
-            p.delta[head * p.N + first + i] = sum(products) - back;
+            p.delta[head * p.N + first + i] = products - back;
             if (lse[i] != lse[i]) least = -INF;  // nothing is skipped
-            else if (lse[i] != -INF && lse[i] * LOG2_E < least) least = lse[i] * LOG2_E;
+            else if (lse[i] != -INF && lse[i] < least) least = lse[i];
         }
         p.lse_min[head * row_blocks(p) + block] = least;
         if (p.key_norm) p.query_norm[head * row_blocks(p) + block] = query_norm(p, {b, h, first, rows}, left);
@@ -116,7 +117,7 @@ inline void attend_backward(const Problem& p, long chunk, const Block& block, Sp
         float* s = at.weights + i * TILE_ROW;
         to_scores(p, block, i, span.begin, width, s);
         if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
-        to_weights(s, width, lse[i] == -INF ? INF : lse[i] * LOG2_E);  // weights 0 where there was nothing
+        to_weights(s, width, lse[i] == -INF ? INF : lse[i]);  // weights 0 where there was nothing
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, used + i * TILE_ROW);
         store(used + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
     }

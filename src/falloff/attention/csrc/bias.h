@@ -1,6 +1,4 @@
 // The bias of a row of a tile, and its gradient.
-//
-// Scores are held in base 2: score = (query . key) * scale * log2(e) + bias * log2(e), so that weights are exp2(score - ...).
 #pragma once
 
 #include "tile.h"
@@ -45,8 +43,8 @@ inline void add_band(const Problem& p, long b, long h, long row, long key, long 
     const long top = position(p, row) - key;
     const Span span = band_columns(p, row, key, width);
     long c = span.begin;
-    for (; c + W <= span.end; c += W) store(s + c, load(s + c) + reversed(load(values + top - c - (W - 1))) * LOG2_E);
-    for (; c < span.end; c++) s[c] += values[top - c] * LOG2_E;
+    for (; c + W <= span.end; c += W) store(s + c, load(s + c) + reversed(load(values + top - c - (W - 1))));
+    for (; c < span.end; c++) s[c] += values[top - c];
 }
 
 inline void add_band_gradient(const Problem& p, long b, long h, long row, long key, long width, const float* grad) {
@@ -97,7 +95,7 @@ inline void add_warp(const Problem& p, long b, long h, long row, long key, long 
     const float* g = distances_of(p, row, key);
     const float a = p.a[b * p.a_batch + row];
     for_segments(p, b, row, key, width, [&](int segment, long begin, long end) {
-        const float slope = p.slope[h * p.S + segment] * LOG2_E, intercept = p.intercept[h * p.S + segment] * LOG2_E;
+        const float slope = p.slope[h * p.S + segment], intercept = p.intercept[h * p.S + segment];
         for_columns(begin, end, [&](long c, Int inside) {
             const Vec scores = load(s + c), x = load(g + c) * a;
             store(s + c, inside ? scores * scale + (x * slope + intercept) : scores);
@@ -128,9 +126,9 @@ inline void add_warp_gradient(
     });
 }
 
-// score = product * scale * log2(e) + bias * log2(e), for the keys from `key` on.
+// score = product * scale + bias, for the keys from `key` on.
 inline void to_scores(const Problem& p, const Block& block, long i, long key, long width, float* s) {
-    const float scale = p.scale * LOG2_E;
+    const float scale = p.scale;
     const long row = block.first + i;
     switch (p.form) {
         case Form::none:

@@ -61,10 +61,10 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         float& total = at.total[local + i];
         const float before = maximum;
         maximum = larger(row_maximum(s, width), before);
-        // Of a row that has seen nothing but -inf, the maximum counts as 0: exp2(-inf - 0) = 0, not NaN.
+        // Of a row that has seen nothing but -inf, the maximum counts as 0: exp(-inf - 0) = 0, not NaN.
         const float less = maximum == -INF ? 0.0f : maximum;
         if (maximum != before) {
-            const float shrink = exp2(before - less);
+            const float shrink = exp(before - less);
             total *= shrink;
             for (long d = 0; d < Dp; d += W) store(sums + i * Dp + d, load(sums + i * Dp + d) * shrink);
         }
@@ -132,7 +132,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
     }
     for (long i = 0; i < chunk.rows; i++) {
         const bool nothing = at.total[i] == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
-        p.lse[row + i] = nothing ? -INF : at.maximum[i] * LN_2 + __builtin_logf(at.total[i]);
+        p.lse[row + i] = nothing ? -INF : at.maximum[i] + __builtin_logf(at.total[i]);
         unpack_rows(p, at.sums + i * Dp, 1, nothing ? 1.0f : 1.0f / at.total[i], p.out, row + i);
     }
 }
@@ -148,12 +148,12 @@ inline void merge(const Problem& p, long head, float* sums) {
         for (long split = 0; split < p.splits; split++) maximum = larger(part(split)[Dp], maximum);
         for (long d = 0; d < Dp; d++) sums[d] = 0.0f;
         for (long split = 0; split < p.splits; split++) {
-            const float weight = exp2(part(split)[Dp] - (maximum == -INF ? 0.0f : maximum));
+            const float weight = exp(part(split)[Dp] - (maximum == -INF ? 0.0f : maximum));
             total += part(split)[Dp + 1] * weight;
             for (long d = 0; d < Dp; d++) sums[d] += part(split)[d] * weight;
         }
         const bool nothing = total == 0.0f;
-        p.lse[head * p.N + i] = nothing ? -INF : maximum * LN_2 + __builtin_logf(total);
+        p.lse[head * p.N + i] = nothing ? -INF : maximum + __builtin_logf(total);
         unpack_rows(p, sums, 1, nothing ? 1.0f : 1.0f / total, p.out, head * p.N + i);
     }
 }

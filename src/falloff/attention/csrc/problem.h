@@ -37,7 +37,7 @@ struct Problem {
     Dropout dropout;
 
     Form form = Form::none;
-    // Strip: `strip` is (H, strip_row), by falling offset, times log2(e), its ends continued by STRIP_PAD values.
+    // Strip: `strip` is (H, strip_row), by falling offset, its ends continued by STRIP_PAD values.
     const float* values = nullptr;  // strip (H, K); band (B, H, N, E)
     long K = 0, start = 0;          // of a strip; K also of a warp's g
     const float* strip = nullptr;
@@ -65,8 +65,8 @@ struct Problem {
     const float* grad_lse = nullptr;  // (B, H, N)
     bool needs_query = false, needs_key = false, needs_value = false, needs_form = false;
     float* delta = nullptr;       // (B, H, N): sum of grad_out * out, less grad_lse
-    float* query_norm = nullptr;  // (B, H, row blocks): the largest |query|, times scale * log2(e)
-    float* lse_min = nullptr;     // (B, H, row blocks): the smallest log-sum-exp, in base 2
+    float* query_norm = nullptr;  // (B, H, row blocks): the largest |query|, times |scale|
+    float* lse_min = nullptr;     // (B, H, row blocks): the smallest log-sum-exp
     long key_chunks = 1;          // parts of the keys whose gradients are summed apart
     float* grad_query = nullptr;  // (key_chunks, B, H, N, Dp), before the factor `scale`
     void* grad_query_out = nullptr;  // (B, H, N, D); may be grad_query itself
@@ -82,8 +82,6 @@ struct Problem {
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
-constexpr float LOG2_E = 1.44269504088896340736f;
-constexpr float LN_2 = 0.69314718055994530942f;
 
 // What each instruction set offers. An item is a piece of work that one thread does alone; items write apart from each other,
 // and no result depends on which thread does which.

@@ -90,7 +90,7 @@ struct Prepared {
     // Whether a strip may hide keys by itself, so that looking for keys to skip can pay.
     bool falls_far(const Problem& p) const {
         const auto [low, high] = std::minmax_element(strip.begin(), strip.end());
-        return p.M > 256 && !(*high - *low < 25.0f);
+        return p.M > 256 && !(*high - *low < 17.0f);
     }
 
     void prepare_strip(Problem& p) {
@@ -102,10 +102,10 @@ struct Prepared {
             const float* values = p.values + h * p.K;
             float* to = strip.data() + h * p.strip_row;
             for (long x = 0; x < p.strip_row; x++)
-                to[x] = values[std::clamp(p.K - 1 + STRIP_PAD - x, 0L, p.K - 1)] * LOG2_E;
+                to[x] = values[std::clamp(p.K - 1 + STRIP_PAD - x, 0L, p.K - 1)];
             for (long k = 0; k < p.K; k++) {
                 float& most = strip_max[h * blocks + k / STRIP_BLOCK];
-                const float value = values[k] * LOG2_E;
+                const float value = values[k];
                 most = std::isnan(value) ? std::numeric_limits<float>::infinity() : std::max(most, value);
             }
         }

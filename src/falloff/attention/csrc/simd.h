@@ -66,14 +66,14 @@ inline Vec reversed(Vec v) {
     return __builtin_shuffle(v, W - 1 - iota());
 }
 
-// 2^x to about one unit in the last place for x from -126 to 127, 0 below, NaN for NaN. x = n + f with |f| <= 1/2; 2^f is a
-// polynomial (degree 6, relative error below 2e-9), and 2^n is built from n in the exponent's bits: adding `shifter` rounds x to an
-// integer and leaves n + 127 in the lowest bits of the sum.
-inline Vec exp2(Vec x) {
-    const float shifter = 12582912.0f + 127.0f;  // 1.5 * 2^23: there floats are the integers
-    Vec shifted = x + shifter;
-    Vec f = x - (shifted - shifter);
-    const Vec f2 = f * f;  // by Estrin's scheme: shorter chains than Horner's
+// e^x to about one unit in the last place for x from -87.3 to 88, 0 below, NaN for NaN. x = (n + f) * ln 2 with |f| <= 1/2;
+// 2^f is a polynomial (degree 6, relative error below 2e-9, by Estrin's scheme: shorter chains than Horner's), and 2^n is
+// built from n in the exponent's bits: adding `shifter` rounds to an integer and leaves n + 127 in the lowest bits of the sum.
+inline Vec exp(Vec x) {
+    const float log2_e = 1.44269504f, shifter = 12582912.0f + 127.0f;  // 1.5 * 2^23: there floats are the integers
+    const Vec shifted = x * log2_e + shifter;
+    const Vec f = x * log2_e - (shifted - shifter);
+    const Vec f2 = f * f;
     const Vec high = f * 1.33999312e-3f + 9.61848896e-3f + f2 * 1.53458116e-4f;
     const Vec middle = f * 5.55032878e-2f + 2.40226469e-1f + f2 * high;
     const Vec p = f * 6.93147206e-1f + 1.0f + f2 * middle;
@@ -82,9 +82,9 @@ inline Vec exp2(Vec x) {
     exponent <<= 23;
     Vec power;
     std::memcpy(&power, &exponent, sizeof power);
-    return x < -126.0f ? Vec{} : p * power;
+    return x < -87.3f ? Vec{} : p * power;
 }
-inline float exp2(float x) { return exp2(broadcast(x))[0]; }
+inline float exp(float x) { return exp(broadcast(x))[0]; }
 
 // W x W floats, transposed in registers: at each step blocks of `step` x `step` change places.
 inline void transpose(Vec (&rows)[W]) {

@@ -11,11 +11,11 @@ inline float row_maximum(const float* s, long width) {
     return largest(most);
 }
 
-// Scores become exp2(score - less); returns their sum.
+// Scores become exp(score - less); returns their sum.
 inline float to_weights(float* s, long width, float less) {
     Vec total{};
     for (long c = 0; c < width; c += W) {
-        const Vec weight = exp2(load(s + c) - less);
+        const Vec weight = exp(load(s + c) - less);
         store(s + c, weight);
         total += weight;
     }

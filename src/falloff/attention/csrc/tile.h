@@ -143,14 +143,14 @@ inline void hide(const Problem& p, const Block& block, long i, Span span, long w
 }
 
 // Certified skipping. All that a call skips of one row has weights below 2^-24 of it together: each of at most M keys has a
-// weight below 2^-(24 + log2 M) of what the row's maximum (or its log-sum-exp) stands for.
+// weight below e^-(17 + log M) of what the row's maximum (or its log-sum-exp) stands for.
 inline float skip_margin(const Problem& p) {
-    float margin = 25.0f;
-    for (long m = 1; m < p.M; m *= 2) margin += 1.0f;
+    float margin = 17.0f;
+    for (long m = 1; m < p.M; m *= 2) margin += 0.6931472f;
     return margin;
 }
 
-// At least the largest bias, in base 2, of a block of rows and keys begin .. end - 1.
+// At least the largest bias of a block of rows and keys begin .. end - 1.
 inline float bias_bound(const Problem& p, const Block& block, long begin, long end) {
     if (p.form == Form::none) return 0.0f;
     const long low = position(p, block.first) - (end - 1) - p.start;
@@ -163,8 +163,8 @@ inline float bias_bound(const Problem& p, const Block& block, long begin, long e
     return bound;
 }
 
-// The span without the keys at its ends that cannot matter to rows of norm at most `query_norm` (times scale * log2 e) whose
-// maxima or log-sum-exps are at least `least` (base 2). Norms are +inf where something is not finite: nothing is skipped there.
+// The span without the keys at its ends that cannot matter to rows of norm at most `query_norm` (times |scale|) whose
+// maxima or log-sum-exps are at least `least`. Norms are +inf where something is not finite: nothing is skipped there.
 inline Span that_matters(const Problem& p, const Block& block, Span span, float query_norm, float least, float margin) {
     if (!p.key_norm) return span;
     const float* norms = p.key_norm + (block.b * p.G + block.h / p.fold()) * ((p.M + KEY_BLOCK - 1) / KEY_BLOCK);
@@ -194,7 +194,7 @@ inline float largest_norm(const float* rows, long count, long Dp) {
 // The largest norm of a block's queries, as that_matters takes it. `scratch`: the rows as floats.
 inline float query_norm(const Problem& p, const Block& block, float* scratch) {
     pack_rows(p, p.query, block.b, block.h, block.first, block.rows, scratch);
-    return largest_norm(scratch, block.rows, padded(p)) * __builtin_fabsf(p.scale) * LOG2_E;
+    return largest_norm(scratch, block.rows, padded(p)) * __builtin_fabsf(p.scale);
 }
 
 inline long key_norm_items(const Problem& p) { return p.B * p.G; }
