@@ -6,8 +6,10 @@ PYTHON ?= python3
 # Two threads that wait for each other on a shared machine are slower than one: two processes of one thread each.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 
+SANITIZE ?= address,undefined
+
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test lint format types bench pictures clean
+.PHONY: help setup compare test sanitize lint format types bench pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -29,6 +31,11 @@ compare: setup  ## the main job: compare the schemes on real text (quick preset)
 
 test: setup  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2
+
+sanitize:  ## run the CPU kernels under sanitizers (SANITIZE=thread for the third)
+	cmake -S . -B build/sanitize-$(SANITIZE) -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=$(SANITIZE) > /dev/null
+	cmake --build build/sanitize-$(SANITIZE) --parallel 2 > /dev/null
+	build/sanitize-$(SANITIZE)/sanitize
 
 lint: setup  ## check style
 	$(BIN)/ruff check
