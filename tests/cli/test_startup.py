@@ -39,7 +39,7 @@ print("pyplot", "matplotlib.pyplot" in sys.modules)
     result = run(code, PYTHONIOENCODING="ascii", COLUMNS="80")
     assert result.stdout.count("status 0 []") == 3
     assert result.stdout.count("Usage: falloff") == 2
-    for command in ("show", "buckets", "check", "explain"):
+    for command in ("show", "buckets", "check", "explain", "info", "bench"):
         assert f" {command} " in result.stdout
     assert "\\xe9" in result.stdout  # a terminal without Unicode is served
     assert "\x1b" not in result.stdout  # and a pipe gets plain text

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from falloff.cli import comparing, looking
+from falloff.cli import benchmarking, comparing, info, looking
 from falloff.cli.errors import OneLineErrors
 
 app = typer.Typer(
@@ -35,7 +35,15 @@ def _falloff(
     """Attention with a relative positional bias: look at a bias before you bet a training run on it."""
 
 
-for command in (comparing.compare, looking.show, looking.buckets, looking.check, looking.explain):
+for command in (
+    comparing.compare,
+    looking.show,
+    looking.buckets,
+    looking.check,
+    looking.explain,
+    info.info,
+    benchmarking.bench,
+):
     app.command()(command)
 
 

@@ -143,7 +143,7 @@ inline void attend_backward(const Problem& p, long chunk, const Block& block, Sp
         multiply_rows(p, block, span, steps, at.grads, TILE_ROW, at.used, at.query_right, at.grad_key + skipped * Dp);
     if (p.needs_query) {
         float* to = p.grad_query + ((chunk * p.B * p.H + head) * p.N + block.first) * Dp;
-        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + along(p, skipped) * Dp, to);
+        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + along(p, skipped) * Dp, Dp, to);
     }
 }
 

@@ -11,11 +11,30 @@ namespace falloff::FALLOFF_ISA {
 
 constexpr long ROWS = 48, KEYS = 256;
 
-// Blocks of rows that share the packed keys. Depends on the shape alone: so does the order of all sums.
-inline long chunk_rows(const Problem& p) { return ROWS * larger(smaller(512 / p.D, 8), 2); }
-inline long chunks(const Problem& p) { return (p.N + chunk_rows(p) - 1) / chunk_rows(p); }
+// Blocks of rows that share the packed keys: rows of one head that follow one another or, where a head has no more than a
+// block of rows, heads that share a key head. Depends on the shape alone: so does the order of all sums.
+struct Chunks {
+    bool by_head;
+    long blocks;    // in a chunk
+    long per_head;  // chunks of a head, or of a key head
 
-inline long forward_items(const Problem& p) { return p.B * p.H * chunks(p) * p.splits; }
+    explicit Chunks(const Problem& p) {
+        by_head = p.N <= ROWS && p.fold() > 1;
+        blocks = larger(smaller(512 / p.D, 8), 2);
+        const long all = by_head ? p.fold() : (p.N + ROWS - 1) / ROWS;
+        per_head = (all + blocks - 1) / blocks;
+    }
+    long heads(const Problem& p) const { return p.B * (by_head ? p.G : p.H); }
+    long count(const Problem& p) const { return heads(p) * per_head; }
+};
+
+inline long chunks(const Problem& p) { return Chunks(p).count(p); }
+inline long chunk_rows(const Problem& p) { return ROWS * Chunks(p).blocks; }
+
+inline long forward_items(const Problem& p) { return chunks(p) * p.splits; }
+
+// So few queries that packing keys costs more than it saves.
+inline bool few(const Problem& p) { return p.N <= 4 && p.type == Type::float32; }
 
 struct ForwardScratch {
     float *query, *sums, *maximum, *total, *norm, *scores, *keys, *values, *rows;
@@ -50,7 +69,8 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - tile.begin;
     const Steps steps(p, block, span);
     float* sums = at.sums + local * Dp;
-    multiply_panels(p, block, steps, at.query + local * inner, at.keys + skipped * inner, at.scores, KEYS);
+    if (few(p)) multiply_few(p, block, steps, span.begin, at.query + local * inner, at.scores, KEYS);
+    else multiply_panels(p, block, steps, at.query + local * inner, at.keys + skipped * inner, at.scores, KEYS);
     for (long i = 0; i < block.rows; i++) {
         const long width = round_up(steps.of_row(i), W);
         if (width == 0) continue;
@@ -71,70 +91,91 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         total += to_weights(s, width, less);
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, s);
     }
-    multiply_keys(p, block, steps, at.scores, KEYS, at.values + along(p, skipped) * Dp, sums);
+    if (few(p) && p.D % W == 0) {
+        const float* values = row_of_float(p.value, block.b, block.h / p.fold(), span.begin);
+        multiply_keys(p, block, steps, at.scores, KEYS, values, p.value.row, sums);
+    } else {
+        multiply_keys(p, block, steps, at.scores, KEYS, at.values + along(p, skipped) * Dp, Dp, sums);
+    }
+}
+
+// What a block of rows gives: its share of a split, or the output.
+inline void finish_block(const Problem& p, const Block& block, long split, const ForwardScratch& at, long local) {
+    const long Dp = padded(p), head = block.b * p.H + block.h;
+    for (long i = 0; i < block.rows; i++) {
+        const float *sums = at.sums + (local + i) * Dp, maximum = at.maximum[local + i], total = at.total[local + i];
+        const long row = head * p.N + block.first + i;
+        if (p.splits > 1) {
+            float* partial = p.partial + ((head * p.splits + split) * p.N + block.first + i) * (Dp + 2);
+            for (long d = 0; d < Dp; d++) partial[d] = sums[d];
+            partial[Dp] = maximum;
+            partial[Dp + 1] = total;
+        } else {
+            const bool nothing = total == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
+            p.lse[row] = nothing ? -INF : maximum + __builtin_logf(total);
+            unpack_rows(p, sums, 1, nothing ? 1.0f : 1.0f / total, p.out, row);
+        }
+    }
 }
 
 inline void forward(const Problem& p, long item, float* scratch) {
     const ForwardScratch at(p, scratch);
-    const long Dp = padded(p), n = chunk_rows(p);
-    const long split = item % p.splits, head = item / p.splits % (p.B * p.H);
-    const long first = (chunks(p) - 1 - item / p.splits / (p.B * p.H)) * n;  // causal: the longest rows first
-    const Block chunk{head / p.H, head % p.H, first, smaller(n, p.N - first)};
-    const long g = chunk.h / p.fold();
-    auto rows_from = [&](long local) { return Block{chunk.b, chunk.h, first + local, smaller(ROWS, chunk.rows - local)}; };
-
-    pack_left(p, p.query, chunk.b, chunk.h, first, chunk.rows, at.query);
-    for (long i = 0; i < chunk.rows; i++) {
-        at.maximum[i] = -INF;
-        at.total[i] = 0.0f;
+    const Chunks chunks(p);
+    const long Dp = padded(p), split = item % p.splits, head = item / p.splits % chunks.heads(p);
+    const long chunk = chunks.per_head - 1 - item / p.splits / chunks.heads(p);  // causal: the longest rows first
+    const long b = chunks.by_head ? head / p.G : head / p.H, g = chunks.by_head ? head % p.G : head % p.H / p.fold();
+    const long all = chunks.by_head ? p.fold() : (p.N + ROWS - 1) / ROWS;
+    const long blocks = smaller(chunks.blocks, all - chunk * chunks.blocks);
+    auto block_at = [&](long n) {
+        const long index = chunk * chunks.blocks + n;
+        if (chunks.by_head) return Block{b, g * p.fold() + index, 0, p.N};
+        return Block{b, head % p.H, index * ROWS, smaller(ROWS, p.N - index * ROWS)};
+    };
+    for (long n = 0; n < blocks; n++) {
+        const Block block = block_at(n);
+        pack_left(p, p.query, b, block.h, block.first, block.rows, at.query + n * ROWS * padded_inner(p));
+        if (p.key_norm) at.norm[n] = query_norm(p, block, at.rows);
+        for (long i = 0; i < block.rows; i++) {
+            at.maximum[n * ROWS + i] = -INF;
+            at.total[n * ROWS + i] = 0.0f;
+        }
     }
-    for (long x = 0; x < chunk.rows * Dp; x += W) store(at.sums + x, Vec{});
-    for (long local = 0; p.key_norm && local < chunk.rows; local += ROWS)
-        at.norm[local / ROWS] = query_norm(p, rows_from(local), at.rows);
+    for (long x = 0; x < blocks * ROWS * Dp; x += W) store(at.sums + x, Vec{});
 
     const float margin = skip_margin(p);
     const long tiles = (p.M + KEYS - 1) / KEYS;
     const Span part{tiles * split / p.splits, tiles * (split + 1) / p.splits};
-    const long middle = position(p, first + (p.causal ? chunk.rows - 1 : chunk.rows / 2));
+    const Block first = block_at(0), last = block_at(blocks - 1);
+    const long middle = position(p, p.causal ? last.first + last.rows - 1 : (first.first + last.first + last.rows) / 2);
     const long nearest = smaller(larger(middle / KEYS, part.begin), part.end - 1);
     auto visit = [&](long index) {
         const Span tile{index * KEYS, smaller((index + 1) * KEYS, p.M)};
-        bool packed = false;
-        for (long local = 0; local < chunk.rows; local += ROWS) {
-            const Block block = rows_from(local);
+        bool packed = few(p) && p.D % W == 0;
+        for (long n = 0; n < blocks; n++) {
+            const Block block = block_at(n);
             Span span = seen_by_block(p, block, tile);
             if (span.empty()) continue;
             float least = INF;
-            for (long i = 0; i < block.rows; i++) least = at.maximum[local + i] < least ? at.maximum[local + i] : least;
-            span = that_matters(p, block, span, at.norm[local / ROWS], least, margin);
+            for (long i = 0; i < block.rows; i++) {
+                const float maximum = at.maximum[n * ROWS + i];
+                least = maximum < least ? maximum : least;
+            }
+            span = that_matters(p, block, span, at.norm[n], least, margin);
             if (span.empty()) continue;
             if (!packed) {
-                pack_left(p, p.key, chunk.b, g, tile.begin, tile.count(), at.rows);
-                pack_panels(p, at.rows, tile.count(), at.keys);
-                pack_right(p, p.value, chunk.b, g, tile.begin, tile.count(), at.values);
+                if (!few(p)) {
+                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.rows);
+                    pack_panels(p, at.rows, tile.count(), at.keys);
+                }
+                pack_right(p, p.value, b, g, tile.begin, tile.count(), at.values);
                 packed = true;
             }
-            attend(p, block, tile, span, at, local);
+            attend(p, block, tile, span, at, n * ROWS);
         }
     };
     for (long index = nearest; index >= part.begin; index--) visit(index);
     for (long index = nearest + 1; index < part.end; index++) visit(index);
-
-    const long row = head * p.N + first;
-    if (p.splits > 1) {
-        for (long i = 0; i < chunk.rows; i++) {
-            float* partial = p.partial + ((head * p.splits + split) * p.N + first + i) * (Dp + 2);
-            for (long d = 0; d < Dp; d++) partial[d] = at.sums[i * Dp + d];
-            partial[Dp] = at.maximum[i];
-            partial[Dp + 1] = at.total[i];
-        }
-        return;
-    }
-    for (long i = 0; i < chunk.rows; i++) {
-        const bool nothing = at.total[i] == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
-        p.lse[row + i] = nothing ? -INF : at.maximum[i] + __builtin_logf(at.total[i]);
-        unpack_rows(p, at.sums + i * Dp, 1, nothing ? 1.0f : 1.0f / at.total[i], p.out, row + i);
-    }
+    for (long n = 0; n < blocks; n++) finish_block(p, block_at(n), split, at, n * ROWS);
 }
 
 // Merges the splits of a head's rows.

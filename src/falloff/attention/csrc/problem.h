@@ -94,7 +94,7 @@ struct Work {
 struct Kernels {
     Work key_norms, bends, forward, merge, prepare_backward, backward, finish_backward;
     long (*padded_head_size)(const Problem&);
-    long (*row_chunks)(const Problem&);  // of the forward, for each head
+    long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split
 };
 
 }  // namespace falloff

@@ -87,10 +87,10 @@ struct Prepared {
         }
     }
 
-    // Whether a strip may hide keys by itself, so that looking for keys to skip can pay.
+    // Whether a strip may hide keys by itself, for so many rows that looking for keys to skip can pay.
     bool falls_far(const Problem& p) const {
         const auto [low, high] = std::minmax_element(strip.begin(), strip.end());
-        return p.M > 256 && !(*high - *low < 17.0f);
+        return p.N >= 32 && p.M > 256 && !(*high - *low < 17.0f);
     }
 
     void prepare_strip(Problem& p) {
@@ -147,7 +147,7 @@ void run_forward(Problem p, const std::string& isa, int threads) {
     const Kernels& kernels = kernels_for(isa);
     const Prepared prepared(p, kernels, threads);
     // Few rows against many keys (decoding): the keys are split, so that several threads have work. By shape alone.
-    const long items = p.B * p.H * kernels.row_chunks(p), most = (p.M + 1023) / 1024;
+    const long items = kernels.row_chunks(p), most = (p.M + 1023) / 1024;
     p.splits = std::clamp((15 + items) / items, 1L, std::max(most, 1L));
     std::vector<float> partial;
     if (p.splits > 1) {

@@ -78,9 +78,38 @@ inline void multiply_panels(
         }
 }
 
+// The same straight from the keys in memory, for a few rows that would not repay packing: decoding, which is as fast as memory
+// is read. Products of W keys are summed across lanes at once, by transposing them.
+inline void multiply_few(
+    const Problem& p, const Block& block, const Steps& steps, long first_key, const float* query, float* c, long c_row
+) {
+    const long Dp = padded(p), whole = p.D / W * W;
+    for (long i = 0; i < block.rows; i++)
+        for (long key = 0; key < steps.count[0]; key += W) {
+            Vec sums[W];
+#pragma GCC unroll 16
+            for (int lane = 0; lane < W; lane++) {
+                const long j = smaller(first_key + key + lane, p.M - 1);
+                const float* row = row_of_float(p.key, block.b, block.h / p.fold(), j);
+                sums[lane] = Vec{};
+                for (long d = 0; d < whole; d += W) sums[lane] += load(row + d) * load(query + i * Dp + d);
+                if (whole < p.D) {
+                    float rest[W] = {};
+                    for (long d = whole; d < p.D; d++) rest[d - whole] = row[d];
+                    sums[lane] += load(rest) * load(query + i * Dp + whole);
+                }
+            }
+            transpose(sums);
+            Vec total{};
+#pragma GCC unroll 16
+            for (int lane = 0; lane < W; lane++) total += sums[lane];
+            store(c + i * c_row + key, total);
+        }
+}
+
 // C (block rows, Dp) += A (block rows, span) B (span, Dp): B from pack_right; A's rows are turned into pairs where B is.
 inline void multiply_keys(
-    const Problem& p, const Block& block, const Steps& steps, float* a, long a_row, const float* b, float* c
+    const Problem& p, const Block& block, const Steps& steps, float* a, long a_row, const float* b, long b_row, float* c
 ) {
     const long Dp = padded(p);
     if (in_pairs(p))
@@ -88,7 +117,7 @@ inline void multiply_keys(
     for (long s = 0; s < steps.strips; s++) {
         const long row = s * BLOCK_ROWS;
         add_product(
-            steps.rows(block, s), Dp, along(p, steps.count[s]), Left{a + row * a_row, a_row, 1}, b, Dp, c + row * Dp, Dp,
+            steps.rows(block, s), Dp, along(p, steps.count[s]), Left{a + row * a_row, a_row, 1}, b, b_row, c + row * Dp, Dp,
             in_pairs(p)
         );
     }

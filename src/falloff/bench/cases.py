@@ -1,0 +1,132 @@
+"""What is timed: the cases of each suite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+BIASES = {"t5": "T5", "alibi": "ALiBi", "fire": "FIRE", "band": "Band"}
+"""The biases of the cases, with their names in tables."""
+
+_LARGEST_DENSE = 2048**2  # queries x keys that the float64 definition takes in memory and time of a small machine
+_VERIFIED_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of attention: its bias, sizes and precision, and whether gradients are asked for.
+
+    Without `training`, no gradient is: the forward pass of inference. Keys in the past only where `causal`.
+
+    >>> case = Case("forward", "t5", length=4096, causal=True)
+    >>> case.name, case.gflop
+    ('forward: T5 causal N=4096', 17.179869184)
+    """
+
+    group: str
+    bias: str
+    length: int
+    causal: bool = False
+    training: bool = False
+    batch: int = 1
+    heads: int = 8
+    head_size: int = 64
+    dtype: str = "float32"
+    cache: int | None = None
+    """Keys, where they are more than the queries: decoding against a cache."""
+    flex: bool = False
+    """Whether flex attention takes part where it is asked for: it compiles for half a minute a case."""
+
+    @property
+    def keys(self) -> int:
+        return self.length if self.cache is None else self.cache
+
+    @property
+    def label(self) -> str:
+        """The case within its group."""
+        words = [BIASES[self.bias], "causal" if self.causal else "full"]
+        if self.batch != 1:
+            words.append(f"B={self.batch}")
+        words.append(f"N={self.length}")
+        if self.cache is not None:
+            words[1:2] = []  # the last query of a text sees every key either way
+            words.append(f"M={self.cache}")
+        if self.head_size != 64:
+            words.append(f"D={self.head_size}")
+        if self.training and self.group in ("short", "bfloat16"):  # the others are all of one kind
+            words.append("train")
+        return " ".join(words)
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}: {self.label}"
+
+    @property
+    def gflop(self) -> float:
+        """10^9 operations: 4 B H N M D forward, half of it where causal, 3.5 times it with the backward pass."""
+        forward = 4 * self.batch * self.heads * self.length * self.keys * self.head_size / 1e9
+        return forward * (0.5 if self.causal else 1.0) * (3.5 if self.training else 1.0)
+
+    @property
+    def verified_as(self) -> "Case":
+        """This case, or the same one at a length that the dense definition can take."""
+        if self.length * self.keys <= _LARGEST_DENSE:
+            return self
+        return replace(self, length=_VERIFIED_LENGTH, cache=None if self.cache is None else _VERIFIED_LENGTH)
+
+
+def _cpu_cases() -> list[Case]:
+    forward = [
+        Case("forward", "t5", length, causal, flex=length in (1024, 4096))
+        for causal in (False, True)
+        for length in (512, 1024, 2048, 4096, 8192)
+    ]
+    wide = [Case("forward", "t5", 2048, causal, head_size=128) for causal in (False, True)]
+    forms = [Case("forms", bias, length, causal=True) for bias in ("fire", "band") for length in (1024, 4096)]
+    far = [Case("far", "alibi", length, causal=True, flex=length == 8192) for length in (8192, 16384)]
+    training = [Case("training", "t5", length, causal=True, training=True) for length in (1024, 2048, 4096)]
+    training += [Case("training", "fire", length, causal=True, training=True) for length in (1024, 4096)]
+    halves = [
+        Case("bfloat16", "t5", length, True, training, dtype="bfloat16", flex=length == 4096)
+        for training in (False, True)
+        for length in (1024, 4096)
+    ]
+    decode = [Case("decode", "t5", 1, cache=8192)]
+    short = [
+        Case("short", "t5", length, True, training, batch=8) for training in (False, True) for length in (128, 256, 512)
+    ]
+    encoder = [Case("short", "t5", 512, causal=False, training=True, batch=8)]
+    return [*forward, *wide, *forms, *far, *training, *halves, *decode, *short, *encoder]
+
+
+CPU_CASES = _cpu_cases()
+"""The suite `cpu`, group after group."""
+
+MEMORY_CASES = [
+    Case("memory", bias, length, causal=True, training=True)
+    for length in (4096, 8192, 16384)
+    for bias in ("t5", "alibi", "fire")
+]
+"""The suite `memory`."""
+
+SCALING_CASES = [
+    Case(group, bias, length, causal=True, training=group == "training")
+    for group in ("forward", "training")
+    for length in (512, 1024, 2048, 4096, 8192, 16384)
+    for bias in ("alibi", "t5", "fire")
+]
+"""The suite `scaling`: those of one group and length are timed together."""
+
+
+def cases_named(part: str | None, cases: Sequence[Case]) -> list[Case]:
+    """Those whose name holds `part`, in capitals or not; all of them for None.
+
+    Raises:
+        ValueError: if there is none.
+
+    >>> [case.name for case in cases_named("decode", CPU_CASES)]
+    ['decode: T5 N=1 M=8192']
+    """
+    found = [case for case in cases if part is None or part.lower() in case.name.lower()]
+    if not found:
+        groups = ", ".join(dict.fromkeys(case.group for case in cases))
+        raise ValueError(f"--cases: got {part!r}, expected part of a name such as {cases[0].name!r}; groups are {groups}")
+    return found

@@ -1,0 +1,162 @@
+"""Who takes part: falloff, PyTorch's SDPA in three ways, flex attention, and attention written out."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from falloff.attention.api import attention
+from falloff.bench import flex
+from falloff.bench.cases import Case
+from falloff.bench.problem import Problem
+
+OURS = "falloff"
+NO_BIAS = "sdpa, no bias"
+DENSE = "sdpa, dense bias"
+LEARNED = "sdpa, dense learned"
+FLEX = "flex"
+EAGER = "eager"
+NAMES = (OURS, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
+
+_MOST_DENSE = 1e9  # bytes of one dense (B, H, N, M) tensor
+
+Run = Callable[[], list[Tensor]]
+"""One turn of a contestant: the output, and the gradients where the case trains."""
+
+
+@dataclass
+class Contestants:
+    """Those that take part in a case, and why the others do not."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def same_result(self) -> list[str]:
+        """Those who compute what falloff computes."""
+        return [name for name in self.runs if name in (DENSE, LEARNED, FLEX, EAGER)]
+
+
+def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor) -> Run:
+    """One turn: forward, and backward to the leaves if there are any."""
+
+    def run() -> list[Tensor]:
+        with torch.set_grad_enabled(bool(leaves)):
+            out = forward()
+        return [out, *torch.autograd.grad(out, leaves, grad_out)] if leaves else [out]
+
+    return run
+
+
+def ours(problem: Problem, impl: str) -> Run:
+    """falloff, its form made within the call."""
+    return run_of(
+        lambda: attention(*problem.inputs, problem.bias.for_call(), causal=problem.case.causal, impl=impl),
+        list(problem.leaves.values()),
+        problem.grad_out,
+    )
+
+
+def without_bias(problem: Problem) -> Run:
+    """SDPA on the same tensors without any bias: the price of attention itself."""
+    return run_of(
+        lambda: scaled_dot_product_attention(*problem.inputs, is_causal=problem.case.causal),
+        list(problem.inputs) if problem.case.training else [],
+        problem.grad_out,
+    )
+
+
+def dense_mask(problem: Problem) -> Tensor:
+    """Bias and causality as one constant tensor (1 or B, H, N, M) in the dtype of query."""
+    with torch.no_grad():
+        mask = problem.bias.dense(problem.case)
+        hidden = problem.hidden()
+        return (mask if hidden is None else mask.add_(hidden)).to(problem.query.dtype)
+
+
+def with_dense_mask(problem: Problem, mask: Tensor, *, learned: bool) -> Run:
+    """SDPA with a mask made beforehand, so that its making is not counted: constant, or with a gradient of its own."""
+    mask = mask.detach().requires_grad_(learned)
+    leaves = [*problem.inputs, *([mask] if learned else [])]
+    return run_of(
+        lambda: scaled_dot_product_attention(*problem.inputs, attn_mask=mask),
+        leaves if problem.case.training else [],
+        problem.grad_out,
+    )
+
+
+def with_dense_scheme(problem: Problem) -> Run:
+    """SDPA with the dense bias made within the call, its gradient going down to the parameters: as models do it."""
+
+    def forward() -> Tensor:
+        mask = problem.bias.dense(problem.case)
+        hidden = problem.hidden()
+        mask = mask if hidden is None else mask + hidden
+        return scaled_dot_product_attention(*problem.inputs, attn_mask=mask.to(problem.query.dtype))
+
+    return run_of(forward, list(problem.leaves.values()), problem.grad_out)
+
+
+def eager(problem: Problem, mask: Tensor) -> Run:
+    """Attention as models write it out: product, bias, softmax, product. A learned bias gets its dense gradient."""
+    learned = bool(problem.case.training and problem.bias.leaves())
+    mask = mask.detach().requires_grad_(learned)
+    query, key, value = problem.inputs
+    scale = 1 / math.sqrt(problem.case.head_size)
+
+    def forward() -> Tensor:
+        return torch.softmax(query @ key.transpose(-1, -2) * scale + mask, -1) @ value
+
+    leaves = [query, key, value, *([mask] if learned else [])]
+    return run_of(forward, leaves if problem.case.training else [], problem.grad_out)
+
+
+def dense_refusal(case: Case) -> str | None:
+    """Why nothing dense takes part in this case, or None."""
+    size = case.batch * case.heads * case.length * case.keys * (2 if case.dtype == "bfloat16" else 4)
+    return f"each dense tensor would take {size / 1e9:.1f} GB" if size >= _MOST_DENSE else None
+
+
+def contestants(problem: Problem, impl: str, *, with_flex: bool) -> Contestants:
+    """All that take part in a case, in the order of the tables; flex attention is compiled here.
+
+    Args:
+        problem: the case with its tensors.
+        impl: falloff's implementation.
+        with_flex: whether flex attention takes part in the cases that are marked for it.
+    """
+    case = problem.case
+    found = Contestants({OURS: ours(problem, impl), NO_BIAS: without_bias(problem)})
+    learned = bool(case.training and problem.bias.leaves())
+    refusal = dense_refusal(case)
+    if refusal is None:
+        mask = dense_mask(problem)
+        found.runs[DENSE] = with_dense_mask(problem, mask, learned=False)
+        if learned:
+            found.runs[LEARNED] = with_dense_mask(problem, mask, learned=True)
+    else:
+        found.skipped |= dict.fromkeys([DENSE, *([LEARNED] if learned else []), EAGER], refusal)
+    _add_flex(found, problem, with_flex=with_flex)
+    if refusal is None:
+        found.runs[EAGER] = eager(problem, mask)
+    return found
+
+
+def _add_flex(found: Contestants, problem: Problem, *, with_flex: bool) -> None:
+    case = problem.case
+    if case.training:
+        found.skipped[FLEX] = "it cannot train on the CPU"
+    elif not with_flex:
+        found.skipped[FLEX] = "left out: it is compiled for each case; --flex takes it in"
+    elif not case.flex:
+        found.skipped[FLEX] = "not compiled for this case"
+    else:
+        try:
+            forward = flex.compiled(problem)
+        except Exception as error:  # whatever a compiler and its tool chain can raise
+            found.skipped[FLEX] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+        else:
+            found.runs[FLEX] = run_of(forward, [], problem.grad_out)

@@ -1,0 +1,106 @@
+"""The tensors of a case: the same ones for every contestant."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from falloff.bench.cases import Case
+from falloff.forms import Form
+from falloff.schemes import FIRE, ALiBi, ProfileMixture, Scheme, T5Bias
+
+_EXTENT = 256  # of a band
+_STATE_DIM = 16
+
+
+@dataclass(frozen=True, eq=False)
+class CaseBias:
+    """A scheme, with the states that it needs where its bias depends on the content."""
+
+    scheme: Scheme
+    state: Tensor | None
+
+    def for_call(self) -> Scheme | Form:
+        """What `falloff.attention` takes; made anew within each timed call, as a user pays for it."""
+        return self.scheme if self.state is None else self.scheme(self.state)
+
+    def dense(self, case: Case) -> Tensor:
+        """The bias as a tensor (1 or B, H, N, M)."""
+        if isinstance(self.scheme, ProfileMixture):
+            return self.scheme.dense(case.length, case.keys, state=self.state)
+        return self.scheme.dense(case.length, case.keys)[None]
+
+    def leaves(self) -> dict[str, Tensor]:
+        """What has a gradient, by name."""
+        states = {} if self.state is None else {"state": self.state}
+        return {**states, **dict(self.scheme.named_parameters())}
+
+    def double(self) -> "CaseBias":
+        """The same in float64."""
+        state = None if self.state is None else self.state.detach().double().requires_grad_(self.state.requires_grad)
+        return CaseBias(copy.deepcopy(self.scheme).double(), state)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Query, key, value, the gradient that comes in from above, and the bias."""
+
+    case: Case
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    grad_out: Tensor
+    bias: CaseBias
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.query, self.key, self.value
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """What has a gradient, by name; nothing where the case does not train."""
+        if not self.case.training:
+            return {}
+        return {"query": self.query, "key": self.key, "value": self.value, **self.bias.leaves()}
+
+    def double(self) -> "Problem":
+        """The same in float64."""
+        query, key, value = (t.detach().double().requires_grad_(t.requires_grad) for t in self.inputs)
+        return replace(self, query=query, key=key, value=value, grad_out=self.grad_out.double(), bias=self.bias.double())
+
+    def hidden(self) -> Tensor | None:
+        """-inf where causality hides a key (N, M), else 0; None where nothing is hidden."""
+        if not self.case.causal:
+            return None
+        shape = (self.case.length, self.case.keys)
+        return torch.full(shape, -torch.inf).triu(1 + self.case.keys - self.case.length)
+
+
+def _scheme(case: Case) -> Scheme:
+    if case.bias == "t5":
+        # A trained T5 bias spreads over units; its start values would hide an error.
+        return T5Bias(case.heads, bidirectional=not case.causal and case.cache is None, std=1.0)
+    if case.bias == "alibi":
+        return ALiBi(case.heads)
+    if case.bias == "fire":  # beyond its threshold, where it is no longer Toeplitz
+        return FIRE(case.heads, init_L=case.keys / 4)
+    return ProfileMixture(case.heads, _STATE_DIM, _EXTENT)
+
+
+def problem_of(case: Case) -> Problem:
+    """The problem of a case: random, and the same every time. torch's generator is left as it was."""
+    dtype = getattr(torch, case.dtype)
+    queries = (case.batch, case.heads, case.length, case.head_size)
+    keys = (case.batch, case.heads, case.keys, case.head_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        query, key, value, grad_out = (torch.randn(shape).to(dtype) for shape in (queries, keys, keys, queries))
+        scheme = _scheme(case)
+        state = None
+        if isinstance(scheme, ProfileMixture):
+            state = 10 * torch.randn(case.batch, case.heads, case.length, _STATE_DIM)
+    for tensor in (query, key, value, state):
+        if tensor is not None:
+            tensor.requires_grad_(case.training)
+    return Problem(case, query, key, value, grad_out, CaseBias(scheme, state))

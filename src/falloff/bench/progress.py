@@ -1,0 +1,72 @@
+"""How far a suite is: a bar on stderr with the time left, where there is a terminal to show it."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Says nothing; what is told to it is the same for all."""
+
+    def begin(self, doing: str, total: int) -> None:
+        """A stage of so many pieces of work begins."""
+
+    def doing(self, name: str) -> None:
+        """The next piece of work begins."""
+
+    def share(self, share: float) -> None:
+        """That share, 0 to 1, of the piece under way is done."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class BarProgress(Progress):
+    """One rich bar for each stage."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[name]}", style="dim"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(compact=True),
+            console=Console(stderr=True, highlight=False),
+            speed_estimate_period=600.0,
+            expand=True,
+        )
+        self.stage: Any = None
+        self.begun = 0
+
+    def begin(self, doing: str, total: int) -> None:
+        self.stage, self.begun = self.bars.add_task(doing, total=total, name=""), 0
+
+    def doing(self, name: str) -> None:
+        self.bars.update(self.stage, completed=self.begun, name=name)
+        self.begun += 1
+
+    def share(self, share: float) -> None:
+        self.bars.update(self.stage, completed=self.begun - 1 + share)
+
+    def __enter__(self) -> "Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+
+def progress_for(*, silent: bool) -> Progress:
+    """A bar where stderr is a terminal, nothing where it is not or where `silent`."""
+    return Progress() if silent or not sys.stderr.isatty() else BarProgress()

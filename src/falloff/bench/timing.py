@@ -1,0 +1,59 @@
+"""Timing: contestants take turns within one process, so that a machine that slows down slows down all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+SECONDS_PER_CASE = 6.0
+"""How long a case may take its turns where nobody says how many: the suite `cpu` ends within 8 minutes on 2 cores."""
+_LEAST_TURNS, _MOST_TURNS = 3, 50
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of each contestant, `median` and `best`, and the turns that each of them had."""
+
+    milliseconds: dict[str, dict[str, float]]
+    turns: int
+
+    def median(self, name: str) -> float:
+        return self.milliseconds[name]["median"]
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], list[Tensor]]],
+    turns: int | None = None,
+    told: Callable[[float], None] = lambda share: None,
+) -> Timed:
+    """Time all contestants in turn; who begins changes from turn to turn. Call each of them once before, to warm up.
+
+    Args:
+        runs: the contestants, by name.
+        turns: how many each of them has; None for as many as fit into `SECONDS_PER_CASE`, 3 to 50.
+        told: called with the share of the work that is done, 0 to 1, after each turn.
+
+    >>> take_turns({"one": lambda: [], "other": lambda: []}, turns=4).turns
+    4
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    began = time.perf_counter()
+    turn = 0
+    while turn < (turns or _MOST_TURNS):
+        spent = time.perf_counter() - began
+        if turns is None and turn >= _LEAST_TURNS and spent * (turn + 1) / turn > SECONDS_PER_CASE:
+            break
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            results = runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+            del results  # before the next one allocates its own
+        turn += 1
+        told(turn / turns if turns else min(1.0, max(turn / _MOST_TURNS, (time.perf_counter() - began) / SECONDS_PER_CASE)))
+    return Timed(
+        {name: {"median": 1e3 * statistics.median(own), "best": 1e3 * min(own)} for name, own in seconds.items()}, turn
+    )

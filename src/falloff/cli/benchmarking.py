@@ -1,0 +1,106 @@
+"""Timing attention on this machine: `falloff bench`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from falloff.cli.settings import Json
+
+
+def bench(
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory or scaling.")] = "cpu",
+    impl: Annotated[str, typer.Option("--impl", metavar="NAME", help="Which implementation of falloff takes part.")] = "cpu",
+    turns: Annotated[
+        int | None,
+        typer.Option(
+            "--turns",
+            min=1,
+            max=10_000,
+            help="Turns of each contestant; by default as many as fit into 6 seconds a case, 3 to 50.",
+            show_default=False,
+        ),
+    ] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            "--cases", metavar="PART", help="Only the cases whose name holds this, such as short.", show_default=False
+        ),
+    ] = None,
+    with_flex: Annotated[
+        bool, typer.Option("--flex/--no-flex", help="Flex attention too, in a few cases: it compiles for 20 to 60 s each.")
+    ] = False,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="Suite scaling: draw it too: .png, .svg or .pdf.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file too.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure falloff beside PyTorch's attention: verify first, then time in turns within one process.
+
+    Every case is first checked against the definition in float64, output and gradients (a long one at N = 1024, and
+    its last rows at full size); a wrong result is not reported. Exit status: 0, 1 for a wrong result, 2 for bad input.
+
+    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long; 8 minutes on 2 cores. Suite memory:
+    what a training step takes beyond inputs and results, in a process of its own. Suite scaling: time against length.
+
+    Keys of --json: suite, impl, machine, versions, commit, threads, isa, peak_gflops and peak_measured_by ("fma" or
+    "matmul"; null for memory), turns (as asked, or null), and cases: each with name, group, label, bias, dtype, causal,
+    training, shape (batch, heads, queries, keys, head_size), verified_at (queries, keys), errors (output, query, key, value,
+    bias: RMS error of the output or gradient, ours, sdpa, budget), skipped (contestant: reason). Beside these, suites cpu
+    and scaling: last_rows_error (at full size, over the RMS of the output; null where all was verified), turns,
+    milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff). Suite
+    memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
+
+    Example: falloff bench --cases short
+    """
+    # torch's own machinery and the cases load when they are used, not when somebody asks for help.
+    from falloff.bench.progress import progress_for
+    from falloff.bench.suites import Options, run_suite
+    from falloff.bench.verify import WrongResultError
+    from falloff.views.figures import check_image_path, save_figure
+
+    options = Options(suite, impl, turns, cases, with_flex)
+    if image is not None:
+        if suite != "scaling":
+            raise ValueError(f"--image: the suite {suite!r} has no figure, expected the suite 'scaling'")
+        check_image_path(image)
+    for option, path in (("--out", out), ("--image", image)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"{option}: got {str(path)!r}, expected a file in a folder that exists")
+    try:
+        with progress_for(silent=as_json) as progress:
+            result = run_suite(options, progress)
+    except WrongResultError as error:
+        print(f"falloff: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if image is not None:
+        from falloff.bench.figures import scaling_figure
+
+        save_figure(scaling_figure(result), image)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    _print(result, [path for path in (out, image) if path is not None])
+
+
+def _print(result: dict[str, object], written: list[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from falloff.bench.tables import tables
+
+    console = Console(highlight=False)
+    for part in tables(result):
+        console.print(part)
+    for path in written:
+        console.print(Text(f"Written to {path}"), soft_wrap=True)

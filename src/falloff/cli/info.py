@@ -1,0 +1,120 @@
+"""What runs on this machine: `falloff info`."""
+
+import os
+import platform
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import falloff
+from falloff.attention import cpu, ops
+from falloff.cli.json_keys import print_json
+from falloff.cli.settings import Json
+
+_TOLD = {
+    "cpu": "C++ kernels for the CPU, O(N) memory",
+    "blockwise": "plain torch on any device, O(N) memory",
+    "reference": "the definition in plain torch, O(N M) memory",
+}
+
+
+def info(as_json: Json = False) -> None:
+    """Say which implementations of attention run here, and why another one does not.
+
+    FALLOFF_CPU_ISA in the environment forces an instruction set of the CPU kernels.
+
+    Keys of --json: implementations (list of name, runs, why: null where it runs; in the order in which impl="auto" tries
+    them, then reference, which only runs by name), instruction_set (in_use, available, forced), threads, versions
+    (python, falloff, torch, triton, null where it is not installed) and devices (list of device and name).
+
+    Example: falloff info
+    """
+    found = facts()
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def facts() -> dict[str, Any]:
+    """What `falloff info --json` prints."""
+    from falloff.lab.environment import machine
+
+    devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
+    for index in range(torch.cuda.device_count()):
+        devices += [{"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)}]
+    reasons = {name: _why_not(module) for name, module in ops.IMPLEMENTATIONS.items()} | {"reference": None}
+    return {
+        "implementations": [{"name": name, "runs": why is None, "why": why} for name, why in reasons.items()],
+        "instruction_set": _instruction_set(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "falloff": falloff.__version__,
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+        },
+        "devices": devices,
+    }
+
+
+def _why_not(module: str) -> str | None:
+    """Why the implementation in that module cannot run on this machine, or None."""
+    try:
+        implementation = import_module(module)
+    except ImportError as error:
+        return str(error)
+    unavailable = getattr(implementation, "unavailable", None)
+    reason: str | None = None if unavailable is None else unavailable()
+    if reason is None and implementation is cpu:
+        try:
+            cpu.instruction_set()
+        except ValueError as error:  # one is forced that is not there
+            return str(error)
+    return reason
+
+
+def _instruction_set() -> dict[str, Any]:
+    try:
+        available = list(import_module("falloff.attention._cpu").instruction_sets())
+    except ImportError:
+        available = []
+    in_use = None
+    if available and _why_not(ops.IMPLEMENTATIONS["cpu"]) is None:
+        in_use = cpu.instruction_set()
+    return {"in_use": in_use, "available": available, "forced": os.environ.get("FALLOFF_CPU_ISA")}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _print(found: dict[str, Any]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("implementation", "runs", ""):
+        table.add_column(heading)
+    for entry in found["implementations"]:
+        runs = Text("yes", style="green") if entry["runs"] else Text("no", style="red")
+        table.add_row(entry["name"], runs, Text(entry["why"] or _TOLD.get(entry["name"], "")))
+    isa = found["instruction_set"]
+    sets = ", ".join(name + (" (in use)" if name == isa["in_use"] else "") for name in isa["available"]) or "none"
+    forced = "" if isa["forced"] is None else f"; FALLOFF_CPU_ISA={isa['forced']}"
+    facts_table = Table.grid(padding=(0, 2))
+    facts_table.add_row("instruction sets", Text(sets + forced))
+    facts_table.add_row("threads", str(found["threads"]))
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number is not None)
+    facts_table.add_row("versions", versions)
+    for entry in found["devices"]:
+        facts_table.add_row(entry["device"], Text(entry["name"]))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(facts_table)

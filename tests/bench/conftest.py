@@ -1,0 +1,46 @@
+"""Toy sizes: what a suite does, not how fast it is."""
+
+import pytest
+import torch
+
+from falloff.bench import suites
+from falloff.bench.cases import Case
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _quick_peak(monkeypatch):
+    monkeypatch.setattr("falloff.bench.peak._SIZES", (32,))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Every kind of case, tiny, in the place of each suite's own."""
+    sizes = {"heads": 2, "head_size": 8}
+    cpu = [
+        Case("forward", "t5", 20, **sizes),
+        Case("forms", "fire", 24, causal=True, **sizes),
+        Case("forms", "band", 24, causal=True, **sizes),
+        Case("training", "t5", 24, causal=True, training=True, **sizes),
+        Case("training", "alibi", 24, causal=True, training=True, **sizes),
+        Case("bfloat16", "t5", 24, causal=True, training=True, dtype="bfloat16", **sizes),
+        Case("decode", "t5", 1, cache=40, **sizes),
+        Case("short", "t5", 16, causal=True, training=True, batch=3, **sizes),
+    ]
+    scaling = [
+        Case(group, bias, length, causal=True, training=group == "training", **sizes)
+        for group in ("forward", "training")
+        for length in (16, 32)
+        for bias in ("alibi", "fire")
+    ]
+    memory = [Case("memory", bias, 300, causal=True, training=True, **sizes) for bias in ("t5", "alibi")]
+    for name, cases in {"cpu": cpu, "scaling": scaling, "memory": memory}.items():
+        monkeypatch.setitem(suites.CASES, name, cases)
+    return suites.CASES

@@ -1,0 +1,33 @@
+from falloff.bench import timing
+from falloff.bench.peak import measured_peak
+from falloff.bench.timing import take_turns
+
+
+def test_contestants_take_turns_and_begin_in_turn():
+    seen, shares = [], []
+    runs = {name: lambda name=name: seen.append(name) or [] for name in "abc"}
+    timed = take_turns(runs, 3, shares.append)
+    assert "".join(seen) == "abc" + "bca" + "cab"
+    assert shares == [1 / 3, 2 / 3, 1.0]
+    assert timed.turns == 3
+    assert list(timed.milliseconds) == list("abc")
+    assert all(0 <= own["best"] <= own["median"] for own in timed.milliseconds.values())
+
+
+def test_as_many_turns_as_fit(monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS_PER_CASE", 1e-9)
+    assert take_turns({"a": list}).turns == 3
+    monkeypatch.setattr(timing, "SECONDS_PER_CASE", 60.0)
+    assert take_turns({"a": list}).turns == 50
+
+
+def test_peak_says_what_measured_it(monkeypatch):
+    class Kernels:
+        @staticmethod
+        def fma_peak(isa, threads):
+            return 100.0 * threads + len(isa)
+
+    assert measured_peak(None, 1).measured_by == "matmul"
+    assert measured_peak(None, 1).gflops > 0
+    monkeypatch.setattr("falloff.bench.peak.import_module", lambda name: Kernels)
+    assert measured_peak("avx2", 2) == type(measured_peak(None, 1))(204.0, "fma")

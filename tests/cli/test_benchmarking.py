@@ -1,0 +1,164 @@
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from falloff.bench import suites
+from falloff.bench.cases import Case
+from falloff.cli import app
+
+HEADER = [
+    *("suite", "impl", "machine", "versions", "commit", "threads", "isa", "peak_gflops", "peak_measured_by"),
+    *("turns", "cases"),
+]
+CASE = ["name", "group", "label", "bias", "dtype", "causal", "training", "shape", "verified_at", "errors"]
+TIMED = ["last_rows_error", "turns", "milliseconds", "skipped", "gflops", "share_of_peak", "ratio"]
+
+
+@pytest.fixture
+def falloff(monkeypatch, tmp_path):
+    """The command with tiny cases, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("falloff.bench.peak._SIZES", (32,))
+    sizes = {"heads": 2, "head_size": 8, "causal": True}
+    monkeypatch.setitem(
+        suites.CASES,
+        "cpu",
+        [Case("short", "t5", 16, training=True, **sizes), Case("forms", "fire", 16, **sizes)],
+    )
+    monkeypatch.setitem(
+        suites.CASES,
+        "scaling",
+        [
+            Case(group, bias, length, training=group == "training", **sizes)
+            for group in ("forward", "training")
+            for length in (16, 32)
+            for bias in ("alibi", "t5", "fire")
+        ],
+    )
+    monkeypatch.setitem(suites.CASES, "memory", [Case("memory", "t5", 16, training=True, **sizes)])
+
+    def run(*arguments, columns=100):
+        return CliRunner().invoke(
+            app, ["bench", *map(str, arguments)], env={"COLUMNS": str(columns)}, prog_name="falloff", catch_exceptions=False
+        )
+
+    return run
+
+
+def _json(result):
+    assert (result.exit_code, result.stderr) == (0, ""), result.stderr
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("impl", ["cpu", "blockwise"])
+def test_cpu_as_json_and_in_a_file(falloff, tmp_path, impl):
+    found = _json(falloff("--turns", 2, "--impl", impl, "--json", "--out", "bench.json"))
+    assert list(found) == HEADER
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert (found["suite"], found["impl"], found["turns"]) == ("cpu", impl, 2)
+    assert (found["isa"] is None) == (impl != "cpu")
+    training, forward = found["cases"]
+    assert list(training) == list(forward) == [*CASE, *TIMED]
+    assert training["shape"] == {"batch": 1, "heads": 2, "queries": 16, "keys": 16, "head_size": 8}
+    assert training["verified_at"] == {"queries": 16, "keys": 16}
+    assert list(training["errors"]) == ["output", "query", "key", "value", "bias"]
+    assert list(training["errors"]["bias"]) == ["ours", "sdpa", "budget"]
+    assert list(training["milliseconds"]) == ["falloff", "sdpa, no bias", "sdpa, dense bias", "sdpa, dense learned", "eager"]
+    assert list(training["milliseconds"]["eager"]) == ["median", "best"]
+    assert list(training["ratio"]) == list(training["milliseconds"])[1:]
+    assert list(training["skipped"]) == ["flex"]
+
+
+def test_tables(falloff):
+    result = falloff("--turns", 1)
+    assert result.exit_code == 0
+    for part in ("measured", "2 cases verified", "Short sequences", "T5 causal N=16 D=8 train", "FIRE causal", "flex: "):
+        assert part in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    assert "FIRE" not in falloff("--turns", 1, "--cases", "short").stdout
+
+
+def test_scaling_and_its_figure(falloff, tmp_path):
+    result = falloff("--suite", "scaling", "--turns", 1, "--image", "scaling.png")
+    assert result.exit_code == 0
+    assert "Written to scaling.png" in result.stdout
+    assert result.stdout.count("N=32") == 2
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    found = _json(falloff("--suite", "scaling", "--turns", 1, "--json", "--cases", "forward"))
+    assert list(found) == HEADER
+    assert len(found["cases"]) == 6
+    assert list(found["cases"][0]) == [*CASE, *TIMED]
+    assert list(found["cases"][0]["milliseconds"]) == ["falloff", "sdpa, no bias"]
+
+
+def test_memory(falloff, monkeypatch):
+    measured = {"growth": 3_000_000, "results": 1, "inputs": 1, "extra": 2_000_000, "extra_over_inputs": 1.5}
+    monkeypatch.setattr("falloff.bench.memory.unmeasurable", lambda: None)
+    monkeypatch.setattr("falloff.bench.memory.measure", lambda *arguments: measured)
+    found = _json(falloff("--suite", "memory", "--json"))
+    assert list(found) == HEADER
+    assert list(found["cases"][0]) == [*CASE, "memory", "skipped"]
+    assert found["cases"][0]["memory"]["falloff"] == measured
+    assert "2.0 (1.50x)" in falloff("--suite", "memory").stdout
+
+
+def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
+    from falloff.bench import verify
+
+    right = verify.ours
+
+    def wrong(problem, impl):
+        return right(problem, impl) if impl == "reference" else lambda: [2 * part for part in right(problem, impl)()]
+
+    monkeypatch.setattr(verify, "ours", wrong)
+    monkeypatch.setattr(suites, "take_turns", None)  # nothing is timed
+    result = falloff("--json", "--out", "bench.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("falloff: wrong result in 'short: T5 causal N=16 D=8 train', impl 'cpu': RMS error of ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "bench.json").exists()
+
+
+REFUSED = [
+    (["--suite", "gpu"], "--suite: got 'gpu', expected one of cpu, memory, scaling"),
+    (["--suite", ""], "--suite: got ''"),
+    (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, blockwise"),
+    (["--turns", "0"], "Invalid value for '--turns'"),
+    (["--turns", "many"], "Invalid value for '--turns'"),
+    (["--turns", "3", "--suite", "memory"], "--turns: the suite 'memory' measures each contestant once"),
+    (["--flex", "--suite", "scaling"], "--flex: it takes no part in the suite 'scaling'"),
+    (["--cases", "nothing"], "--cases: got 'nothing', expected part of a name such as 'short: T5"),
+    (["--image", "x.png"], "--image: the suite 'cpu' has no figure"),
+    (["--image", "x.jpg", "--suite", "scaling"], "image: got 'x.jpg', expected a file that ends in"),
+    (["--image", "no/x.png", "--suite", "scaling"], "--image: got 'no/x.png', expected a file in a folder that exists"),
+    (["--out", "no/such/bench.json"], "--out: got 'no/such/bench.json', expected a file in a folder that exists"),
+    (["--out", "."], "--out: got '.', expected a file"),
+    (["words"], "unexpected extra argument"),
+    (["--fast"], "No such option: --fast"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_bad_input_is_one_line_and_status_2(falloff, monkeypatch, arguments, message):
+    monkeypatch.setattr(suites, "verify", None)  # refused before anything runs
+    result = falloff(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.startswith("falloff: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_instruction_set_that_is_not_there(falloff, monkeypatch):
+    monkeypatch.setenv("FALLOFF_CPU_ISA", "sse9")
+    result = falloff("--json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("falloff: FALLOFF_CPU_ISA: got 'sse9'")
+
+
+def test_every_key_is_documented(falloff):
+    told = falloff("--help", columns=200).stdout
+    keys = {*HEADER, *CASE, *TIMED, "memory", "growth", "results", "extra", "inputs", "extra_over_inputs"}
+    assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()

@@ -1,0 +1,72 @@
+import json
+import re
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from falloff.attention import cpu, ops
+from falloff.cli import app
+
+
+def _info(*arguments):
+    result = CliRunner().invoke(app, ["info", *arguments], env={"COLUMNS": "100"}, prog_name="falloff")
+    assert (result.exit_code, result.stderr) == (0, ""), result.exception
+    return result.stdout
+
+
+def test_json():
+    found = json.loads(_info("--json"))
+    assert list(found) == ["implementations", "instruction_set", "threads", "versions", "devices"]
+    assert [entry["name"] for entry in found["implementations"]] == [*ops.IMPLEMENTATIONS, "reference"]
+    assert all(entry["runs"] == (entry["why"] is None) for entry in found["implementations"])
+    assert list(found["instruction_set"]) == ["in_use", "available", "forced"]
+    assert found["instruction_set"]["in_use"] == cpu.instruction_set()
+    assert list(found["versions"]) == ["python", "falloff", "torch", "triton"]
+    assert found["devices"][0]["device"] == "cpu"
+
+
+def test_for_people():
+    told = _info()
+    assert re.search(r"cpu +yes", told)
+    assert f"{cpu.instruction_set()} (in use)" in told
+    assert "torch" in told
+
+
+def test_a_forced_instruction_set_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("FALLOFF_CPU_ISA", "sse9")
+    found = json.loads(_info("--json"))
+    assert found["implementations"][0]["runs"] is False
+    assert found["implementations"][0]["why"].startswith("FALLOFF_CPU_ISA: got 'sse9', expected one of ")
+    assert (found["instruction_set"]["in_use"], found["instruction_set"]["forced"]) == (None, "sse9")
+    assert re.search(r"cpu +no +FALLOFF_CPU_ISA: got 'sse9'", _info())
+
+
+def test_without_kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "falloff.attention._cpu", None)
+    monkeypatch.setattr(cpu, "_module", lambda: None)
+    found = json.loads(_info("--json"))
+    assert found["instruction_set"] == {"in_use": None, "available": [], "forced": None}
+    assert "without its CPU kernels" in found["implementations"][0]["why"]
+    assert found["implementations"][1]["runs"] is True
+
+
+def test_an_implementation_that_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(ops.IMPLEMENTATIONS, "triton", "falloff.attention.no_such_file")
+    entry = next(e for e in json.loads(_info("--json"))["implementations"] if e["name"] == "triton")
+    assert entry == {"name": "triton", "runs": False, "why": "No module named 'falloff.attention.no_such_file'"}
+
+
+@pytest.mark.parametrize("arguments", [["cpu"], ["--yaml"]])
+def test_bad_input(arguments):
+    result = CliRunner().invoke(app, ["info", *arguments], prog_name="falloff")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("falloff: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_every_key_is_documented():
+    told = CliRunner().invoke(app, ["info", "--help"], env={"COLUMNS": "200"}, prog_name="falloff").stdout
+    found = json.loads(_info("--json"))
+    keys = {*found, *found["implementations"][0], *found["instruction_set"], *found["versions"], *found["devices"][0]}
+    assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
