@@ -1,6 +1,7 @@
 // The kernels, compiled once per instruction set: FALLOFF_ISA names it.
 #include "backward.h"
 #include "forward.h"
+#include "peak.h"
 
 namespace falloff::FALLOFF_ISA {
 
@@ -14,6 +15,7 @@ const Kernels kernels{
     {backward_items, backward_floats, backward},
     {finish_items, finish_floats, finish_backward},
     padded,
+    multiply_and_add,
     chunks,
 };
 

@@ -101,6 +101,7 @@ struct Call {
 NB_MODULE(_cpu, m) {
     m.doc() = "Attention on the CPU: see falloff/attention/cpu.py.";
     m.def("instruction_sets", &instruction_sets);
+    m.def("fma_peak", &fma_peak, nb::arg("isa"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>());
     nb::class_<Call>(m, "Call")
         .def(
             nb::init<

@@ -94,6 +94,7 @@ struct Work {
 struct Kernels {
     Work key_norms, bends, forward, merge, prepare_backward, backward, finish_backward;
     long (*padded_head_size)(const Problem&);
+    double (*multiply_and_add)(long steps, float* sink);  // see peak.h
     long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -212,6 +213,25 @@ void run_backward(Problem p, const FormGradients& form, const std::string& isa, 
                     form.a[b * p.N + i] = float(total);
                 }
     }
+}
+
+double fma_peak(const std::string& isa, int threads) {
+    using Clock = std::chrono::steady_clock;
+    const Kernels& kernels = kernels_for(isa);
+    double best = 0.0;
+    for (int turn = 0; turn < 8; turn++) {
+        std::vector<double> operations(threads);
+        const auto start = Clock::now();
+        on_threads(threads, [&](int thread) {
+            float sink[3] = {0.999f, 1e-3f, 0.0f};
+            operations[thread] = kernels.multiply_and_add(1000000, sink);
+        });
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        double total = 0.0;
+        for (const double one : operations) total += one;
+        best = std::max(best, total / seconds / 1e9);
+    }
+    return best;
 }
 
 }  // namespace falloff

@@ -21,4 +21,7 @@ struct FormGradients {
 void run_forward(Problem problem, const std::string& isa, int threads);
 void run_backward(Problem problem, const FormGradients& form, const std::string& isa, int threads);
 
+// 10^9 float operations a second: the best of several turns of multiply-adds in registers, on all threads at once.
+double fma_peak(const std::string& isa, int threads);
+
 }  // namespace falloff
