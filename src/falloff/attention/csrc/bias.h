@@ -18,17 +18,38 @@ inline void for_columns(long begin, long end, Visit visit) {
     }
 }
 
+// The largest of a row's scores, lane by lane.
+inline Vec maxima(const float* s, long width) {
+    Vec most = broadcast(-INF);
+    for (long c = 0; c < width; c += W) most = larger(load(s + c), most);
+    return most;
+}
+
+// s = s * scale + constant; returns the maxima.
+inline Vec add_constant(float constant, long width, float scale, float* s) {
+    Vec most = broadcast(-INF);
+    for (long c = 0; c < width; c += W) {
+        const Vec score = load(s + c) * scale + constant;
+        store(s + c, score);
+        most = larger(score, most);
+    }
+    return most;
+}
+
 // Strip. Stored by falling offset, so that the bias of a row is a stretch of it: the next key lies one further.
-inline void add_strip(const Problem& p, long h, long row, long key, long width, float scale, float* s) {
+inline Vec add_strip(const Problem& p, long h, long row, long key, long width, float scale, float* s) {
     const float* strip = p.strip + h * p.strip_row;
     const long nearest = position(p, row) - key - (width - 1) - p.start, farthest = position(p, row) - key - p.start;
-    if (nearest >= p.K - 1 || farthest <= 0) {  // beyond an end, where it is constant
-        const float constant = strip[nearest >= p.K - 1 ? 0 : p.strip_row - 1];
-        for (long c = 0; c < width; c += W) store(s + c, load(s + c) * scale + constant);
-        return;
-    }
+    if (nearest >= p.K - 1 || farthest <= 0)  // beyond an end, where it is constant
+        return add_constant(strip[nearest >= p.K - 1 ? 0 : p.strip_row - 1], width, scale, s);
     const float* bias = strip + STRIP_PAD + p.K - 1 - farthest;
-    for (long c = 0; c < width; c += W) store(s + c, load(s + c) * scale + load(bias + c));
+    Vec most = broadcast(-INF);
+    for (long c = 0; c < width; c += W) {
+        const Vec score = load(s + c) * scale + load(bias + c);
+        store(s + c, score);
+        most = larger(score, most);
+    }
+    return most;
 }
 
 // The columns of a row whose offsets lie within a band: c such that 0 <= position - key - c < E.
@@ -37,7 +58,7 @@ inline Span band_columns(const Problem& p, long row, long key, long width) {
     return {larger(top - p.E + 1, 0), smaller(top + 1, width)};
 }
 
-inline void add_band(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
+inline Vec add_band(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
     for (long c = 0; c < width; c += W) store(s + c, load(s + c) * scale);
     const float* values = p.values + ((b * p.H + h) * p.N + row) * p.E;
     const long top = position(p, row) - key;
@@ -45,6 +66,7 @@ inline void add_band(const Problem& p, long b, long h, long row, long key, long 
     long c = span.begin;
     for (; c + W <= span.end; c += W) store(s + c, load(s + c) + reversed(load(values + top - c - (W - 1))));
     for (; c < span.end; c++) s[c] += values[top - c];
+    return maxima(s, width);
 }
 
 inline void add_band_gradient(const Problem& p, long b, long h, long row, long key, long width, const float* grad) {
@@ -91,7 +113,7 @@ inline const float* distances_of(const Problem& p, long row, long key) {
     return p.distances + STRIP_PAD + (p.N - 1 - row) + key;
 }
 
-inline void add_warp(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
+inline Vec add_warp(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
     const float* g = distances_of(p, row, key);
     const float a = p.a[b * p.a_batch + row];
     for_segments(p, b, row, key, width, [&](int segment, long begin, long end) {
@@ -101,6 +123,7 @@ inline void add_warp(const Problem& p, long b, long h, long row, long key, long 
             store(s + c, inside ? scores * scale + (x * slope + intercept) : scores);
         });
     });
+    return maxima(s, width);
 }
 
 // Sums for slope and intercept (lines: 2 x S) and for a, and into `along` what diagonal sums turn into the gradient of g.
@@ -126,18 +149,17 @@ inline void add_warp_gradient(
     });
 }
 
-// score = product * scale + bias, for the keys from `key` on.
-inline void to_scores(const Problem& p, const Block& block, long i, long key, long width, float* s) {
+// score = product * scale + bias, for the keys from `key` on. Returns the maxima, while the scores are at hand.
+inline Vec to_scores(const Problem& p, const Block& block, long i, long key, long width, float* s) {
     const float scale = p.scale;
     const long row = block.first + i;
     switch (p.form) {
-        case Form::none:
-            for (long c = 0; c < width; c += W) store(s + c, load(s + c) * scale);
-            return;
+        case Form::none: break;
         case Form::strip: return add_strip(p, block.h, row, key, width, scale, s);
         case Form::band: return add_band(p, block.b, block.h, row, key, width, scale, s);
         case Form::warp: return add_warp(p, block.b, block.h, row, key, width, scale, s);
     }
+    return add_constant(0.0f, width, scale, s);
 }
 
 // Sums a tile along its diagonals and adds them, by offset, to `sums`. Each row of the tile is followed and preceded by zeros,

@@ -75,12 +75,15 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         const long width = round_up(steps.of_row(i), W);
         if (width == 0) continue;
         float* s = at.scores + i * KEYS;
-        to_scores(p, block, i, span.begin, width, s);
-        if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
+        Vec most = to_scores(p, block, i, span.begin, width, s);
+        if (hides(p, block, i, span, width)) {
+            hide(p, block, i, span, width, s);
+            most = maxima(s, width);
+        }
         float& maximum = at.maximum[local + i];
         float& total = at.total[local + i];
         const float before = maximum;
-        maximum = larger(row_maximum(s, width), before);
+        maximum = larger(largest(most), before);
         // Of a row that has seen nothing but -inf, the maximum counts as 0: exp(-inf - 0) = 0, not NaN.
         const float less = maximum == -INF ? 0.0f : maximum;
         if (maximum != before) {

@@ -63,13 +63,24 @@ struct Scratch {
     float* data;
 };
 
+// Scratch that a thread keeps from call to call: for short calls, asking the system for it would take as long as the work.
+float* scratch_of_thread(size_t floats) {
+    thread_local std::unique_ptr<Scratch> kept;
+    thread_local size_t size = 0;
+    if (size < floats) {
+        kept = std::make_unique<Scratch>(floats);
+        size = floats;
+    }
+    return kept->data;
+}
+
 // Threads take items in order, so that the first are the first to start; which thread runs which does not matter.
 void run(const Work& work, const Problem& p, int threads) {
     const long items = work.items(p);
     std::atomic<long> next{0};
     on_threads(int(std::min<long>(threads, items)), [&](int) {
-        const Scratch scratch(work.floats(p));
-        for (long item; (item = next.fetch_add(1)) < items;) work.run(p, item, scratch.data);
+        float* scratch = scratch_of_thread(work.floats(p));
+        for (long item; (item = next.fetch_add(1)) < items;) work.run(p, item, scratch);
     });
 }
 

@@ -5,12 +5,6 @@
 
 namespace falloff::FALLOFF_ISA {
 
-inline float row_maximum(const float* s, long width) {
-    Vec most = broadcast(-INF);
-    for (long c = 0; c < width; c += W) most = larger(load(s + c), most);
-    return largest(most);
-}
-
 // Scores become exp(score - less); returns their sum.
 inline float to_weights(float* s, long width, float less) {
     Vec total{};
