@@ -48,8 +48,8 @@ format: setup  ## mend style
 types: setup  ## check types
 	$(BIN)/mypy
 
-bench: setup  ## time blockwise attention beside PyTorch's
-	$(BIN)/python benchmarks/blockwise.py
+bench: setup  ## time attention beside PyTorch's, verified first
+	$(BIN)/falloff bench
 
 pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
 	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png

@@ -1,9 +1,12 @@
-"""Memory linear in the length, by tracking every allocation."""
+"""Memory linear in the length: of blockwise by tracking every allocation, of the CPU kernels by the peak of a process."""
 
 import pytest
 import torch
 
 from falloff import FIRE, ALiBi, Band, ProfileMixture, T5Bias, attention
+from falloff.bench import memory
+from falloff.bench.cases import Case
+from falloff.bench.contestants import OURS
 from falloff.lab.memory import peak_allocated
 
 
@@ -15,7 +18,7 @@ def peak(make_bias, length, heads=8, head_size=64):
     inputs = 4 * query.nbytes
 
     def step():
-        attention(query, key, value, make_bias(heads, length), causal=True).backward(grad)
+        attention(query, key, value, make_bias(heads, length), causal=True, impl="blockwise").backward(grad)
 
     return (inputs + peak_allocated(step)) / query.nbytes
 
@@ -70,6 +73,15 @@ def test_a_band_costs_nothing_more_without_gradients():
     values = torch.randn(1, 2, 1024, 256)
     query, key, value = (torch.randn(1, 2, 1024, 16) for _ in range(3))
     with_band, without = (
-        peak_allocated(lambda bias=bias: attention(query, key, value, bias, causal=True)) for bias in (Band(values), None)
+        peak_allocated(lambda bias=bias: attention(query, key, value, bias, causal=True, impl="blockwise"))
+        for bias in (Band(values), None)
     )
     assert with_band - without < values.nbytes / 2
+
+
+@pytest.mark.skipif(memory.unmeasurable() is not None, reason=str(memory.unmeasurable()))
+@pytest.mark.parametrize("bias", ["t5", "alibi", "fire"])
+def test_the_kernels_take_less_than_their_inputs(bias):
+    """Forward and backward, beside inputs, output and gradients: at most the bytes of query, key and value together."""
+    case = Case("memory", bias, 4096, causal=True, training=True, heads=4)
+    assert memory.measure(case, OURS, "cpu")["extra_over_inputs"] <= 1

@@ -38,19 +38,30 @@ def forms(heads, batch, num_queries):
         "strided warp": Warp(
             leaf(12), leaf(num_queries, batch).mT, knots.flip(0).flip(0), leaf(4, heads).T, leaf(4, heads).T
         ),
+        "rising warp": Warp(  # as the CPU kernels take it
+            torch.arange(12.0, dtype=torch.float64).requires_grad_(),
+            torch.rand(batch, num_queries, dtype=torch.float64).requires_grad_(),
+            knots,
+            leaf(heads, 4),
+            leaf(heads, 4),
+        ),
         "warp by text": Warp(leaf(12), leaf(batch, num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
     }
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text", "strided warp"])
-def test_opcheck(name, masked):
+@pytest.mark.parametrize(
+    ("impl", "name"),
+    [("blockwise", name) for name in ("none", "strip", "band", "warp", "warp by text", "strided warp")]
+    + [("cpu", name) for name in ("none", "strip", "band", "rising warp")],
+)
+def test_opcheck(impl, name, masked):
     form = forms(4, 2, 7)[name]
-    query, key, value = tensors(2, 4, 2, 7, 7, 4)
+    query, key, value = tensors(2, 4, 2, 7, 7, 4, torch.float32 if impl == "cpu" else torch.float64)
     grads = [tensor.requires_grad for tensor in form.tensors] if form else []
     tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
     masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)
-    settings = (True, 0.5, 0, 5 if masked else None, 0.2 if masked else 0.0, "blockwise")
+    settings = (True, 0.5, 0, 5 if masked else None, 0.2 if masked else 0.0, impl)
     start = getattr(form, "start", 0)
     arguments = (query, key, value, form.kind if form else "", tensors_of_form, start, *masks, *settings)
     torch.library.opcheck(ops.fused_attention, arguments)

@@ -94,7 +94,7 @@ def attention(
             when evaluating.
         return_lse: whether to return the log-sum-exp of each row too. It has a gradient.
         impl: "auto" for the fastest that serves the call; or by name "reference" (the definition, O(N M) memory) or
-            "blockwise" (plain torch, O(N) memory).
+            "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory).
 
     Returns:
         (B, H, N, D) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). A row that may

@@ -25,7 +25,7 @@ def unavailable() -> str | None:
     if module is None:
         return "falloff was installed without its CPU kernels (no C++ compiler then); install it again with one"
     if not module.instruction_sets():
-        return "this processor has neither AVX2 nor AVX-512"
+        return "this processor has not AVX2, the least that the kernels need on x86"
     return None
 
 

@@ -19,8 +19,10 @@
 FALLOFF_DECLARE(avx2)
 FALLOFF_DECLARE(avx512)
 FALLOFF_DECLARE(avx512bf16)
+#elif defined(__aarch64__)
+FALLOFF_DECLARE(neon)
 #else
-FALLOFF_DECLARE(baseline)
+FALLOFF_DECLARE(portable)
 #endif
 
 namespace falloff {
@@ -41,8 +43,10 @@ std::vector<Entry> entries() {
     if (v4 && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &avx512bf16::kernels});
     if (v4) found.push_back({"avx512", &avx512::kernels});
     if (v3) found.push_back({"avx2", &avx2::kernels});
+#elif defined(__aarch64__)
+    found.push_back({"neon", &neon::kernels});
 #else
-    found.push_back({"baseline", &baseline::kernels});
+    found.push_back({"portable", &portable::kernels});
 #endif
     return found;
 }
@@ -67,7 +71,7 @@ struct Scratch {
 float* scratch_of_thread(size_t floats) {
     thread_local std::unique_ptr<Scratch> kept;
     thread_local size_t size = 0;
-    if (size < floats) {
+    if (!kept || size < floats) {
         kept = std::make_unique<Scratch>(floats);
         size = floats;
     }
