@@ -28,7 +28,6 @@ inline void prepare_backward(const Problem& p, long head, float* scratch) {
         const float* lse = p.lse + head * p.N + first;
         pack_rows(p, p.grad_out, b, h, first, rows, left);
         pack_rows(p, p.out_rows, b, h, first, rows, right);
-        float least = INF;
         for (long i = 0; i < rows; i++) {
             // In the order in which products are summed in a tile: where one key has all the weight, dP - delta is 0 exactly.
             float products = 0.0f;
@@ -36,11 +35,9 @@ inline void prepare_backward(const Problem& p, long head, float* scratch) {
             // What comes back for the log-sum-exp of a row that saw nothing may be anything, also NaN.
             const float back = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
             p.delta[head * p.N + first + i] = products - back;
-            if (lse[i] != lse[i]) least = -INF;  // nothing is skipped
-            else if (lse[i] != -INF && lse[i] < least) least = lse[i];
+            p.reached[head * p.N + first + i] = lse[i] != lse[i] ? -INF : lse[i] == -INF ? INF : lse[i];
         }
-        p.lse_min[head * row_blocks(p) + block] = least;
-        if (p.key_norm) p.query_norm[head * row_blocks(p) + block] = query_norm(p, {b, h, first, rows}, left);
+        if (p.key_norm) query_norms(p, {b, h, first, rows}, left, p.query_norm + head * p.N + first);
     }
 }
 
@@ -156,7 +153,6 @@ inline void backward(const Problem& p, long item, float* scratch) {
         float* to = p.grad_query + ((chunk * p.B + b) * p.H + g * fold) * p.N * Dp;
         for (long x = 0; x < fold * p.N * Dp; x++) to[x] = 0.0f;
     }
-    const float margin = skip_margin(p);
     const long tiles = (p.M + BACKWARD_KEYS - 1) / BACKWARD_KEYS;
     for (long index = tiles * chunk / p.key_chunks; index < tiles * (chunk + 1) / p.key_chunks; index++) {
         const Span tile{index * BACKWARD_KEYS, smaller((index + 1) * BACKWARD_KEYS, p.M)};
@@ -167,8 +163,8 @@ inline void backward(const Problem& p, long item, float* scratch) {
                 const Block block{b, h, n * BACKWARD_ROWS, smaller(BACKWARD_ROWS, p.N - n * BACKWARD_ROWS)};
                 Span span = seen_by_block(p, block, tile);
                 if (span.empty()) continue;
-                const long norm = (b * p.H + h) * row_blocks(p) + n;
-                span = that_matters(p, block, span, p.query_norm[norm], p.lse_min[norm], margin);
+                const long row = (b * p.H + h) * p.N + block.first;
+                span = that_matters(p, block, span, p.query_norm + row, p.reached + row);
                 if (span.empty()) continue;
                 if (!packed) {
                     pack_left(p, p.value, b, g, tile.begin, tile.count(), at.keys);

@@ -54,7 +54,7 @@ struct ForwardScratch {
         sums = take(n * Dp);
         maximum = take(n);
         total = take(n);
-        norm = take(n);  // of each block
+        norm = take(n);
         scores = take(ROWS * KEYS);
         keys = take(KEYS * Dp);
         values = take(KEYS * Dp);
@@ -137,7 +137,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
     for (long n = 0; n < blocks; n++) {
         const Block block = block_at(n);
         pack_left(p, p.query, b, block.h, block.first, block.rows, at.query + n * ROWS * padded_inner(p));
-        if (p.key_norm) at.norm[n] = query_norm(p, block, at.rows);
+        if (p.key_norm) query_norms(p, block, at.rows, at.norm + n * ROWS);
         for (long i = 0; i < block.rows; i++) {
             at.maximum[n * ROWS + i] = -INF;
             at.total[n * ROWS + i] = 0.0f;
@@ -145,7 +145,6 @@ inline void forward(const Problem& p, long item, float* scratch) {
     }
     for (long x = 0; x < blocks * ROWS * Dp; x += W) store(at.sums + x, Vec{});
 
-    const float margin = skip_margin(p);
     const long tiles = (p.M + KEYS - 1) / KEYS;
     const Span part{tiles * split / p.splits, tiles * (split + 1) / p.splits};
     const Block first = block_at(0), last = block_at(blocks - 1);
@@ -158,12 +157,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
             const Block block = block_at(n);
             Span span = seen_by_block(p, block, tile);
             if (span.empty()) continue;
-            float least = INF;
-            for (long i = 0; i < block.rows; i++) {
-                const float maximum = at.maximum[n * ROWS + i];
-                least = maximum < least ? maximum : least;
-            }
-            span = that_matters(p, block, span, at.norm[n], least, margin);
+            span = that_matters(p, block, span, at.norm + n * ROWS, at.maximum + n * ROWS);
             if (span.empty()) continue;
             if (!packed) {
                 if (!few(p)) {

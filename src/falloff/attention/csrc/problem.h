@@ -51,8 +51,10 @@ struct Problem {
     const int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
 
     // Certified skipping: the largest |key| of each block of KEY_BLOCK keys, +inf where a key or value is not finite.
-    const float* key_norm = nullptr;  // (B, G, blocks); null: nothing is skipped
-    const float* strip_max = nullptr; // (H, blocks): the largest value of each block of STRIP_BLOCK values of `values`
+    float* key_norm = nullptr;         // (B, G, blocks); null: nothing is skipped
+    float* key_norm_before = nullptr;  // the largest of a block and all before it
+    const float* strip_max = nullptr;  // (H, blocks): the largest value of each block of STRIP_BLOCK values of `values`
+    const float* strip_tail = nullptr; // (H, blocks): log-sum-exp of the values of a block and all beyond, for M keys
 
     // Forward.
     void* out = nullptr;   // (B, H, N, D), contiguous
@@ -65,8 +67,8 @@ struct Problem {
     const float* grad_lse = nullptr;  // (B, H, N)
     bool needs_query = false, needs_key = false, needs_value = false, needs_form = false;
     float* delta = nullptr;       // (B, H, N): sum of grad_out * out, less grad_lse
-    float* query_norm = nullptr;  // (B, H, row blocks): the largest |query|, times |scale|
-    float* lse_min = nullptr;     // (B, H, row blocks): the smallest log-sum-exp
+    float* query_norm = nullptr;  // (B, H, N): |query| |scale|
+    float* reached = nullptr;     // (B, H, N): the log-sum-exp; +inf where nothing was seen, -inf for NaN
     long key_chunks = 1;          // parts of the keys whose gradients are summed apart
     float* grad_query = nullptr;  // (key_chunks, B, H, N, Dp), before the factor `scale`
     void* grad_query_out = nullptr;  // (B, H, N, D); may be grad_query itself
@@ -81,6 +83,8 @@ struct Problem {
 
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
+inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
+inline long strip_blocks(const Problem& p) { return (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
 
 // What each instruction set offers. An item is a piece of work that one thread does alone; items write apart from each other,

@@ -90,15 +90,16 @@ void run(const Work& work, const Problem& p, int threads) {
 
 // A form in the shape that kernels read, alive as long as the call.
 struct Prepared {
-    std::vector<float> strip, strip_max, distances, key_norm;
+    std::vector<float> strip, strip_max, strip_tail, distances, key_norm, key_norm_before;
     std::vector<int32_t> bends;
 
     Prepared(Problem& p, const Kernels& kernels, int threads) {
         if (p.form == Form::strip) prepare_strip(p);
         if (p.form == Form::warp) prepare_warp(p, kernels, threads);
         if (p.form == Form::strip && falls_far(p)) {
-            key_norm.resize(p.B * p.G * ((p.M + KEY_BLOCK - 1) / KEY_BLOCK));
-            p.key_norm = key_norm.data();
+            key_norm.resize(p.B * p.G * key_blocks(p));
+            key_norm_before.resize(key_norm.size());
+            p.key_norm = key_norm.data(), p.key_norm_before = key_norm_before.data();
             run(kernels.key_norms, p, threads);
         }
     }
@@ -110,10 +111,11 @@ struct Prepared {
     }
 
     void prepare_strip(Problem& p) {
-        const long blocks = (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK;
+        const long blocks = strip_blocks(p);
         p.strip_row = p.K + 2 * STRIP_PAD;
         strip.resize(p.H * p.strip_row);
         strip_max.resize(p.H * blocks, -std::numeric_limits<float>::infinity());
+        strip_tail.resize(p.H * blocks);
         for (long h = 0; h < p.H; h++) {
             const float* values = p.values + h * p.K;
             float* to = strip.data() + h * p.strip_row;
@@ -124,9 +126,18 @@ struct Prepared {
                 const float value = values[k];
                 most = std::isnan(value) ? std::numeric_limits<float>::infinity() : std::max(most, value);
             }
+            double tail = values[p.K - 1] + std::log(double(p.M));  // the last value, as often as keys may meet it
+            for (long k = p.K - 1; k >= 0; k--) {
+                const double high = std::max<double>(tail, values[k]), low = std::min<double>(tail, values[k]);
+                if (high > low) tail = high + std::log1p(std::exp(low - high));
+                else tail = high + std::log(2.0);
+                if (std::isnan(values[k])) tail = std::numeric_limits<double>::infinity();
+                if (k % STRIP_BLOCK == 0) strip_tail[h * blocks + k / STRIP_BLOCK] = float(tail);
+            }
         }
         p.strip = strip.data();
         p.strip_max = strip_max.data();
+        p.strip_tail = strip_tail.data();
     }
 
     void prepare_warp(Problem& p, const Kernels& kernels, int threads) {
@@ -177,11 +188,11 @@ void run_forward(Problem p, const std::string& isa, int threads) {
 void run_backward(Problem p, const FormGradients& form, const std::string& isa, int threads) {
     const Kernels& kernels = kernels_for(isa);
     const Prepared prepared(p, kernels, threads);
-    const long heads = p.B * p.H, blocks = (p.N + 47) / 48, Dp = kernels.padded_head_size(p);
-    std::vector<float> delta(heads * p.N), query_norm(heads * blocks), lse_min(heads * blocks);
+    const long heads = p.B * p.H, Dp = kernels.padded_head_size(p);
+    std::vector<float> delta(heads * p.N), query_norm(heads * p.N), reached(heads * p.N);
     p.delta = delta.data();
     p.query_norm = query_norm.data();
-    p.lse_min = lse_min.data();
+    p.reached = reached.data();
     run(kernels.prepare_backward, p, threads);
 
     // Few key heads: their keys are split, by shape alone, at the cost of a gradient of the queries for each part.
