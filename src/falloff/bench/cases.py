@@ -51,7 +51,7 @@ class Case:
             words.append(f"M={self.cache}")
         if self.head_size != 64:
             words.append(f"D={self.head_size}")
-        if self.training and self.group in ("short", "bfloat16"):  # the others are all of one kind
+        if self.training and self.group == "short":  # the others are all of one kind
             words.append("train")
         return " ".join(words)
 
@@ -85,8 +85,8 @@ def _cpu_cases() -> list[Case]:
     training = [Case("training", "t5", length, causal=True, training=True) for length in (1024, 2048, 4096)]
     training += [Case("training", "fire", length, causal=True, training=True) for length in (1024, 4096)]
     halves = [
-        Case("bfloat16", "t5", length, True, training, dtype="bfloat16", flex=length == 4096)
-        for training in (False, True)
+        Case(group, "t5", length, True, "training" in group, dtype="bfloat16", flex=length == 4096)
+        for group in ("bfloat16", "bfloat16 training")
         for length in (1024, 4096)
     ]
     decode = [Case("decode", "t5", 1, cache=8192)]

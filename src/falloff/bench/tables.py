@@ -16,7 +16,8 @@ _GROUPS = {
     "forms": "Forward, biases that do not depend on the offset alone, float32",
     "far": "Forward at great lengths, ALiBi, float32",
     "training": "Forward + backward with the gradient of the bias, float32",
-    "bfloat16": "bfloat16",
+    "bfloat16": "Forward, T5 bias, bfloat16",
+    "bfloat16 training": "Forward + backward with the gradient of the bias, bfloat16",
     "decode": "One query against a cache, float32",
     "short": "Short sequences in batches, float32",
 }
