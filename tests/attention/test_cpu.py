@@ -180,8 +180,12 @@ def test_any_form_with_any_masks(seed, kind, data):
         "bias_scale": pick(st.sampled_from([1.0, 0.0, -2.0])),
         "scale": pick(st.sampled_from([None, 0.0, -1.0])),
     }
-    query, key, value = tensors(batch, heads, groups, num_queries, num_keys, 5, torch.float32)
-    agree(query, key, value, bias, [t for t in (bias.tensors if bias else []) if t.requires_grad], **masks)
+    query, key, value = tensors(
+        batch, heads, groups, num_queries, num_keys, pick(st.sampled_from([1, 5, 33])), torch.float32
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FALLOFF_CPU_ISA", pick(st.sampled_from(INSTRUCTION_SETS)))
+        agree(query, key, value, bias, [t for t in (bias.tensors if bias else []) if t.requires_grad], **masks)
 
 
 def falling(heads, length, slope):
@@ -220,6 +224,32 @@ def test_skipping_hides_nothing_that_matters(shape, adversary, causal):
     agree(query, key, value, bias, [t for t in bias.tensors if t.requires_grad], causal=causal)
 
 
+FALLS = {
+    "steep": lambda n: -n,
+    "gentle": lambda n: -0.05 * n,
+    "slow": lambda n: -0.02 * n,
+    "rising again": lambda n: (n - 450).abs() * 0.4,
+    "cliff": lambda n: torch.where(n < 300, 0.0, -18.0),
+    "lower cliff": lambda n: torch.where(n < 300, 0.0, -25.0),
+}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("late", [1, 60])
+@pytest.mark.parametrize("norm", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("fall", FALLS)
+def test_the_mass_that_is_skipped(fall, norm, late, causal):
+    """At most 2^-24 of each row. Values are such that an output component is the weight of one block of keys."""
+    torch.manual_seed(3)
+    query, key = torch.randn(1, 1, 700, 16) * norm, torch.randn(1, 1, 960, 16)
+    key[..., 40, :] *= late
+    value = torch.nn.functional.one_hot(torch.arange(960) // 64, 16).float()[None, None]
+    strip = FALLS[fall](torch.arange(960.0))[None]
+    got = attention(query, key, value, Strip(strip), causal=causal, impl="cpu")
+    exact = attention(*(t.double() for t in (query, key, value)), Strip(strip.double()), causal=causal, impl="reference")
+    assert torch.where(got == 0, exact, 0.0).sum(-1).max() <= 2**-24
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("which", ["query", "key", "value"])
 def test_what_is_not_finite_spreads_to_all_that_see_it(which, bad):
@@ -249,12 +279,39 @@ def test_nan_in_a_bias_and_with_a_payload():
     assert attention(query, key, value, impl="cpu")[0, 0, 3].isnan().all()
 
 
+@pytest.mark.parametrize("num_queries", [1, 4, 5, 120])
 @pytest.mark.parametrize("magnitude", [1e4, -1e4])
-def test_large_logits(magnitude):
-    query, key, value = tensors(1, 2, 2, 120, 120, 4, torch.float32)
-    with torch.no_grad():
-        query *= magnitude
-    agree(query, key, value, ALiBi(2), [], causal=True)
+def test_large_logits(magnitude, num_queries):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        query, key, value = tensors(1, 2, 2, num_queries, 120, 64, torch.float32)
+        with torch.no_grad():
+            query *= magnitude / 8
+        agree(query, key, value, ALiBi(2), [], causal=True)
+
+
+def test_a_row_that_sees_one_key_has_no_gradient_of_its_scores():
+    """Exactly: its weight is 1 whatever its score is, and the two products that cancel are summed in one order."""
+    query, key, value = tensors(2, 4, 2, 70, 70, 37, torch.float32)
+    out = attention(query, key, value, T5Bias(4), causal=True, window=1, impl="cpu")
+    grad_query, grad_key = torch.autograd.grad(out.sin().sum(), [query, key])
+    assert (grad_query == 0).all()
+    assert (grad_key == 0).all()
+
+
+@pytest.mark.parametrize("query_start", [2**31, -(2**31), 2**60, -(2**60)])
+@pytest.mark.parametrize("name", BIASES)
+def test_far_positions(name, query_start):
+    query, key, value = (t.detach() for t in tensors(1, 2, 2, 7, 20, 8, torch.float32))
+    knots = torch.tensor([1.0, 2.5])
+    if name.startswith("fire"):  # FIRE's own form would be as long as the distance
+        bias = Warp(torch.arange(5.0), torch.ones(7), knots, torch.randn(2, 3), torch.randn(2, 3))
+    elif name in ("kerple-power", "alibi", "tisa"):
+        bias = Strip(torch.randn(2, 9), start=-3)
+    else:
+        bias, _ = bias_of(name, 2, 1, 7, torch.float32)
+    both = [attention(query, key, value, bias, query_start=query_start, impl=impl) for impl in ("reference", "cpu")]
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
 
 
 def test_a_bias_of_minus_infinity_hides_keys():

@@ -31,11 +31,13 @@ inline void prepare_backward(const Problem& p, long head, float* scratch) {
         for (long i = 0; i < rows; i++) {
             // In the order in which products are summed in a tile: where one key has all the weight, dP - delta is 0 exactly.
             float products = 0.0f;
-            for (long d = 0; d < p.D; d++) products += left[i * Dp + d] * right[i * Dp + d];
+            for (long d = 0; d < p.D; d++) products = __builtin_fmaf(left[i * Dp + d], right[i * Dp + d], products);
             // What comes back for the log-sum-exp of a row that saw nothing may be anything, also NaN.
             const float back = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
             p.delta[head * p.N + first + i] = products - back;
-            p.reached[head * p.N + first + i] = lse[i] != lse[i] ? -INF : lse[i] == -INF ? INF : lse[i];
+            // Nothing is skipped of a row that is not finite, here or in what comes back.
+            const bool finite = lse[i] == lse[i] && products - products == 0.0f;
+            p.reached[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
         }
         if (p.key_norm) query_norms(p, {b, h, first, rows}, left, p.query_norm + head * p.N + first);
     }
@@ -107,7 +109,9 @@ inline void attend_backward(const Problem& p, long chunk, const Block& block, Sp
         pack_right(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out_right);
     }
 
-    multiply_panels(p, block, steps, at.query, at.key_panels + skipped * inner, at.weights, TILE_ROW);
+    // As in forward, bit for bit: what the log-sum-exp is subtracted from must be the scores that it was made of.
+    if (few(p)) multiply_few(p, block, steps, span.begin, at.query, at.weights, TILE_ROW);
+    else multiply_panels(p, block, steps, at.query, at.key_panels + skipped * inner, at.weights, TILE_ROW);
     float* used = p.dropout.on ? at.used : at.weights;
     for (long i = 0; i < block.rows; i++) {
         const long width = round_up(steps.of_row(i), W);

@@ -78,17 +78,20 @@ inline void add_band_gradient(const Problem& p, long b, long h, long row, long k
     for (; c < span.end; c++) values[top - c] = grad[c];
 }
 
+constexpr int32_t NEVER = 0x7FFFFFFF;
+
 // Warp. A row is cut into runs of columns in one segment: visit(segment, begin, end). Its distances fall to 0 at the row's own
 // position and rise again; `bends` says at which distance each segment begins.
 template <class Visit>
 inline void for_segments(const Problem& p, long b, long row, long key, long width, Visit visit) {
     const int32_t* bends = p.bends + ((p.a_batch ? b * p.N : 0) + row) * (p.S - 1);
     const long top = position(p, row) - key;  // the offset of column 0
+    auto bend = [&](int s) { return bends[s] == NEVER ? 1L << 61 : long(bends[s]); };
     auto segment_at = [&](long distance) {
         int low = 0, high = p.S - 1;  // the number of bends at or before the distance
         while (low < high) {
             const int middle = (low + high) / 2;
-            if (bends[middle] <= distance) low = middle + 1;
+            if (bend(middle) <= distance) low = middle + 1;
             else high = middle;
         }
         return low;
@@ -96,13 +99,13 @@ inline void for_segments(const Problem& p, long b, long row, long key, long widt
     long c = 0;
     if (top >= 0)
         for (int s = segment_at(top); c < width && c <= top; s--) {
-            const long end = smaller(s > 0 ? larger(top - bends[s - 1] + 1, c) : top + 1, width);
+            const long end = smaller(s > 0 ? larger(top - bend(s - 1) + 1, c) : top + 1, width);
             if (end > c) visit(s, c, end);
             c = end;
         }
     if (c < width)
         for (int s = segment_at(c - top); c < width; s++) {
-            const long end = smaller(s < p.S - 1 ? larger(top + bends[s], c) : width, width);
+            const long end = smaller(s < p.S - 1 ? larger(top + bend(s), c) : width, width);
             if (end > c) visit(s, c, end);
             c = end;
         }
@@ -194,7 +197,6 @@ inline void add_by_offset(
 
 // For each row, the first distance beyond each knot: the first n with g[n] * a > knot; NEVER where g ends before. Rows that
 // follow one another have nearly the same, so that each is found by a few steps from the last.
-constexpr int32_t NEVER = 0x7FFFFFFF;
 constexpr long BEND_ROWS = 64;
 
 inline long bend_items(const Problem& p) { return (p.a_batch ? p.B : 1) * ((p.N + BEND_ROWS - 1) / BEND_ROWS); }

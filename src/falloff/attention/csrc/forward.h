@@ -33,9 +33,6 @@ inline long chunk_rows(const Problem& p) { return ROWS * Chunks(p).blocks; }
 
 inline long forward_items(const Problem& p) { return chunks(p) * p.splits; }
 
-// So few queries that packing keys costs more than it saves.
-inline bool few(const Problem& p) { return p.N <= 4 && p.type == Type::float32; }
-
 struct ForwardScratch {
     float *query, *sums, *maximum, *total, *norm, *scores, *keys, *values, *rows;
 

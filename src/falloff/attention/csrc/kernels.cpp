@@ -4,7 +4,8 @@
 //   simd.h      vectors, exp, transposing in registers
 //   product.h   the one place that multiplies: blocks of 6 x 4 vectors of a product, held in registers
 //   pack.h      copies into the shapes that product.h reads: left factors, right factors, panels
-//   tile.h      what a tile of scores sees, its products, and certified skipping
+//   tile.h      what the rows of a tile of scores see, and its products
+//   skip.h      certified skipping: which keys cannot matter
 //   bias.h      the bias of a row of a tile for each form, and the gradient of the form
 //   softmax.h   scores into weights; dropout
 //   forward.h, backward.h   the order of tiles, and what each of them does

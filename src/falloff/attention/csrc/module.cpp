@@ -39,7 +39,7 @@ struct Call {
         p.type = query.dtype() == nb::dtype<float>() ? Type::float32 : Type::bfloat16;
         p.query = rows_of(query), p.key = rows_of(key), p.value = rows_of(value);
         p.scale = float(scale), p.query_start = query_start, p.causal = causal;
-        p.window = window.value_or(1L << 60);
+        p.window = window.value_or(1L << 61);
         if (row_labels) {
             p.row_labels = static_cast<const int32_t*>(row_labels->data());
             p.key_labels = static_cast<const int32_t*>(key_labels->data());

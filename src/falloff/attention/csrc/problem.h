@@ -78,13 +78,13 @@ struct Problem {
     double* grad_lines = nullptr;  // (key_chunks, B, H, 2, S): slope, intercept
     double* grad_a = nullptr;      // (key_chunks, B, H, N)
 
-    long fold() const { return H / G; }
+    [[gnu::always_inline]] long fold() const { return H / G; }
 };
 
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
-inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
-inline long strip_blocks(const Problem& p) { return (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
+[[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
+[[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
 
 // What each instruction set offers. An item is a piece of work that one thread does alone; items write apart from each other,

@@ -97,6 +97,7 @@ struct Prepared {
         if (p.form == Form::strip) prepare_strip(p);
         if (p.form == Form::warp) prepare_warp(p, kernels, threads);
         if (p.form == Form::strip && falls_far(p)) {
+            prepare_bounds(p);
             key_norm.resize(p.B * p.G * key_blocks(p));
             key_norm_before.resize(key_norm.size());
             p.key_norm = key_norm.data(), p.key_norm_before = key_norm_before.data();
@@ -111,31 +112,38 @@ struct Prepared {
     }
 
     void prepare_strip(Problem& p) {
-        const long blocks = strip_blocks(p);
         p.strip_row = p.K + 2 * STRIP_PAD;
         strip.resize(p.H * p.strip_row);
-        strip_max.resize(p.H * blocks, -std::numeric_limits<float>::infinity());
-        strip_tail.resize(p.H * blocks);
         for (long h = 0; h < p.H; h++) {
             const float* values = p.values + h * p.K;
             float* to = strip.data() + h * p.strip_row;
-            for (long x = 0; x < p.strip_row; x++)
-                to[x] = values[std::clamp(p.K - 1 + STRIP_PAD - x, 0L, p.K - 1)];
-            for (long k = 0; k < p.K; k++) {
-                float& most = strip_max[h * blocks + k / STRIP_BLOCK];
-                const float value = values[k];
-                most = std::isnan(value) ? std::numeric_limits<float>::infinity() : std::max(most, value);
-            }
-            double tail = values[p.K - 1] + std::log(double(p.M));  // the last value, as often as keys may meet it
-            for (long k = p.K - 1; k >= 0; k--) {
-                const double high = std::max<double>(tail, values[k]), low = std::min<double>(tail, values[k]);
-                if (high > low) tail = high + std::log1p(std::exp(low - high));
-                else tail = high + std::log(2.0);
-                if (std::isnan(values[k])) tail = std::numeric_limits<double>::infinity();
-                if (k % STRIP_BLOCK == 0) strip_tail[h * blocks + k / STRIP_BLOCK] = float(tail);
-            }
+            for (long x = 0; x < p.strip_row; x++) to[x] = values[std::clamp(p.K - 1 + STRIP_PAD - x, 0L, p.K - 1)];
         }
         p.strip = strip.data();
+    }
+
+    // The largest value of each block of a strip, and the log-sum-exp of all from there on. A NaN counts as infinity.
+    void prepare_bounds(Problem& p) {
+        constexpr float infinity = std::numeric_limits<float>::infinity();
+        const long blocks = strip_blocks(p);
+        strip_max.resize(p.H * blocks);
+        strip_tail.resize(p.H * blocks);
+        for (long h = 0; h < p.H; h++) {
+            const float* values = p.values + h * p.K;
+            float tail = values[p.K - 1] + std::log(float(p.M));  // the last value, as often as keys may meet it
+            for (long block = blocks - 1; block >= 0; block--) {
+                const long begin = block * STRIP_BLOCK, end = std::min(begin + STRIP_BLOCK, p.K);
+                float most = -infinity, total = 0.0f;
+                for (long k = begin; k < end; k++) most = std::isnan(values[k]) ? infinity : std::max(most, values[k]);
+                for (long k = begin; k < end; k++) total += std::exp(values[k] - most);
+                // Largest first; what is infinite, or not a number by way of it, stays infinite. 1e-3: sums are rounded.
+                const float sum = most + std::log(total), high = std::max(sum, tail), low = std::min(sum, tail);
+                const bool finite = most < infinity && high < infinity;
+                tail = !finite ? infinity : high == -infinity ? high : high + std::log1p(std::exp(low - high)) + 1e-3f;
+                strip_max[h * blocks + block] = most;
+                strip_tail[h * blocks + block] = tail;
+            }
+        }
         p.strip_max = strip_max.data();
         p.strip_tail = strip_tail.data();
     }
@@ -195,8 +203,8 @@ void run_backward(Problem p, const FormGradients& form, const std::string& isa, 
     p.reached = reached.data();
     run(kernels.prepare_backward, p, threads);
 
-    // Few key heads: their keys are split, by shape alone, at the cost of a gradient of the queries for each part.
-    p.key_chunks = std::clamp(4 / (p.B * p.G), 1L, std::max(p.M / 512, 1L));
+    // A single key head: its keys are split, by shape alone, at the cost of a second gradient of the queries.
+    p.key_chunks = p.B * p.G == 1 && p.M >= 512 ? 2 : 1;
     std::unique_ptr<Scratch> grad_query;
     const bool in_place = p.type == Type::float32 && p.key_chunks == 1 && Dp == p.D;
     if (p.needs_query && in_place) p.grad_query = static_cast<float*>(p.grad_query_out);

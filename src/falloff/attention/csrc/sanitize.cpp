@@ -59,7 +59,7 @@ struct Case {
         p.scale = 1.0f / std::sqrt(float(p.D));
         p.query_start = coin() ? p.M - p.N : pick(-20, 500);
         p.causal = coin();
-        p.window = coin() ? pick(1, 100) : 1L << 60;
+        p.window = coin() ? pick(1, 100) : 1L << 61;
         inputs.reserve(4);
         for (const long length : {p.N, p.M, p.M, p.N})
             inputs.emplace_back(p.B, length == p.N && inputs.size() % 3 == 0 ? p.H : p.G, length, p.D, p.type);
@@ -115,7 +115,7 @@ struct Case {
         run_backward(p, form, isa, threads);
 
         std::vector<float> all = lse;
-        for (const auto* part : {&grad_form, &grad_g, &grad_slope, &grad_intercept})
+        for (const auto* part : {&grad_form, &grad_g, &grad_a, &grad_slope, &grad_intercept})
             all.insert(all.end(), part->begin(), part->end());
         for (const auto* part : {&out, &grad_query, &grad_key, &grad_value})
             for (size_t at = 0; at < part->size(); at += size) {
@@ -138,7 +138,7 @@ double furthest(const std::vector<float>& x, const std::vector<float>& y) {
     for (size_t i = 0; i < x.size(); i++) {
         if (x[i] == y[i]) continue;  // infinities too
         const double difference = std::abs(double(x[i]) - y[i]);
-        most = difference <= most ? most : difference;
+        most = std::isnan(most) || difference <= most ? most : difference;
         scale = std::max(scale, std::abs(double(x[i])));
     }
     return most / scale;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bias.h"
+#include "skip.h"
 
 namespace falloff::FALLOFF_ISA {
 

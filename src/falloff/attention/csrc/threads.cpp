@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <atomic>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -30,25 +31,34 @@ Parallel openmp() {
 
 struct Job {
     const std::function<void(int)>& body;
-    std::atomic<int> next{0};
     int threads;
+    std::atomic<int> next{0};
+    std::atomic_flag failed{};
+    std::exception_ptr error{};
 
     // The runtime may give fewer threads than were asked for: each takes parts until none is left.
     void run() {
-        for (int thread; (thread = next.fetch_add(1)) < threads;) body(thread);
+        for (int thread; (thread = next.fetch_add(1)) < threads;) try {
+                body(thread);
+            } catch (...) {  // no exception may leave a thread that another runtime owns
+                if (!failed.test_and_set()) error = std::current_exception();
+            }
     }
 };
 
 }  // namespace
 
 void on_threads(int threads, const std::function<void(int)>& body) {
-    Job job{.body = body, .threads = threads};
-    if (threads <= 1) return job.run();
-    if (const Parallel parallel = openmp())
-        return parallel([](void* data) { static_cast<Job*>(data)->run(); }, &job, unsigned(threads), 0);
-    std::vector<std::jthread> others;
-    for (int i = 1; i < threads; i++) others.emplace_back([&job] { job.run(); });
-    job.run();
+    Job job{body, threads};
+    const Parallel parallel = threads > 1 ? openmp() : nullptr;
+    if (parallel) {
+        parallel([](void* data) { static_cast<Job*>(data)->run(); }, &job, unsigned(threads), 0);
+    } else {
+        std::vector<std::jthread> others;
+        for (int i = 1; i < threads; i++) others.emplace_back([&job] { job.run(); });
+        job.run();
+    }
+    if (job.error) std::rethrow_exception(job.error);
 }
 
 }  // namespace falloff

@@ -1,0 +1,95 @@
+// Certified skipping: which keys of a span cannot matter.
+#pragma once
+
+#include "tile.h"
+
+namespace falloff::FALLOFF_ISA {
+
+// A row's weights are counted against what it has reached: its running maximum, or its log-sum-exp. All
+// that is skipped of a row weighs less than 2^-24 of it together, by two certificates, each for half of that: either each of
+// at most M keys weighs less than its share, or all keys further in the past than some point do, since the biases from there
+// on sum up to little. A score is at most |query| |key| |scale| + bias. Norms are +inf where something is not finite, which
+// fails every comparison: nothing that is not finite is ever skipped.
+constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
+
+// At least the largest bias of a block of rows and keys begin .. end - 1.
+inline float bias_bound(const Problem& p, const Block& block, long begin, long end) {
+    const long low = position(p, block.first) - (end - 1) - p.start;
+    const long high = position(p, block.first + block.rows - 1) - begin - p.start;
+    const float* maxima = p.strip_max + block.h * strip_blocks(p);
+    float bound = -INF;
+    for (long k = smaller(larger(low, 0), p.K - 1) / STRIP_BLOCK; k <= smaller(larger(high, 0), p.K - 1) / STRIP_BLOCK; k++)
+        bound = larger(bound, maxima[k]);
+    return bound;
+}
+
+// At least the log-sum-exp of the biases of a block's rows and all keys before `end`.
+inline float bias_tail(const Problem& p, const Block& block, long end) {
+    const long nearest = position(p, block.first) - (end - 1) - p.start;
+    if (nearest < 0) return INF;
+    return p.strip_tail[block.h * strip_blocks(p) + smaller(nearest, p.K - 1) / STRIP_BLOCK];
+}
+
+// The span without the keys at its ends that cannot matter. For each row of the block: its |query| |scale|, and what it has
+// reached.
+inline Span that_matters(const Problem& p, const Block& block, Span span, const float* query_norm, const float* reached) {
+    if (!p.key_norm) return span;
+    const long first = (block.b * p.G + block.h / p.fold()) * key_blocks(p);
+    const float each = SKIP_MARGIN + __builtin_logf(float(p.M));
+    auto all_below = [&](float bias, float key_norm, float margin) {
+        bool below = true;
+        for (long i = 0; i < block.rows; i++)
+            below &= bias + query_norm[i] * key_norm * 1.0001f < reached[i] - margin;  // 1.0001: norms are rounded
+        return below;
+    };
+    auto skipped = [&](long key) {
+        const long at = key / KEY_BLOCK, end = smaller((at + 1) * KEY_BLOCK, p.M);
+        return all_below(bias_bound(p, block, at * KEY_BLOCK, end), p.key_norm[first + at], each);
+    };
+    auto skipped_before = [&](long end) {
+        return all_below(bias_tail(p, block, end), p.key_norm_before[first + end / KEY_BLOCK - 1], SKIP_MARGIN);
+    };
+    while (!span.empty()) {
+        const long next = (span.begin / KEY_BLOCK + 1) * KEY_BLOCK;
+        if (!skipped(span.begin) && !(next <= p.M && skipped_before(next))) break;
+        span.begin = next;
+    }
+    while (!span.empty() && skipped(span.end - 1)) span.end = (span.end - 1) / KEY_BLOCK * KEY_BLOCK;
+    return span;
+}
+
+inline float norm(const float* row, long Dp) {
+    Vec squares{};
+    for (long d = 0; d < Dp; d += W) squares += load(row + d) * load(row + d);
+    const float s = __builtin_sqrtf(sum(squares));
+    return s == s ? s : INF;
+}
+
+// |query| |scale| of a block's rows. `scratch`: the rows as floats.
+inline void query_norms(const Problem& p, const Block& block, float* scratch, float* norms) {
+    pack_rows(p, p.query, block.b, block.h, block.first, block.rows, scratch);
+    for (long i = 0; i < block.rows; i++)
+        norms[i] = norm(scratch + i * padded(p), padded(p)) * __builtin_fabsf(p.scale);
+}
+
+inline long key_norm_items(const Problem& p) { return p.B * p.G; }
+inline size_t key_norm_floats(const Problem& p) { return KEY_BLOCK * padded(p); }
+inline void key_norms(const Problem& p, long item, float* scratch) {
+    const long b = item / p.G, g = item % p.G, Dp = padded(p);
+    float before = 0.0f;
+    for (long block = 0; block < key_blocks(p); block++) {
+        const long first = block * KEY_BLOCK, count = smaller(p.M - first, KEY_BLOCK);
+        pack_rows(p, p.key, b, g, first, count, scratch);
+        float most = 0.0f;
+        for (long j = 0; j < count; j++) most = larger(norm(scratch + j * Dp, Dp), most);
+        pack_rows(p, p.value, b, g, first, count, scratch);
+        Vec zero{};  // 0 * value: NaN where a value is not finite
+        for (long x = 0; x < count * Dp; x += W) zero += 0.0f * load(scratch + x);
+        if (sum(zero) != 0.0f) most = INF;  // NaN is not 0 either
+        before = larger(most, before);
+        p.key_norm[item * key_blocks(p) + block] = most;
+        p.key_norm_before[item * key_blocks(p) + block] = before;
+    }
+}
+
+}  // namespace falloff::FALLOFF_ISA
