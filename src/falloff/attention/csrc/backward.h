@@ -87,7 +87,10 @@ inline void add_form_gradient(
     for (long i = 0; i < block.rows; i++) {
         const long row = block.first + i, count = steps.of_row(i);
         float *grads = at.grads + i * TILE_ROW, *along = tile + i * TILE_ROW;
-        if (p.form == Form::band) add_band_gradient(p, block.b, block.h, row, span.begin, count, grads);
+        if (p.form == Form::band) {
+            add_band_gradient(p, block.b, block.h, row, span.begin, count, grads);
+            continue;
+        }
         if (p.form == Form::warp)
             add_warp_gradient(p, block.b, block.h, row, span.begin, count, grads, along, lines, p.grad_a + head * p.N);
         for (long c = count; c < span.count() + BACKWARD_ROWS + W; c++) along[c] = 0.0f;

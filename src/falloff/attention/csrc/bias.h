@@ -205,7 +205,7 @@ inline void find_bends(const Problem& p, long item, float*) {
     const long per_entry = (p.N + BEND_ROWS - 1) / BEND_ROWS;
     const long b = item / per_entry, first = item % per_entry * BEND_ROWS;
     const float* a = p.a + b * p.a_batch;
-    int32_t* bends = const_cast<int32_t*>(p.bends) + b * p.N * (p.S - 1);
+    int32_t* bends = p.bends + b * p.N * (p.S - 1);
     for (int s = 0; s < p.S - 1; s++) {
         long low = 0, high = p.K;
         while (low < high) {

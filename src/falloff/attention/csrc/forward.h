@@ -1,8 +1,5 @@
 // Forward: a chunk of query rows visits the keys tile by tile, from the diagonal outwards.
-//
-// A tile is ROWS x KEYS scores. 48 rows are 8 register blocks; 256 keys make a tile of scores of 48 KB and, at D = 64, 64 KB
-// each of packed keys and values: all of it stays in a second-level cache, a panel of keys in the first. Keys are packed once
-// for a chunk of several blocks of rows, so that packing costs a percent and needs no memory that grows with the length.
+// A tile is ROWS x KEYS scores; kernels.cpp says why of that size.
 #pragma once
 
 #include "softmax.h"
@@ -15,13 +12,14 @@ constexpr long ROWS = 48, KEYS = 256;
 // block of rows, heads that share a key head. Depends on the shape alone: so does the order of all sums.
 struct Chunks {
     bool by_head;
+    long all;       // blocks of a head, or of a key head
     long blocks;    // in a chunk
     long per_head;  // chunks of a head, or of a key head
 
     explicit Chunks(const Problem& p) {
         by_head = p.N <= ROWS && p.fold() > 1;
         blocks = larger(smaller(512 / p.D, 8), 2);
-        const long all = by_head ? p.fold() : (p.N + ROWS - 1) / ROWS;
+        all = by_head ? p.fold() : (p.N + ROWS - 1) / ROWS;
         per_head = (all + blocks - 1) / blocks;
     }
     long heads(const Problem& p) const { return p.B * (by_head ? p.G : p.H); }
@@ -124,8 +122,7 @@ inline void forward(const Problem& p, long item, float* scratch) {
     const long Dp = padded(p), split = item % p.splits, head = item / p.splits % chunks.heads(p);
     const long chunk = chunks.per_head - 1 - item / p.splits / chunks.heads(p);  // causal: the longest rows first
     const long b = chunks.by_head ? head / p.G : head / p.H, g = chunks.by_head ? head % p.G : head % p.H / p.fold();
-    const long all = chunks.by_head ? p.fold() : (p.N + ROWS - 1) / ROWS;
-    const long blocks = smaller(chunks.blocks, all - chunk * chunks.blocks);
+    const long blocks = smaller(chunks.blocks, chunks.all - chunk * chunks.blocks);
     auto block_at = [&](long n) {
         const long index = chunk * chunks.blocks + n;
         if (chunks.by_head) return Block{b, g * p.fold() + index, 0, p.N};

@@ -48,7 +48,7 @@ struct Problem {
     long a_batch = 0;  // stride of `a` along the batch: N, or 0 where all entries share it
     int S = 0;         // segments
     const float* distances = nullptr;
-    const int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
+    int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
 
     // Certified skipping: the largest |key| of each block of KEY_BLOCK keys, +inf where a key or value is not finite.
     float* key_norm = nullptr;         // (B, G, blocks); null: nothing is skipped
