@@ -440,3 +440,13 @@ def test_band_gradient_beyond_what_rows_see():
     query, key, value = tensors(1, 1, 1, 60, 60, 8, torch.float32)
     values = torch.randn(1, 1, 60, 100, requires_grad=True)
     agree(query, key, value, Band(values), [values], causal=True, window=30)
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 70])
+def test_weights_of_forward_and_backward_are_of_the_same_scores(length):
+    """A row's only key weighs 1 in both, to the bit, however large its score is: few rows take other products than many."""
+    query, key, value = tensors(1, 2, 2, length, length, 64, torch.float32)
+    out = attention(query * 1e4, key, value, causal=True, window=1, impl="cpu")
+    grad_out = torch.randn_like(out)
+    (grad_value,) = torch.autograd.grad(out, value, grad_out)
+    assert torch.equal(grad_value, grad_out)
