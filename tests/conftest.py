@@ -1,22 +1,42 @@
 """Shapes in annotations are checked at every call while the tests run: the hook must come before falloff is imported.
 
-FALLOFF_SHAPE_CHECKS=0 leaves it out, for what traces the code.
+FALLOFF_SHAPE_CHECKS=0 leaves it out, for what traces the code. So does a machine without jaxtyping or beartype: the tests of
+the GPU kernels need no more than torch, triton and pytest.
 """
 
 import os
-
-import jaxtyping
-
-if os.environ.get("FALLOFF_SHAPE_CHECKS", "1") != "0":
-    _hook = jaxtyping.install_import_hook("falloff", "shape_checks.check")
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks when it is imported
+
+_checked = os.environ.get("FALLOFF_SHAPE_CHECKS", "1") != "0" and find_spec("jaxtyping") and find_spec("beartype")
+
+
+def _modules():
+    """Every module of falloff but device code, whose functions Triton reads as text."""
+    source = Path(__file__).parents[1] / "src"
+    for path in (source / "falloff").rglob("*.py"):
+        if path.stem != "__init__" and "kernels" not in path.parts:
+            yield ".".join(path.relative_to(source).with_suffix("").parts)
+
+
+if _checked:
+    import jaxtyping
+
+    _hook = jaxtyping.install_import_hook(list(_modules()), "shape_checks.check")
 
 
 @pytest.fixture
 def unchecked(monkeypatch):
     """Without jaxtyping's checks: what users meet are falloff's own errors."""
+    if not _checked:
+        yield
+        return
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import scaled_dot_product_attention
 
+from attention import agreement
 from attention.cases import BIASES, bias_of, results, tensors
 from falloff import ALiBi, Band, Scheme, Strip, T5Bias, Warp, attention
 from falloff.attention import blockwise, tile_bias
@@ -127,7 +127,7 @@ def test_any_form_with_any_masks(seed, kind, data):
         agree(query, key, value, bias, [leaf for leaf in made_of if leaf.requires_grad], rtol=1e-9, **masks)
 
 
-@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu", "triton"])
 def test_rows_that_see_nothing_have_no_gradient_whatever_comes_back(impl):
     query, key, value = tensors(2, 2, 1, 6, 6, 4, torch.float32)
     key_mask = torch.arange(6) >= torch.tensor([[2], [0]])
@@ -141,7 +141,7 @@ def test_rows_that_see_nothing_have_no_gradient_whatever_comes_back(impl):
 
 @pytest.mark.parametrize("sizes", [(0, 4, 4), (2, 0, 4), (2, 4, 0), (2, 0, 0)], ids=str)
 @pytest.mark.parametrize("name", ["none", "t5", "alibi", "fire", "fire beyond L"])
-@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu", "triton"])
 def test_empty_dimensions(impl, name, sizes):
     batch, num_queries, num_keys = sizes
     query, key, value = tensors(batch, 2, 1, num_queries, num_keys, 4, torch.float32)
@@ -183,38 +183,7 @@ def test_only_the_gradients_asked_for():
 )
 @pytest.mark.parametrize("name", ["none", "t5", "alibi", "fire beyond L", "band"])
 def test_error_at_most_twice_that_of_pytorch(name, impl, dtype):
-    """Root mean square error against float64, beside torch's attention in the same dtype with the dense bias.
-
-    The gradients of all that a bias is made of count as one: a single number, such as that of FIRE's L, may be right by
-    luck. Beside twice torch's error, 1e-6 of the largest entry of all.
-    """
-    causal = torch.ones(130, 130, dtype=torch.bool).tril()
-    draws = []
-    for seed in range(8):
-        torch.manual_seed(seed)
-        low = tensors(2, 4, 4, 130, 130, 32, dtype)
-        bias, leaves = bias_of(name, 4, 2, 130, torch.float32)
-
-        def torchs(q, k, v, bias=bias):
-            dense = torch.zeros(4, 130, 130) if bias is None else bias.dense(130, 130)
-            mask = torch.where(causal, dense, -torch.inf).to(q.dtype)
-            return scaled_dot_product_attention(q, k, v, mask.expand(2, -1, -1, -1))
-
-        def ours(q, k, v, bias=bias):
-            return attention(q, k, v, bias, causal=True, impl=impl)
-
-        def all_results(function, inputs, leaves=leaves):
-            out = function(*inputs)
-            grads = torch.autograd.grad((out.double() ** 2).sum(), [*inputs, *leaves], retain_graph=True)
-            return [out, *grads[:3], *([torch.cat([grad.flatten() for grad in grads[3:]])] if leaves else [])]
-
-        exact = all_results(torchs, [tensor.detach().double().requires_grad_() for tensor in low])
-        draws.append([exact, all_results(torchs, low), all_results(ours, low)])
-    floor = 1e-6 * max(result.abs().max().item() for exact, _, _ in draws for result in exact)
-    for exact, theirs, got in zip(*(zip(*side, strict=True) for side in zip(*draws, strict=True)), strict=True):
-        truth = torch.stack(exact).double()
-        their_error, our_error = ((torch.stack(side).double() - truth).square().mean().sqrt() for side in (theirs, got))
-        assert our_error <= 2 * their_error + floor
+    agreement.error_at_most_twice_that_of_pytorch(name, impl, dtype)
 
 
 @pytest.mark.parametrize("name", BIASES)

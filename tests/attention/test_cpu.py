@@ -1,17 +1,18 @@
 """The CPU kernels against the definition in float64: every form, mask, size, instruction set; hard inputs; threads."""
 
-import copy
 import os
 import threading
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention import cases
+from attention import agreement
+from attention.agreement import ADVERSARIES, FALLS, MASKS, bias_of, falling
 from attention.cases import BIASES, results, tensors
-from falloff import ALiBi, Band, Sandwich, Scheme, Strip, T5Bias, Warp, attention
+from falloff import ALiBi, Band, Sandwich, Strip, T5Bias, Warp, attention
 from falloff.attention import cpu
 from falloff.attention.call import Call
 
@@ -30,76 +31,7 @@ def isa(request, monkeypatch):
     assert cpu.instruction_set() == request.param
 
 
-def bias_of(name, heads, batch, num_queries, dtype):
-    """As in cases, but a band's leaf is the band, which can be given in two dtypes."""
-    bias, leaves = cases.bias_of(name, heads, batch, num_queries, dtype)
-    if isinstance(bias, Band):
-        values = bias.values.detach().requires_grad_()
-        return Band(values), [values]
-    return bias, leaves
-
-
-def rms(tensor):
-    return tensor.double().square().mean().sqrt().item() if tensor.numel() else 0.0
-
-
-def raised(bias, leaves):
-    """The same bias in float64, sharing no memory, and its leaves."""
-    if bias is None:
-        return None, []
-    if isinstance(bias, Scheme):
-        twin = copy.deepcopy(bias).double()
-        return twin, list(twin.parameters())
-    twins = {id(t): t.detach().double().requires_grad_(t.requires_grad) for t in bias.tensors}
-    fields = {name: twins[id(getattr(bias, name))] for name in bias.tensor_names}
-    if isinstance(bias, Strip):
-        fields["start"] = bias.start
-    return type(bias)(**fields), [twins[id(leaf)] for leaf in leaves]
-
-
-def agree(query, key, value, bias, leaves, impl="cpu", **settings):
-    """Errors against float64 within twice those of plain torch in float32 on the same input, plus 1e-6 of the largest.
-
-    Plus what any attention pays that goes from forward to backward by way of the log-sum-exp, as PyTorch's own fused
-    kernels do: its rounding, which counts where a bias makes all scores of a row large.
-    """
-
-    def all_of(inputs, bias, leaves, impl):
-        torch.manual_seed(7)  # the same dropout
-        out, lse = attention(*inputs, bias, impl=impl, return_lse=True, **settings)
-        out, lse, *grads = results(out, lse, [*inputs, *leaves])
-        # The gradients of all that a bias is made of count as one: a single number may be right by luck.
-        return [out, lse, *grads[:3], torch.cat([grad.flatten() for grad in [*grads[3:], torch.zeros(1)]])]
-
-    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
-    exact = all_of(exact_inputs, *raised(bias, leaves), "reference")
-    theirs = all_of([query, key, value], bias, leaves, "reference")
-    ours = all_of([query, key, value], bias, leaves, impl)
-    largest_lse = exact[1][exact[1].isfinite()].abs().max().item() if exact[1].isfinite().any() else 0.0
-    scale = max(1.0, *(want[want.isfinite()].abs().max().item() for want in exact[:1] + exact[2:] if want.isfinite().any()))
-    floor = (1e-6 + largest_lse * 2**-23) * scale
-    # Of a bias's parameters, one may stand for sums of score gradients times thousands (KERPLE's n ** 2).
-    floors = (floor, floor, floor, floor, floor, 4 * floor)
-    for want, plain, got, floor in zip(exact, theirs, ours, floors, strict=True):
-        finite = want.isfinite()
-        assert torch.equal(finite, got.isfinite())
-        torch.testing.assert_close(got[~finite].double(), want[~finite].double(), equal_nan=True)
-        want, plain, got = want[finite], plain[finite], got[finite]
-        assert rms(got - want) <= 2 * rms(plain - want) + floor
-
-
-MASKS = {
-    "none": {},
-    "causal": {"causal": True},
-    "window": {"window": 3},
-    "causal window": {"causal": True, "window": 40},
-    "query_start": {"causal": True, "query_start": 5},
-    "far query_start": {"query_start": 400},
-    "negative query_start": {"causal": True, "query_start": -3},
-    "dropout": {"dropout_p": 0.3, "causal": True},
-    "scales": {"scale": 0.7, "bias_scale": -1.3},
-    "negative scale": {"scale": -0.3, "causal": True},
-}
+agree = partial(agreement.agree, impl="cpu")
 
 
 @pytest.mark.usefixtures("isa")
@@ -191,21 +123,6 @@ def test_any_form_with_any_masks(seed, kind, data):
         agree(query, key, value, bias, [t for t in (bias.tensors if bias else []) if t.requires_grad], **masks)
 
 
-def falling(heads, length, slope):
-    """A strip that falls by `slope` for each offset, as steep as wanted."""
-    return Strip(-slope * torch.arange(float(length)).repeat(heads, 1).requires_grad_())
-
-
-ADVERSARIES = {
-    "late maximum": lambda k, v: k[..., 3, :].mul_(60),  # a far key whose score beats any bias
-    "late maximum in one head": lambda k, v: k[:, 1, 40, :].mul_(200),
-    "large norms": lambda k, v: k.mul_(8),
-    "tiny norms": lambda k, v: k.mul_(1e-30),
-    "large far values": lambda k, v: v[..., :100, :].mul_(1e4),
-    "denormals": lambda k, v: k.mul_(1e-40),
-}
-
-
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 @pytest.mark.parametrize("shape", ["steep", "gentle", "rising again", "sandwich", "t5 with a large far bucket", "cliff"])
@@ -225,16 +142,6 @@ def test_skipping_hides_nothing_that_matters(shape, adversary, causal):
         "cliff": lambda: Strip(torch.cat([torch.zeros(2, 300), torch.full((2, 1), -200.0)], 1)),
     }[shape]()
     agree(query, key, value, bias, [t for t in bias.tensors if t.requires_grad], causal=causal)
-
-
-FALLS = {
-    "steep": lambda n: -n,
-    "gentle": lambda n: -0.05 * n,
-    "slow": lambda n: -0.02 * n,
-    "rising again": lambda n: (n - 450).abs() * 0.4,
-    "cliff": lambda n: torch.where(n < 300, 0.0, -18.0),
-    "lower cliff": lambda n: torch.where(n < 300, 0.0, -25.0),
-}
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -53,11 +53,12 @@ def forms(heads, batch, num_queries):
 @pytest.mark.parametrize(
     ("impl", "name"),
     [("blockwise", name) for name in ("none", "strip", "band", "warp", "warp by text", "strided warp")]
-    + [("cpu", name) for name in ("none", "strip", "band", "rising warp")],
+    + [("cpu", name) for name in ("none", "strip", "band", "rising warp")]
+    + [("triton", name) for name in ("strip", "band", "warp by text")],
 )
 def test_opcheck(impl, name, masked):
     form = forms(4, 2, 7)[name]
-    query, key, value = tensors(2, 4, 2, 7, 7, 4, torch.float32 if impl == "cpu" else torch.float64)
+    query, key, value = tensors(2, 4, 2, 7, 7, 4, torch.float64 if impl == "blockwise" else torch.float32)
     grads = [tensor.requires_grad for tensor in form.tensors] if form else []
     tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
     masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)

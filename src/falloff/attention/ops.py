@@ -21,6 +21,7 @@ from falloff.forms import form_from_tensors
 
 IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
     "cpu": "falloff.attention.cpu",
+    "triton": "falloff.attention.triton",
     "blockwise": "falloff.attention.blockwise",
 }
 

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from falloff.attention.offset_sums import at_distances, at_offsets
 from falloff.forms import Band, Form, Strip, Warp
 from falloff.shapes import Float, Int
 
@@ -80,32 +81,9 @@ class DiagonalSums:
         first = self.num_queries - tile.rows.stop + tile.keys.start
         self.sums[heads, first : first + width] += self._buffer.sum(1)
 
-    def at_offsets(self, start: int, size: int) -> Float[Tensor, "rows size"]:
-        """The sums at offsets start .. start + size - 1, the ends gathering all that lies beyond them."""
-        rising = self.sums.flip(1)
-        lowest = self.highest - rising.shape[1] + 1
-        return _clamped_sums(rising, lowest - start, size)
-
-    def at_distances(self, size: int) -> Float[Tensor, "rows size"]:
-        """The sums at abs(offset) = 0 .. size - 1, the last gathering all beyond."""
-        rising = self.sums.flip(1)
-        lowest = self.highest - rising.shape[1] + 1
-        negative = min(max(-lowest, 0), rising.shape[1])
-        past = _clamped_sums(rising[:, negative:], lowest + negative, size)
-        return past + _clamped_sums(rising[:, :negative].flip(1), 1 - lowest - negative, size)
-
-
-def _clamped_sums(values: Float[Tensor, "rows width"], first: int, size: int) -> Float[Tensor, "rows size"]:
-    """Sum column p of `values` into column clamp(first + p, 0, size - 1), in a fixed order."""
-    width = values.shape[1]
-    if size == 1:
-        return values.sum(1, keepdim=True)
-    head, tail = (min(max(edge - first, 0), width) for edge in (1, size - 1))
-    sums = values.new_zeros(values.shape[0], size)
-    sums[:, first + head : first + tail] = values[:, head:tail]
-    sums[:, 0] += values[:, :head].sum(1)
-    sums[:, -1] += values[:, tail:].sum(1)
-    return sums
+    def by_rising_offset(self) -> tuple[Float[Tensor, "rows width"], int]:
+        """The sums by rising offset, and the lowest offset."""
+        return self.sums.flip(1), self.highest - self.sums.shape[1] + 1
 
 
 @runtime_checkable
@@ -134,7 +112,7 @@ class StripTiles:
         self.sums.add(grad_scores.sum(0), tile, tile.heads)
 
     def gradients(self) -> list[Tensor]:
-        return [self.sums.at_offsets(self.start, self.values.shape[1])]
+        return [at_offsets(*self.sums.by_rising_offset(), self.start, self.values.shape[1])]
 
 
 class BandTiles:
@@ -223,7 +201,7 @@ class WarpTiles:
         self.sums.add(grad_g[None], tile, slice(0, 1))
 
     def gradients(self) -> list[Tensor]:
-        grad_g = self.sums.at_distances(self.g.shape[0])[0]
+        grad_g = at_distances(*self.sums.by_rising_offset(), self.g.shape[0])[0]
         return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
 
 

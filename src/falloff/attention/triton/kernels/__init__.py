@@ -1,0 +1,1 @@
+"""Device code, and the tuples in which a call reaches it."""
