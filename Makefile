@@ -9,10 +9,10 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test sanitize lint format types bench pictures clean
+.PHONY: help setup compare test sanitize lint format types bench test-gpu bench-gpu pictures clean
 
 help:  ## list these commands
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
 
@@ -50,6 +50,20 @@ types: setup  ## check types
 
 bench: setup  ## time attention beside PyTorch's, verified first
 	$(BIN)/falloff bench
+
+# On a machine with a GPU: its own Python, with torch, triton and pytest; nothing is installed.
+GPU_PYTHON ?= python3
+GPU_RESULTS ?= build
+IN_PARALLEL = $(shell $(GPU_PYTHON) -c 'import xdist; print("-n 8")' 2> /dev/null)
+
+test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton and pytest alone)
+	mkdir -p $(GPU_RESULTS)
+	FALLOFF_TEST_REPORT=$(GPU_RESULTS)/test-gpu.json PYTHONPATH=src $(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q \
+		-p no:cacheprovider tests/attention/triton --ignore tests/attention/triton/test_compile.py
+
+bench-gpu:  ## time the Triton kernels beside PyTorch's on this machine's GPU (needs torch and triton alone)
+	mkdir -p $(GPU_RESULTS)
+	PYTHONPATH=src $(GPU_PYTHON) -m falloff.bench.gpu --out $(GPU_RESULTS)/gpu.json
 
 pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
 	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png

@@ -123,9 +123,10 @@ def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
 
 
 REFUSED = [
-    (["--suite", "gpu"], "--suite: got 'gpu', expected one of cpu, memory, scaling"),
+    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, gpu, tiles"),
+    (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
     (["--suite", ""], "--suite: got ''"),
-    (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, blockwise"),
+    (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, triton, blockwise"),
     (["--turns", "0"], "Invalid value for '--turns'"),
     (["--turns", "many"], "Invalid value for '--turns'"),
     (["--turns", "3", "--suite", "memory"], "--turns: the suite 'memory' measures each contestant once"),

@@ -94,7 +94,9 @@ def attention(
             when evaluating.
         return_lse: whether to return the log-sum-exp of each row too. It has a gradient.
         impl: "auto" for the fastest that serves the call; or by name "reference" (the definition, O(N M) memory) or
-            "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory).
+            "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory), "triton" (kernels
+            for GPUs, float32, bfloat16 and float16, O(N) memory; float32 products by TF32 only where
+            `torch.set_float32_matmul_precision` allows it).
 
     Returns:
         (B, H, N, D) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). A row that may

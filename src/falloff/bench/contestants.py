@@ -1,7 +1,6 @@
 """Who takes part: falloff, PyTorch's SDPA in three ways, flex attention, and attention written out."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from falloff.attention.api import attention
 from falloff.bench import flex
 from falloff.bench.cases import Case
 from falloff.bench.problem import Problem
+from falloff.bench.turns import Run, run_of
 
 OURS = "falloff"
 NO_BIAS = "sdpa, no bias"
@@ -22,9 +22,6 @@ EAGER = "eager"
 NAMES = (OURS, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
 
 _MOST_DENSE = 1e9  # bytes of one dense (B, H, N, M) tensor
-
-Run = Callable[[], list[Tensor]]
-"""One turn of a contestant: the output, and the gradients where the case trains."""
 
 
 @dataclass
@@ -38,17 +35,6 @@ class Contestants:
     def same_result(self) -> list[str]:
         """Those who compute what falloff computes."""
         return [name for name in self.runs if name in (DENSE, LEARNED, FLEX, EAGER)]
-
-
-def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor) -> Run:
-    """One turn: forward, and backward to the leaves if there are any."""
-
-    def run() -> list[Tensor]:
-        with torch.set_grad_enabled(bool(leaves)):
-            out = forward()
-        return [out, *torch.autograd.grad(out, leaves, grad_out)] if leaves else [out]
-
-    return run
 
 
 def ours(problem: Problem, impl: str) -> Run:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from falloff.bench.cases import Case
-from falloff.bench.contestants import LEARNED, OURS, Run, ours, with_dense_scheme, without_bias
+from falloff.bench.contestants import LEARNED, OURS, ours, with_dense_scheme, without_bias
 from falloff.bench.problem import problem_of
+from falloff.bench.turns import Run
 
 _WARM_UP = 256
 

@@ -88,13 +88,13 @@ def _scheme(case: Case) -> Scheme:
     return ProfileMixture(case.heads, _STATE_DIM, _EXTENT)
 
 
-def problem_of(case: Case) -> Problem:
-    """The problem of a case: random, and the same every time. torch's generator is left as it was."""
+def problem_of(case: Case, seed: int = 0) -> Problem:
+    """The problem of a case: random, and the same every time for a seed. torch's generator is left as it was."""
     dtype = getattr(torch, case.dtype)
     queries = (case.batch, case.heads, case.length, case.head_size)
     keys = (case.batch, case.heads, case.keys, case.head_size)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         query, key, value, grad_out = (torch.randn(shape).to(dtype) for shape in (queries, keys, keys, queries))
         scheme = _scheme(case)
         state = None

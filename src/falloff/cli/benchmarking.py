@@ -11,7 +11,7 @@ from falloff.cli.settings import Json
 
 
 def bench(
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory or scaling.")] = "cpu",
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory, scaling, gpu or tiles.")] = "cpu",
     impl: Annotated[str, typer.Option("--impl", metavar="NAME", help="Which implementation of falloff takes part.")] = "cpu",
     turns: Annotated[
         int | None,
@@ -57,6 +57,11 @@ def bench(
     milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff). Suite
     memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
 
+    Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels there; a line a case, as they come. Suite tiles: candidates for
+    the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name, group,
+    label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above; peak_bytes
+    (the longest texts); tiles (candidate: milliseconds, or why not); or wrong or failed (a reason).
+
     Example: falloff bench --cases short
     """
     # torch's own machinery and the cases load when they are used, not when somebody asks for help.
@@ -65,14 +70,19 @@ def bench(
     from falloff.bench.verify import WrongResultError
     from falloff.views.figures import check_image_path, save_figure
 
+    for option, path in (("--out", out), ("--image", image)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"{option}: got {str(path)!r}, expected a file in a folder that exists")
+    if suite in ("gpu", "tiles"):
+        if turns is not None or with_flex or image is not None or impl != "cpu":
+            raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
+        _on_gpu(cases, out, tiles=suite == "tiles", as_json=as_json)
+        return
     options = Options(suite, impl, turns, cases, with_flex)
     if image is not None:
         if suite != "scaling":
             raise ValueError(f"--image: the suite {suite!r} has no figure, expected the suite 'scaling'")
         check_image_path(image)
-    for option, path in (("--out", out), ("--image", image)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ValueError(f"{option}: got {str(path)!r}, expected a file in a folder that exists")
     try:
         with progress_for(silent=as_json) as progress:
             result = run_suite(options, progress)
@@ -91,6 +101,16 @@ def bench(
         print(json.dumps(result, allow_nan=False))
         return
     _print(result, [path for path in (out, image) if path is not None])
+
+
+def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) -> None:
+    from falloff.bench import gpu
+
+    result = gpu.run(cases, out, tiles=tiles, told=(lambda line: None) if as_json else print)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+    if not gpu.all_well(result):
+        raise typer.Exit(1)
 
 
 def _print(result: dict[str, object], written: list[Path]) -> None:

@@ -19,6 +19,7 @@ from falloff.cli.settings import Json
 
 _TOLD = {
     "cpu": "C++ kernels for the CPU, O(N) memory",
+    "triton": "Triton kernels for GPUs, O(N) memory",
     "blockwise": "plain torch on any device, O(N) memory",
     "reference": "the definition in plain torch, O(N M) memory",
 }

@@ -92,7 +92,7 @@ FORMS = {
 def run(case):
     """Launch the kernels of a case: 'form, D, dtype, masks'."""
     name, head_size, dtype, *masks = (part.strip() for part in case.split(","))
-    B, H, G, N = 2, 4, 2, 2048
+    B, H, G, N = 2, 4, 2, 2053 if "longer" in masks else 2048
     num_queries = 1 if "decode" in masks else N
     query = torch.randn(B, H, num_queries, int(head_size), dtype=getattr(torch, dtype))
     key, value = (torch.randn(B, G, N, int(head_size), dtype=query.dtype) for _ in range(2))

@@ -1,7 +1,7 @@
 """The GPU kernels against the definition in float64: every form and mask, ragged sizes, dtypes; hard inputs; same bits.
 
-With a GPU (`make test-gpu`) everything runs there and in full. In the interpreter, which takes seconds for a call, each test
-takes its share of the cases: `some`.
+With a GPU (`make test-gpu`) everything runs there, at larger sizes. In the interpreter, which takes seconds for a call, each
+test takes its share of the cases: `some`.
 """
 
 import random
@@ -23,8 +23,8 @@ agree = partial(agreement.agree, impl="triton")
 
 
 def some(cases, share):
-    """All cases on a GPU; in the interpreter each `share`th."""
-    return list(cases) if GPU else list(cases)[::share]
+    """Each `share`th case in the interpreter; on a GPU, where compiling takes the time, each other one."""
+    return list(cases)[:: 2 if GPU else share]
 
 
 @pytest.fixture(params=["short", "long"])
@@ -88,7 +88,7 @@ def test_head_sizes(head_size):
     agree(query, key, value, bias, leaves)
 
 
-@pytest.mark.parametrize("seed", range(300 if GPU else 24))
+@pytest.mark.parametrize("seed", range(60 if GPU else 18))
 def test_any_form_with_any_masks(seed, monkeypatch):
     """Also forms that no scheme makes, and all masks at once."""
     torch.manual_seed(seed)
@@ -311,14 +311,14 @@ def test_refuses_what_it_cannot_serve(monkeypatch):
 
 def test_without_triton_the_name_is_refused_and_auto_goes_on(monkeypatch):
     monkeypatch.setattr(implementation, "find_spec", lambda name: None)
-    implementation.unavailable.cache_clear()
+    implementation._installed.cache_clear()
     query, key, value = tensors(1, 1, 1, 3, 3, 4, torch.float16)
     try:
         with pytest.raises(ValueError, match="triton is not installed"):
             attention(query, key, value, impl="triton")
         assert attention(query, key, value).shape == query.shape
     finally:
-        implementation.unavailable.cache_clear()
+        implementation._installed.cache_clear()
 
 
 @pytest.mark.skipif(not GPU, reason="needs a GPU")

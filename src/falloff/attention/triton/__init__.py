@@ -23,12 +23,18 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST = 2**30  # lengths and offsets within a call are of 32 bits in a kernel; addresses are of 64
 
 
-@cache
 def unavailable() -> str | None:
-    """Why the kernels cannot run in this environment, or None."""
-    if find_spec("triton") is None:
+    """Why the kernels cannot run on this machine, or None."""
+    if not _installed():
         return "triton is not installed (pip install triton; PyTorch's CUDA and ROCm builds bring it)"
+    if not torch.cuda.is_available() and not _interpreted():
+        return "there is no GPU that PyTorch knows"
     return None
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
 
 
 def refusal(query: Tensor, call: Call) -> str | None:

@@ -88,6 +88,8 @@ def _decode(call: _Prepared, query: Tensor, groups: int, num_keys: int, out: Ten
     splits = triton.cdiv(num_keys, span)
     sums = query.new_empty(batch, heads, num_queries, splits, head_size, dtype=torch.float32)
     maxima, totals = (query.new_empty(batch, heads, num_queries, splits, dtype=torch.float32) for _ in range(2))
+    # Without zones, so that a text that grows past a reach compiles nothing anew.
+    settings = call.settings._replace(PAST=tl.constexpr(False), MIDDLE=tl.constexpr("edge"), FUTURE=tl.constexpr(False))
     rows = max(sizes.rows, triton.next_power_of_2(heads // groups * num_queries))
     decode_kernel[(batch * groups * splits,)](
         call.problem,
@@ -97,14 +99,14 @@ def _decode(call: _Prepared, query: Tensor, groups: int, num_keys: int, out: Ten
         *call.place,
         splits,
         span,
-        call.settings,
+        settings,
         ROWS=rows,
         KEYS=sizes.keys,
         num_warps=sizes.warps,
         num_stages=sizes.stages,
     )
     merge_kernel[(batch * heads * num_queries,)](
-        sums, maxima, totals, out, lse, splits, call.settings, SPLITS=triton.next_power_of_2(splits), num_warps=4
+        sums, maxima, totals, out, lse, splits, settings, SPLITS=triton.next_power_of_2(splits), num_warps=4
     )
 
 

@@ -148,7 +148,7 @@ def far_values(p, place, h, s):
         return 0.0, 0.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["extent", "row"])
 def pad_strip(values, strip, extent, row, COUNT: tl.constexpr):
     """A strip by falling offset, its ends continued by PAD values, in units of log 2."""
     x = tl.program_id(1) * COUNT + tl.arange(0, COUNT)
@@ -158,7 +158,7 @@ def pad_strip(values, strip, extent, row, COUNT: tl.constexpr):
     tl.store(strip + h * row + x, value * LOG2E, mask=x < row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "extent", "highest"])
 def spread_g(g, table, size, extent, highest, COUNT: tl.constexpr):
     """A warp's g by falling offset, from PAD above the highest offset of a call on."""
     x = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
@@ -166,7 +166,7 @@ def spread_g(g, table, size, extent, highest, COUNT: tl.constexpr):
     tl.store(table + x, tl.load(g + tl.minimum(distance, extent - 1)), mask=x < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "blocks"])
 def block_ranges(values, low, high, length, blocks):
     """The least and largest of each BLOCK values of each row of a tensor (rows, length), as (rows, blocks + SPARE)."""
     row = tl.program_id(0) // blocks

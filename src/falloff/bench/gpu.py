@@ -1,0 +1,362 @@
+"""The suite `gpu`: attention on a GPU beside PyTorch's kernels there. Needs torch and triton alone:
+
+    PYTHONPATH=src python -m falloff.bench.gpu --out gpu.json
+
+Each case is verified in float64 at a smaller size, then all that take part have turns, timed by events on the device, with
+the L2 cache flushed before each. What fails is reported in its place, and the file is written anew after each case: the
+machine may be a borrowed one.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from falloff.attention.api import attention
+from falloff.bench import flex
+from falloff.bench.cases import Case, cases_named
+from falloff.bench.contestants import (
+    DENSE,
+    EAGER,
+    FLEX,
+    LEARNED,
+    OURS,
+    dense_mask,
+    eager,
+    ours,
+    with_dense_mask,
+    without_bias,
+)
+from falloff.bench.problem import Problem, problem_of
+from falloff.bench.turns import Run, run_of
+from falloff.bench.verify import WrongResultError, verify
+from falloff.lab.environment import git_commit, versions
+
+OURS_NO_BIAS = "falloff, no bias"
+FLASH = "flash, no bias"
+CUDNN = "cudnn, no bias"
+NAMES = (OURS, OURS_NO_BIAS, FLASH, CUDNN, DENSE, LEARNED, FLEX, EAGER)
+"""All that may take part, in the order of the table."""
+
+_MOST_DENSE = 2.2e9  # bytes of one dense (B, H, N, M) tensor in bfloat16
+_SECONDS_PER_CASE = 2.0
+_LEAST_TURNS, _MOST_TURNS = 5, 60
+_FLUSH = 256 * 2**20  # more than any L2 cache
+_INPUT_SETS = 2
+
+
+def gpu_cases() -> list[Case]:
+    """bfloat16, B N = 16384 and H D = 2048: what users of one GPU train and serve."""
+
+    def case(group: str, bias: str, length: int, causal: bool, training: bool, head_size: int, flex: bool = False) -> Case:
+        return Case(
+            group,
+            bias,
+            length,
+            causal,
+            training,
+            batch=max(16384 // length, 1),
+            heads=2048 // head_size,
+            head_size=head_size,
+            dtype="bfloat16",
+            flex=flex,
+        )
+
+    forward = [
+        case("forward", "t5", length, causal, False, head_size, flex=length == 4096 and causal)
+        for head_size in (64, 128)
+        for causal in (True, False)
+        for length in (1024, 4096, 16384)
+    ]
+    forms = [case("forms", bias, 4096, True, False, 64) for bias in ("fire", "band")]
+    far = [case("far", "alibi", 16384, True, False, head_size) for head_size in (64, 128)]
+    training = [
+        case("training", bias, length, True, True, head_size, flex=length == 4096 and head_size == 64)
+        for bias in ("t5", "fire")
+        for head_size in (64, 128)
+        for length in (1024, 4096, 16384)
+    ]
+    training += [case("training", "band", 4096, True, True, 64), case("training", "alibi", 16384, True, True, 64)]
+    encoder = [Case("T5 training", "t5", 512, False, True, batch=32, heads=16, head_size=64, dtype="bfloat16")]
+    decode = [Case("decode", "t5", 1, batch=16, heads=32, head_size=64, dtype="bfloat16", cache=8192)]
+    return [*training, *forward, *far, *forms, *encoder, *decode]
+
+
+LONGEST = [
+    Case("longest", "t5", length, True, True, heads=8, head_size=64, dtype="bfloat16") for length in (262144, 1048576)
+]
+"""A training step each, run once: what fits."""
+
+
+def contestants(problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
+    """Those who take part in a case, and why the others do not."""
+    case = problem.case
+    learned = bool(case.training and problem.bias.leaves())
+    runs: dict[str, Run] = {OURS: ours(problem, "triton")}
+    skipped: dict[str, str] = {}
+    leaves = list(problem.inputs) if case.training else []
+    runs[OURS_NO_BIAS] = run_of(
+        lambda: attention(*problem.inputs, causal=case.causal, impl="triton"), leaves, problem.grad_out
+    )
+    for name, backend in ((FLASH, SDPBackend.FLASH_ATTENTION), (CUDNN, SDPBackend.CUDNN_ATTENTION)):
+        runs[name] = _on_backend(without_bias(problem), backend)
+    size = 2 * case.batch * case.heads * case.length * case.keys
+    if size <= _MOST_DENSE:
+        mask = dense_mask(problem)
+        runs[DENSE] = with_dense_mask(problem, mask, learned=False)
+        if learned:
+            runs[LEARNED] = with_dense_mask(problem, mask, learned=True)
+        runs[EAGER] = eager(problem, mask)
+    else:
+        skipped |= dict.fromkeys([DENSE, LEARNED, EAGER], f"each dense tensor would take {size / 1e9:.1f} GB")
+    if case.flex and problem.query.is_cuda:
+        try:
+            runs[FLEX] = flex.learning(problem)
+        except Exception as error:  # whatever a compiler can raise
+            skipped[FLEX] = _first_line(error)
+    for name in list(runs):
+        try:
+            runs[name]()
+        except Exception as error:
+            if name == OURS:
+                raise
+            del runs[name]
+            skipped[name] = _first_line(error)
+    return runs, skipped
+
+
+def _on_backend(run: Run, backend: SDPBackend) -> Run:
+    def restricted() -> list[Tensor]:
+        with sdpa_kernel(backend):
+            return run()
+
+    return restricted
+
+
+def take_turns(sets: list[dict[str, Run]], device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of every turn of each contestant, who take turns, from set to set of inputs."""
+    times: dict[str, list[float]] = {name: [] for name in sets[0]}
+    began = time.perf_counter()
+    for turn in range(_MOST_TURNS):
+        if turn >= _LEAST_TURNS and time.perf_counter() - began > _SECONDS_PER_CASE:
+            break
+        for name, own in times.items():
+            run = sets[turn % len(sets)].get(name, sets[0][name])
+            own.append(_milliseconds(run, device))
+    return times
+
+
+def _milliseconds(run: Run, device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
+    torch.empty(_FLUSH, dtype=torch.int8, device=device).zero_()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def measure(case: Case, device: torch.device) -> dict[str, Any]:
+    """Verify and time one case."""
+    smaller = replace(case.verified_as, batch=min(case.batch, 2))
+    verified = verify(smaller, "triton")
+    problem = problem_of(case)
+    runs, skipped = contestants(problem)
+    others = [problem_of(case, seed=seed) for seed in range(1, _INPUT_SETS)]
+    sets = [runs, *({OURS: ours(other, "triton")} for other in others)]
+    if FLASH in runs:
+        for own, other in zip(sets[1:], others, strict=True):
+            own[FLASH] = _on_backend(without_bias(other), SDPBackend.FLASH_ATTENTION)
+    times = take_turns(sets, device)
+    medians = {name: median(times[name]) for name in NAMES if name in times}
+    return {
+        "verified_at": {"batch": smaller.batch, "queries": smaller.length, "keys": smaller.keys},
+        "errors": verified.errors,
+        "skipped": skipped,
+        "turns": len(times[OURS]),
+        "milliseconds": {name: {"median": value, "best": min(times[name])} for name, value in medians.items()},
+        "tflops": case.gflop / medians[OURS],
+        "ratio": {name: value / medians[OURS] for name, value in medians.items() if name != OURS},
+    }
+
+
+def measure_longest(case: Case, device: torch.device) -> dict[str, Any]:
+    """One training step of a very long text, and the most memory that it took."""
+    problem = problem_of(case)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    milliseconds = _milliseconds(ours(problem, "triton"), device)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"milliseconds": {OURS: {"median": milliseconds}}, "tflops": case.gflop / milliseconds, "peak_bytes": peak}
+
+
+def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
+    """The time of a case with each of the candidates for the tiles of each kernel."""
+    from falloff.attention.triton import tiles
+
+    problem = problem_of(case)
+    run = ours(problem, "triton")
+    found: dict[str, float | str] = {}
+    kernels = ("query", "key", "diagonal") if case.training else ("decode",) if case.cache else ("forward",)
+    for kernel in kernels:
+        chosen = tiles.tiles(kernel, case.head_size, torch.bfloat16)
+        for candidate in (chosen, *tiles.CANDIDATES[kernel]):
+            name = f"{kernel} {candidate.rows}x{candidate.keys}, {candidate.warps} warps, {candidate.stages} stages"
+            with _tiles_instead(tiles.HALF[kernel], case.head_size, candidate):
+                try:
+                    run()
+                    found[name] = median(_milliseconds(run, device) for _ in range(10))
+                except Exception as error:  # too much shared memory, say
+                    found[name] = _first_line(error)
+    return {"tiles": found}
+
+
+@contextmanager
+def _tiles_instead(table: dict[int, Any], head_size: int, sizes: Any) -> Iterator[None]:
+    before = table[head_size]
+    table[head_size] = sizes
+    try:
+        yield
+    finally:
+        table[head_size] = before
+
+
+def matmul_tflops(device: torch.device, size: int = 8192) -> float:
+    """What a large product of matrices reaches: the ceiling that a share is taken of."""
+    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    a @ b
+    return 2 * size**3 / 1e9 / median(_milliseconds(lambda: [a @ b], device) for _ in range(10))
+
+
+def run_suite(
+    cases: list[tuple[Case, Callable[[Case, torch.device], dict[str, Any]]]],
+    device: torch.device,
+    told: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Measure cases, each by its function; `told` has the result so far after each."""
+    cuda = device.type == "cuda"
+    result: dict[str, Any] = {
+        "suite": "gpu",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu (interpreted)",
+        "versions": versions() | {"triton": _triton_version(), "cuda": torch.version.cuda},
+        "commit": git_commit(),
+        "matmul_tflops": matmul_tflops(device) if cuda else None,
+        "cases": [],
+    }
+    with torch.device(device):  # tensors and parameters of the problems
+        for case, measured_by in cases:
+            shape = {"batch": case.batch, "heads": case.heads, "queries": case.length, "keys": case.keys}
+            entry: dict[str, Any] = {
+                "name": case.name,
+                "group": case.group,
+                "label": case.label,
+                "dtype": case.dtype,
+                "training": case.training,
+                "shape": shape | {"head_size": case.head_size},
+            }
+            try:
+                entry |= measured_by(case, device)
+            except WrongResultError as error:
+                entry["wrong"] = str(error)
+            except Exception as error:  # the rest is worth having
+                entry["failed"] = _first_line(error)
+            result["cases"].append(entry)
+            told(result)
+            if cuda:
+                torch.cuda.empty_cache()
+    return result
+
+
+def line_of(entry: dict[str, Any]) -> str:
+    """One case as a line of text."""
+    for failure in ("wrong", "failed"):
+        if failure in entry:
+            return f"{entry['name']}: {failure}: {entry[failure]}"
+    if "tiles" in entry:
+        times = (f"{name}: {x if isinstance(x, str) else f'{x:.3f} ms'}" for name, x in entry["tiles"].items())
+        return f"{entry['name']}: tiles\n" + "\n".join(f"    {line}" for line in times)
+    ratios = "  ".join(f"{name} {value:.2f}x" for name, value in entry.get("ratio", {}).items())
+    peak = entry.get("peak_bytes")
+    memory = "" if peak is None else f", {peak / 1e9:.1f} GB at most"
+    speed = f"{entry['milliseconds'][OURS]['median']:.3f} ms, {entry['tflops']:.0f} TFLOP/s"
+    return f"{entry['name']} D={entry['shape']['head_size']}: {speed}{memory}  {ratios}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else ''}"
+
+
+def _triton_version() -> str:
+    import triton
+
+    return triton.__version__
+
+
+def run(part: str | None, out: Path | None, *, tiles: bool, told: Callable[[str], None]) -> dict[str, Any]:
+    """Run the suite, or time the candidates for tiles; `told` has a line after each case.
+
+    Args:
+        part: only the cases whose name holds this.
+        out: the file in which the result so far stands after each case.
+        tiles: whether to time the candidates for tiles instead.
+        told: where lines for people go.
+
+    Raises:
+        ValueError: where there is no GPU, or no such case.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("--suite: got 'gpu', which needs a GPU that PyTorch knows, and there is none")
+    everything: list[tuple[Case, Callable[[Case, torch.device], dict[str, Any]]]] = [
+        *((case, measure) for case in gpu_cases()),
+        *((case, measure_longest) for case in LONGEST),
+    ]
+    if tiles:
+        everything = [(case, measure_tiles) for case in gpu_cases() if case.length in (1, 4096) and case.bias == "t5"]
+    names = {case.name for case in cases_named(part, [case for case, _ in everything])}
+    told("x: the time of the other over that of falloff; above 1 falloff is faster.")
+
+    def keep(result: dict[str, Any]) -> None:
+        told(line_of(result["cases"][-1]))
+        if out is not None:
+            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    return run_suite([(case, by) for case, by in everything if case.name in names], torch.device("cuda"), keep)
+
+
+def all_well(result: dict[str, Any]) -> bool:
+    """Whether no case was wrong or failed."""
+    return not any("wrong" in entry or "failed" in entry for entry in result["cases"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Without falloff's own command line, which needs more packages: print a line for each case, write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m falloff.bench.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    parser.add_argument("--cases", help="only the cases whose name holds this")
+    parser.add_argument("--tiles", action="store_true", help="time the candidates for tiles instead")
+    asked = parser.parse_args(arguments)
+    try:
+        result = run(asked.cases, asked.out, tiles=asked.tiles, told=lambda line: print(line, flush=True))
+    except ValueError as error:
+        print(f"falloff: {error}", file=sys.stderr)
+        return 2
+    return 0 if all_well(result) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""A turn: what a contestant is timed for."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Run = Callable[[], list[Tensor]]
+"""One turn of a contestant: the output, and the gradients where the case trains."""
+
+
+def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor) -> Run:
+    """One turn: forward, and backward to the leaves if there are any."""
+
+    def run() -> list[Tensor]:
+        with torch.set_grad_enabled(bool(leaves)):
+            out = forward()
+        return [out, *torch.autograd.grad(out, leaves, grad_out)] if leaves else [out]
+
+    return run
