@@ -57,10 +57,10 @@ def bench(
     milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff). Suite
     memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
 
-    Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels there; a line a case, as they come. Suite tiles: candidates for
-    the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name, group,
-    label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above; peak_bytes
-    (the longest texts); tiles (candidate: milliseconds, or why not); or wrong or failed (a reason).
+    Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels there; a line a case, as they come. Suite tiles: candidates
+    for the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name,
+    group, label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above;
+    peak_bytes (the longest texts); tiles (candidate: milliseconds, or why not); or wrong or failed (a reason).
 
     Example: falloff bench --cases short
     """
