@@ -79,7 +79,7 @@ CASES = [
     (call(dropout_p=-0.1), r"dropout_p: got -0.1"),
     (call(dropout_p=math.nan), r"dropout_p: got nan"),
     (call(return_lse="yes"), r"return_lse: got 'yes', expected True or False"),
-    (call(impl="flash"), r"impl: got 'flash', expected one of 'auto', 'reference', 'cpu', 'blockwise'"),
+    (call(impl="flash"), r"impl: got 'flash', expected one of 'auto', 'reference', 'cpu', 'triton', 'blockwise'"),
     (call(impl=None), r"impl: got None, expected one of"),
     # masks
     (call(key_mask=[True]), r"key_mask: got list, expected None or a bool tensor of shape \(2, 7\) on cpu"),

@@ -81,7 +81,7 @@ def error_at_most_twice_that_of_pytorch(name, impl, dtype, seeds=8, heads=4):
         bias, leaves = cases.bias_of(name, heads, 2, 130, torch.float32)
 
         def torchs(q, k, v, bias=bias):
-            dense = torch.zeros(heads, 130, 130) if bias is None else bias.dense(130, 130)
+            dense = torch.zeros(heads, 130, 130) if bias is None else bias.dense(130, 130).to(q.device)
             mask = torch.where(causal, dense, -torch.inf).to(q.dtype)
             return scaled_dot_product_attention(q, k, v, mask.expand(2, -1, -1, -1))
 

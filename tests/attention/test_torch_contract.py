@@ -119,7 +119,7 @@ def test_checkpointing_replays_the_same_dropout():
 def test_an_implementation_that_cannot_serve_says_why(monkeypatch):
     from falloff.attention import blockwise
 
-    monkeypatch.setattr(blockwise, "refusal", lambda query, call: "it is Sunday")
+    monkeypatch.setattr(blockwise, "refusal", lambda query, key, call: "it is Sunday")
     query, key, value = tensors(1, 1, 1, 2, 2, 2)
     with pytest.raises(ValueError, match=r"impl: got 'blockwise', which cannot serve this call: it is Sunday"):
         attention(query, key, value, impl="blockwise")

@@ -22,7 +22,7 @@ from falloff.attention.tile_bias import Tile, TileBias, tile_bias
 _ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
 
 
-def refusal(query: Tensor, call: Call) -> str | None:
+def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     """Why this implementation cannot serve a call: it serves all."""
     return None
 

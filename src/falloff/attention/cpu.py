@@ -43,7 +43,7 @@ def instruction_set() -> str:
     return asked or available[0]
 
 
-def refusal(query: Tensor, call: Call) -> str | None:
+def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     """Why this implementation cannot serve a call, or None."""
     if query.device.type != "cpu":
         return f"it runs on the CPU, and query is on {query.device}"

@@ -2,7 +2,7 @@
 
 A kernel is one file beside this one and one line in `IMPLEMENTATIONS`. The file has three functions:
 
-    refusal(query, call) -> str | None       why it cannot serve this call, or None
+    refusal(query, key, call) -> str | None       why it cannot serve this call, or None
     forward(query, key, value, call) -> (out, lse)
     backward(grad_out, grad_lse, query, key, value, out, lse, call, needs) -> (query, key, value and form gradients)
 
@@ -30,7 +30,7 @@ IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when fi
 class Implementation(Protocol):
     """What the module of an implementation defines."""
 
-    def refusal(self, query: Tensor, call: Call) -> str | None: ...
+    def refusal(self, query: Tensor, key: Tensor, call: Call) -> str | None: ...
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]: ...
 
@@ -48,7 +48,7 @@ class Implementation(Protocol):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]: ...
 
 
-def choose(impl: str, query: Tensor, call: Call) -> Implementation:
+def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> Implementation:
     """The implementation of that name, or for "auto" the first that serves the call.
 
     Raises:
@@ -56,7 +56,7 @@ def choose(impl: str, query: Tensor, call: Call) -> Implementation:
     """
     for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
         implementation = cast(Implementation, import_module(IMPLEMENTATIONS[name]))
-        refusal = implementation.refusal(query, call)
+        refusal = implementation.refusal(query, key, call)
         if refusal is None:
             return implementation
     raise ValueError(f"impl: got {impl!r}, which cannot serve this call: {refusal}")
@@ -85,7 +85,7 @@ def fused_attention(
         form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
     )
     with torch.autocast(query.device.type, enabled=False):  # an implementation chooses its own precision
-        return choose(impl, query, call).forward(query, key, value, call)
+        return choose(impl, query, key, call).forward(query, key, value, call)
 
 
 @fused_attention.register_fake
@@ -123,7 +123,7 @@ def fused_attention_backward(
     )
     needs_query, needs_key, needs_value, needs_form = needs
     with torch.autocast(query.device.type, enabled=False):
-        *grads, form_grads = choose(impl, query, call).backward(
+        *grads, form_grads = choose(impl, query, key, call).backward(
             grad_out, grad_lse, query, key, value, out, lse, call, (needs_query, needs_key, needs_value, needs_form)
         )
     grads += form_grads if form_grads is not None else [None] * len(form_tensors)

@@ -58,7 +58,7 @@ def without_bias(problem: Problem) -> Run:
 def dense_mask(problem: Problem) -> Tensor:
     """Bias and causality as one constant tensor (1 or B, H, N, M) in the dtype of query."""
     with torch.no_grad():
-        mask = problem.bias.dense(problem.case)
+        mask = problem.bias.dense(problem.case, problem.query.device)
         hidden = problem.hidden()
         return (mask if hidden is None else mask.add_(hidden)).to(problem.query.dtype)
 
@@ -78,7 +78,7 @@ def with_dense_scheme(problem: Problem) -> Run:
     """SDPA with the dense bias made within the call, its gradient going down to the parameters: as models do it."""
 
     def forward() -> Tensor:
-        mask = problem.bias.dense(problem.case)
+        mask = problem.bias.dense(problem.case, problem.query.device)
         hidden = problem.hidden()
         mask = mask if hidden is None else mask + hidden
         return scaled_dot_product_attention(*problem.inputs, attn_mask=mask.to(problem.query.dtype))

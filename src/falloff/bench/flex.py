@@ -16,7 +16,7 @@ ScoreFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 def compiled(problem: Problem) -> Callable[[], Tensor]:
     """Flex attention for one case, compiled by a first call: tens of seconds, and whatever a compiler may raise."""
     with torch.no_grad():
-        strip = problem.bias.scheme.form(problem.case.length, problem.case.keys)
+        strip = problem.bias.scheme.form(problem.case.length, problem.case.keys, device=problem.query.device)
     assert isinstance(strip, Strip)
     forward = _compiled(problem, _from_table(problem, strip))
     with torch.no_grad():
@@ -36,7 +36,7 @@ def learning(problem: Problem) -> Run:
     if isinstance(scheme, FIRE):
         biased, leaves = _fire_inlined(problem, scheme)
     else:
-        strip = scheme.form(problem.case.length, problem.case.keys)
+        strip = scheme.form(problem.case.length, problem.case.keys, device=problem.query.device)
         if not isinstance(strip, Strip):
             raise NotImplementedError("a bias that is neither a strip nor FIRE")
         strip = Strip(strip.values.detach().requires_grad_(), strip.start)
@@ -66,7 +66,7 @@ def _fire_inlined(problem: Problem, scheme: FIRE) -> tuple[ScoreFunction, list[T
     c = scheme.c.detach().clone()
     with torch.no_grad():
         case = problem.case
-        form = scheme.form(case.length, case.keys)
+        form = scheme.form(case.length, case.keys, device=problem.query.device)
         rows = getattr(form, "a", None)  # 1 / psi(max(i, L)); a strip has one for all rows
         if rows is None:
             rows = (1 / torch.log1p((c * scheme.threshold()).abs())).expand(case.length).contiguous()

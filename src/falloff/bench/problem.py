@@ -25,11 +25,11 @@ class CaseBias:
         """What `falloff.attention` takes; made anew within each timed call, as a user pays for it."""
         return self.scheme if self.state is None else self.scheme(self.state)
 
-    def dense(self, case: Case) -> Tensor:
+    def dense(self, case: Case, device: torch.device) -> Tensor:
         """The bias as a tensor (1 or B, H, N, M)."""
         if isinstance(self.scheme, ProfileMixture):
             return self.scheme.dense(case.length, case.keys, state=self.state)
-        return self.scheme.dense(case.length, case.keys)[None]
+        return self.scheme.dense(case.length, case.keys, device=device)[None]
 
     def leaves(self) -> dict[str, Tensor]:
         """What has a gradient, by name."""

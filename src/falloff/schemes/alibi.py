@@ -1,7 +1,5 @@
 """ALiBi: a linear penalty on distance, with a fixed slope for each head."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +8,7 @@ from falloff.schemes.base import Scheme
 from falloff.shapes import Float, Int
 
 
-def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:
+def alibi_slopes(num_heads: int, device: torch.device | str | None = None) -> Float[Tensor, " H"]:
     """The slopes of ALiBi, float64: 2^(-8 h / H) for h = 1 .. H where H is a power of two.
 
     For other H: the slopes of the largest power of two c below H, then every second slope of 2c, until there are H.
@@ -20,12 +18,11 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:
     """
     check_count("num_heads", num_heads, 1)
 
-    def geometric(count: int) -> list[float]:
-        return [2.0 ** (-8.0 * h / count) for h in range(1, count + 1)]
+    def geometric(count: int) -> Tensor:
+        return torch.exp2(torch.arange(1, count + 1, dtype=torch.float64, device=device) * (-8 / count))
 
-    closest = 2 ** math.floor(math.log2(num_heads))
-    slopes = geometric(closest) + geometric(2 * closest)[0::2][: num_heads - closest]
-    return torch.tensor(slopes, dtype=torch.float64)
+    closest = 1 << (num_heads.bit_length() - 1)
+    return torch.cat([geometric(closest), geometric(2 * closest)[0::2][: num_heads - closest]])
 
 
 class ALiBi(Scheme):
@@ -67,5 +64,5 @@ class ALiBi(Scheme):
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         # Fixed slopes are no buffer: `model.bfloat16()` would round them.
-        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads)
-        return slopes.to(offsets.device)[:, None] * -offsets.abs()
+        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads, offsets.device)
+        return slopes[:, None] * -offsets.abs()

@@ -76,8 +76,15 @@ def t5_bucket(
 
 def _buckets(offsets: Tensor, starts: tuple[int, ...], bidirectional: bool) -> Tensor:
     distance = offsets.abs() if bidirectional else offsets.clamp(min=0)
-    buckets = torch.bucketize(distance, torch.tensor(starts, device=offsets.device), right=True) - 1
+    buckets = torch.bucketize(distance, _on_device(starts, offsets.device), right=True) - 1
     return buckets + len(starts) * (offsets < 0) if bidirectional else buckets
+
+
+def _on_device(starts: tuple[int, ...], device: torch.device) -> Tensor:
+    """Made there: a copy from the host would wait for a GPU, and cannot be captured in a CUDA graph."""
+    exact = len(starts) // 2
+    far = (torch.full((1,), start, device=device) for start in starts[exact:])
+    return torch.cat([torch.arange(exact, device=device), *far])
 
 
 class T5Bias(Scheme):

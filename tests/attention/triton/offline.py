@@ -19,9 +19,10 @@ from falloff.attention.call import Call
 from falloff.attention.triton import launch
 from falloff.forms import Band, Strip, Warp
 
-SHARED_MEMORY = {"sm_80": 166912, "sm_90": 232448, "gfx942": 65536}
+SHARED_MEMORY = {"sm_80": 166912, "sm_89": 101376, "sm_90": 232448, "gfx942": 65536}
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }

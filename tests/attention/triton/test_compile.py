@@ -43,6 +43,7 @@ def test_on_hopper():
     ("target", "case"),
     [
         ("sm_80", "t5 bidirectional,128,float16,dropout,documents,window"),
+        ("sm_89", "none,256,bfloat16"),  # little shared memory
         ("gfx942", "band,64,bfloat16,causal"),
     ],
 )

@@ -16,7 +16,7 @@ from attention.cases import BIASES, results, tensors
 from falloff import ALiBi, Band, Strip, T5Bias, Warp, attention
 from falloff.attention import triton as implementation
 from falloff.attention.call import Call
-from falloff.attention.triton import launch
+from falloff.attention.triton import launch, tiles
 
 GPU = torch.cuda.is_available()
 agree = partial(agreement.agree, impl="triton")
@@ -171,11 +171,24 @@ def test_the_mass_that_is_skipped(fall, norm, late, causal):
     assert torch.where(got == 0, exact, 0.0).sum(-1).max() <= 2**-24
 
 
+@pytest.mark.parametrize("side", [16, 32])
+def test_diagonals_of_small_tiles_visit_all_that_matters(side, monkeypatch):
+    """Several blocks of a diagonal lie within the rows that share bounds: the first key that matters may be the last's."""
+    for table in (tiles.FLOAT32, tiles.HALF, tiles.HALF_SMALL):
+        monkeypatch.setitem(table, "diagonal", {256: tiles.Tiles(side, side, 4, 1)})
+    query, key, value = (0.1 * torch.randn(1, 1, length, 16) for length in (97, 1088, 1088))
+    query[..., 0] = 4
+    key[..., 512:544, 0] = 600 - torch.arange(32.0)
+    strip = Strip(-torch.arange(1088.0)[None].requires_grad_())
+    agree(*(t.requires_grad_() for t in (query, key, value)), strip, strip.tensors, causal=True)
+
+
 def bounds_of(query, key, value, bias, lse=None, **settings):
     num_queries, num_keys = query.shape[2], key.shape[2]
     settings = {"causal": False, "key_mask": None} | settings
-    call = Call(bias.form(num_queries, num_keys), scale=0.25, query_start=num_keys - num_queries, window=None,
-                document_ids=None, dropout_p=0.0, seed=None, **settings)  # fmt: skip
+    form = bias.form(num_queries, num_keys, device=query.device)
+    call = Call(form, scale=0.25, query_start=num_keys - num_queries, window=None, document_ids=None, dropout_p=0.0,
+                seed=None, **settings)  # fmt: skip
     return launch._prepare(query, key, value, call, lse, skip=True).bounds
 
 
@@ -243,10 +256,10 @@ def test_far_positions(name, query_start):
 
 
 def test_a_bias_of_minus_infinity_hides_keys():
-    strip = ALiBi(2).form(200, 200).values.clone()
+    query, key, value = tensors(1, 2, 2, 200, 200, 4, torch.float32)
+    strip = ALiBi(2).form(200, 200, device=query.device).values.clone()
     strip[0, :] = -torch.inf  # head 0 sees nothing
     strip[1, :20] = -torch.inf
-    query, key, value = tensors(1, 2, 2, 200, 200, 4, torch.float32)
     agree(query, key, value, Strip(strip), [], causal=True)
 
 
@@ -290,7 +303,7 @@ def test_a_tile_without_far_zones_reads_within_its_table():
     """Rows and keys that hang over the end of the text read a strip, or a warp's g, behind its ends: into the padding."""
     assert launch.PAD.value >= max(
         sizes.rows + sizes.keys
-        for table in (launch.tile_sizes.HALF, launch.tile_sizes.FLOAT32, launch.tile_sizes.CANDIDATES)
+        for table in (tiles.HALF, tiles.HALF_SMALL, tiles.FLOAT32, tiles.CANDIDATES)
         for entry in table.values()
         for sizes in (entry.values() if isinstance(entry, dict) else entry)
     )
@@ -305,8 +318,11 @@ def test_refuses_what_it_cannot_serve(monkeypatch):
     with pytest.raises(ValueError, match=r"takes float32, bfloat16 and float16, and query is torch\.float64"):
         attention(query, key, value, impl="triton")
     monkeypatch.setattr(implementation, "_interpreted", lambda: False)
-    assert "runs on GPUs" in implementation.refusal(query.cpu().float(), call())
-    assert "runs on GPUs" in implementation.refusal(query.to("meta"), call())
+    assert "runs on GPUs" in implementation.refusal(query.cpu().float(), key, call())
+    assert "runs on GPUs" in implementation.refusal(query.to("meta"), key, call())
+    longest = torch.empty(1, 1, 2**30, 4, device="meta")
+    monkeypatch.setattr(implementation, "_interpreted", lambda: True)
+    assert "one of 1073741824" in implementation.refusal(query.cpu().float(), longest, call())
 
 
 def test_without_triton_the_name_is_refused_and_auto_goes_on(monkeypatch):
@@ -342,6 +358,7 @@ class TestOnAGpu:
             return [out, *torch.autograd.grad(out.float().sin().sum(), [query, key, value, *leaves], allow_unused=True)]
 
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             expected = [None if t is None else t.clone() for t in step()]
         torch.cuda.current_stream().wait_stream(stream)
@@ -351,6 +368,7 @@ class TestOnAGpu:
         graph.replay()
         assert all(a is b is None or torch.equal(a, b) for a, b in zip(expected, captured, strict=True))
 
+    @pytest.mark.filterwarnings("ignore:TensorFloat32")
     @pytest.mark.parametrize("name", ["t5", "fire", "band"])
     def test_compiled_as_one_graph(self, name):
         query, key, value = tensors(1, 4, 2, 300, 300, 64, torch.bfloat16)
@@ -365,7 +383,11 @@ class TestOnAGpu:
         key = value = query[:, :, -512:].clone()
         value = torch.randn_like(value)
         out = attention(query, key, value, ALiBi(32), query_start=0)
-        last = attention(query[-1:, -1:, -300:], key[-1:, -1:], value[-1:, -1:],
-                         Strip(ALiBi(32).form(300, 512, 128 * 1024 - 300).values[-1:], 128 * 1024 - 300 - 511),
-                         query_start=128 * 1024 - 300)  # fmt: skip
+        first = 128 * 1024 - 300
+        strip = ALiBi(32).form(300, 512, first, device=query.device)
+        last = attention(
+            *(query[-1:, -1:, -300:], key[-1:, -1:], value[-1:, -1:]),
+            Strip(strip.values[-1:], strip.start),
+            query_start=first,
+        )
         torch.testing.assert_close(out[-1:, -1:, -300:], last)

@@ -37,13 +37,13 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
-def refusal(query: Tensor, call: Call) -> str | None:
+def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     """Why this implementation cannot serve a call, or None."""
     if query.device.type != "cuda" and not (query.device.type == "cpu" and _interpreted()):
         return f"it runs on GPUs (CUDA or ROCm), and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, and query is {query.dtype}"
-    lengths = [query.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
+    lengths = [query.shape[2], key.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
     if max(lengths) >= _MOST:
         return f"it takes lengths below 2^30, and there is one of {max(lengths)}"
     return unavailable()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from falloff.attention.call import Call
 from falloff.attention.offset_sums import at_distances, at_offsets
-from falloff.attention.triton import tiles as tile_sizes
 from falloff.attention.triton.kernels.backward import key_gradient_kernel, loss_kernel, query_gradient_kernel
 from falloff.attention.triton.kernels.bias import BLOCK, PAD, SPARE, block_ranges, pad_strip, spread_g
 from falloff.attention.triton.kernels.decode import decode_kernel, merge_kernel
@@ -28,11 +27,13 @@ from falloff.attention.triton.kernels.problem import (
     WarpForm,
 )
 from falloff.attention.triton.kernels.skip import SKIP_KEYS, SKIP_ROWS, bounds_kernel, key_norms
+from falloff.attention.triton.tiles import LARGE, Tiles, tiles
 from falloff.forms import Band, Form, Strip, Warp
 
 _SHORT = 1024  # offsets within which the middle of a bias is not worth a loop apart from the edges' (see `zones`)
 _DECODE_ROWS = 64  # query rows of all heads that share a key head, up to which the keys are split
 _DECODE_PROGRAMS = 256  # about as many programs as fill a GPU: the keys are split by shape alone
+_MERGED = 16384  # numbers that a program holds in registers while it merges the splits of a row
 _SKIP_FROM = 1024  # keys from which looking for keys to skip can pay
 
 
@@ -62,7 +63,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tens
         if split:
             _decode(call_, query, groups, num_keys, out, lse)
             return out, lse
-        sizes = tile_sizes.tiles("forward", call_.settings.BLOCK_D.value, query.dtype)
+        sizes = _tiles("forward", call_.settings.BLOCK_D.value, query)
         blocks = triton.cdiv(num_queries, sizes.rows)
         forward_kernel[(batch * heads * blocks,)](
             call_.problem,
@@ -82,8 +83,9 @@ def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tens
 
 def _decode(call: _Prepared, query: Tensor, groups: int, num_keys: int, out: Tensor, lse: Tensor) -> None:
     batch, heads, num_queries, head_size = query.shape
-    sizes = tile_sizes.tiles("decode", call.settings.BLOCK_D.value, query.dtype)
-    splits = min(triton.cdiv(_DECODE_PROGRAMS, batch * groups), triton.cdiv(num_keys, 2 * sizes.keys))
+    sizes = _tiles("decode", call.settings.BLOCK_D.value, query)
+    most = _MERGED // call.settings.BLOCK_D.value
+    splits = min(triton.cdiv(_DECODE_PROGRAMS, batch * groups), triton.cdiv(num_keys, 2 * sizes.keys), most)
     span = triton.cdiv(triton.cdiv(num_keys, splits), sizes.keys) * sizes.keys
     splits = triton.cdiv(num_keys, span)
     sums = query.new_empty(batch, heads, num_queries, splits, head_size, dtype=torch.float32)
@@ -106,7 +108,7 @@ def _decode(call: _Prepared, query: Tensor, groups: int, num_keys: int, out: Ten
         num_stages=sizes.stages,
     )
     merge_kernel[(batch * heads * num_queries,)](
-        sums, maxima, totals, out, lse, splits, settings, SPLITS=triton.next_power_of_2(splits), num_warps=4
+        sums, maxima, totals, out, lse, splits, settings, SPLITS=triton.next_power_of_2(splits), num_warps=8
     )
 
 
@@ -155,7 +157,7 @@ def backward(
             ROWS=64,
         )
 
-        sizes = tile_sizes.tiles("query", block_d, query.dtype)
+        sizes = _tiles("query", block_d, query)
         blocks = triton.cdiv(num_queries, sizes.rows)
         learned = form if needs_form else None
         band = torch.zeros_like(learned.values, memory_format=torch.contiguous_format) if isinstance(learned, Band) else None
@@ -188,7 +190,7 @@ def backward(
                 num_stages=sizes.stages,
             )
         if needs_key or needs_value:
-            sizes = tile_sizes.tiles("key", block_d, query.dtype)
+            sizes = _tiles("key", block_d, query)
             blocks = triton.cdiv(num_keys, sizes.keys)
             key_gradient_kernel[(batch * groups * blocks,)](
                 prepared.problem,
@@ -248,7 +250,7 @@ def _sums_by_offset(call: _Prepared, grads: Gradients, query: Tensor, start: int
     if start > stop:
         return query.new_zeros(query.shape[1], 0, dtype=torch.float64)
     batch, heads, num_queries, _ = query.shape
-    sizes = tile_sizes.tiles("diagonal", call.settings.BLOCK_D.value, query.dtype)
+    sizes = _tiles("diagonal", call.settings.BLOCK_D.value, query)
     side = sizes.rows
     diagonals = triton.cdiv(stop - start, side) + 1
     # A diagonal is cut into parts where there are too few programs to fill a GPU.
@@ -306,8 +308,8 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, call: Call, lse: Tensor 
         MIDDLE=middle,
         FUTURE=future,
         KNOTS=max(triton.next_power_of_2(segments), 16),
-        PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-        NVIDIA=_nvidia(),
+        PRECISION=_precision(query.dtype),
+        NVIDIA=_target() == "cuda",
     )
     settings = Settings(*map(tl.constexpr, settings))
     # Beyond these ends nothing changes, so that all numbers fit into 32 bits wherever the queries stand.
@@ -334,6 +336,7 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, call: Call, lse: Tensor 
     )
     bounds = None
     if skip and isinstance(form, Strip) and _may_fall_far(call, form, num_queries, num_keys, highest):
+        lse = None if lse is None else lse.contiguous()
         bounds = _bounds(problem, settings, form, query, key, call.query_start, lse)
     return _Prepared(problem, settings, place, call.query_start, lowest, highest, bounds)
 
@@ -350,10 +353,11 @@ def _form(
         heads, size = form.values.shape
         strip = form.values.new_empty(heads, size + 2 * PAD.value, dtype=torch.float32)
         values = form.values.contiguous()
-        pad_strip[(heads, triton.cdiv(strip.shape[1], 1024))](values, strip, size, strip.shape[1], COUNT=1024)
+        pad_strip[(triton.cdiv(strip.shape[1], 1024), heads)](values, strip, size, strip.shape[1], COUNT=1024)
         return StripForm(strip)
     if isinstance(form, Band):
-        return BandForm(form.values.contiguous())
+        values = form.values.detach()
+        return BandForm((values if values.itemsize in (2, 4) else values.float()).contiguous())
     if isinstance(form, Warp):
         g, a, knots, slope, intercept = (tensor.detach().float().contiguous() for tensor in form.tensors)
         knots = torch.nn.functional.pad(knots, (0, num_knots - knots.shape[0]), value=torch.inf)
@@ -436,8 +440,26 @@ def _bounds(
     return bounds
 
 
-def _nvidia() -> bool:
-    return not triton.knobs.runtime.interpret and triton.runtime.driver.active.get_current_target().backend == "cuda"
+def _tiles(kernel: str, block_d: int, query: Tensor) -> Tiles:
+    shared_memory = LARGE
+    if not triton.knobs.runtime.interpret:
+        driver = triton.runtime.driver.active
+        shared_memory = driver.utils.get_device_properties(driver.get_current_device())["max_shared_mem"]
+    return tiles(kernel, block_d, query.dtype, shared_memory)
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Of products of float32: TensorFloat32 where PyTorch has been allowed it and the device has it."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed and _target() in ("cuda", "gfx942") else "ieee"
+
+
+def _target() -> str:
+    """What kernels are compiled for: "cuda", an architecture of AMD's, or "interpreter"."""
+    if triton.knobs.runtime.interpret:
+        return "interpreter"
+    target = triton.runtime.driver.active.get_current_target()
+    return "cuda" if target.backend == "cuda" else str(target.arch)
 
 
 def _clamp(x: int, low: int, high: int) -> int:

@@ -28,11 +28,19 @@ HALF = {
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
+HALF_SMALL = {  # for less than LARGE bytes of shared memory: consumer cards of NVIDIA, and AMD
+    "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
+    "query": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
+    "key": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
+    "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(32, 32, 8, 1)},
+    "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
+}
+LARGE = 160 * 1024
 FLOAT32 = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
-    "query": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(32, 16, 4, 1)},
+    "query": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
     "key": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
-    "diagonal": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(32, 32, 8, 1)},
+    "diagonal": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
     "decode": {64: Tiles(16, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
 }
 
@@ -46,7 +54,8 @@ CANDIDATES = {
 }
 
 
-def tiles(kernel: str, block_d: int, dtype: torch.dtype) -> Tiles:
-    """The tiles of a kernel for a padded head size."""
-    table = (FLOAT32 if dtype == torch.float32 else HALF)[kernel]
+def tiles(kernel: str, block_d: int, dtype: torch.dtype, shared_memory: int) -> Tiles:
+    """The tiles of a kernel for a padded head size, on a device with so many bytes of shared memory for a program."""
+    halves = HALF if shared_memory >= LARGE else HALF_SMALL
+    table = (FLOAT32 if dtype == torch.float32 else halves)[kernel]
     return next(sizes for most, sizes in table.items() if block_d <= most)

@@ -29,7 +29,7 @@ from falloff.attention.triton.kernels.zones import key_zones, row_zones
 
 @triton.jit(do_not_specialize=["N", "H", "blocks"])
 def loss_kernel(grad_out, out, grad_lse, lse, loss, lse2, N, H, blocks, s, ROWS: tl.constexpr):
-    """loss (B, H, N): sum of grad_out * out, less grad_lse. lse2: lse / log 2; +inf for a row that saw nothing."""
+    """loss (B, H, N): sum of grad_out * out, less grad_lse. lse2: lse / log 2. A row that saw nothing has 0 and +inf."""
     head = tl.program_id(0) // blocks
     first_row = tl.program_id(0) % blocks * ROWS
     i = first_row + tl.arange(0, ROWS)
@@ -41,9 +41,10 @@ def loss_kernel(grad_out, out, grad_lse, lse, loss, lse2, N, H, blocks, s, ROWS:
     at = tl.cast(head, tl.int64) * N + i
     if grad_lse is not None:
         total -= tl.load(grad_lse + at, mask=i < N, other=0.0)
-    tl.store(loss + at, total, mask=i < N)
     log_sum = tl.load(lse + at, mask=i < N, other=0.0) * LOG2E
-    tl.store(lse2 + at, tl.where(log_sum == float("-inf"), float("inf"), log_sum), mask=i < N)
+    nothing = log_sum == float("-inf")
+    tl.store(loss + at, tl.where(nothing, 0.0, total), mask=i < N)
+    tl.store(lse2 + at, tl.where(nothing, float("inf"), log_sum), mask=i < N)
 
 
 @triton.jit

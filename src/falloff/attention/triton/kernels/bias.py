@@ -151,8 +151,8 @@ def far_values(p, place, h, s):
 @triton.jit(do_not_specialize=["extent", "row"])
 def pad_strip(values, strip, extent, row, COUNT: tl.constexpr):
     """A strip by falling offset, its ends continued by PAD values, in units of log 2."""
-    x = tl.program_id(1) * COUNT + tl.arange(0, COUNT)
-    h = tl.cast(tl.program_id(0), tl.int64)
+    x = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
+    h = tl.cast(tl.program_id(1), tl.int64)
     k = tl.minimum(tl.maximum(extent - 1 + PAD - x, 0), extent - 1)
     value = tl.load(values + h * extent + k).to(tl.float32)
     tl.store(strip + h * row + x, value * LOG2E, mask=x < row)

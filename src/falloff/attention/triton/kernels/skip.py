@@ -37,19 +37,21 @@ def keys_that_matter(bounds, head, first_row, place, ROWS: tl.constexpr):
 def rows_that_matter(bounds, head, first_key, lean, place, KEYS: tl.constexpr, STEP: tl.constexpr):
     """From the first row to behind the last to whom a block of keys matters. All, without bounds.
 
-    Where `lean` is 1, the keys move with the rows, STEP rows at a time: a block on a diagonal.
+    Where `lean` is 1, the keys move with the rows, STEP rows at a time: a block on a diagonal. SKIP_ROWS rows then see the
+    keys of several such blocks.
     """
     if bounds is None:
         return 0, place.N
     else:
         blocks = (place.N + SKIP_ROWS - 1) // SKIP_ROWS
+        MORE: tl.constexpr = max(SKIP_ROWS.value - STEP, 0)
         begin = place.N
         end = 0
         for start in range(0, blocks, 128):
             block = start + tl.arange(0, 128)
             pair = bounds + (tl.cast(head, tl.int64) * blocks + block) * 2
             key = first_key + lean * (block * SKIP_ROWS // STEP * STEP)
-            matters = (tl.load(pair, mask=block < blocks, other=place.M) < key + KEYS) & (
+            matters = (tl.load(pair, mask=block < blocks, other=place.M) < key + KEYS + MORE * lean) & (
                 tl.load(pair + 1, mask=block < blocks, other=0) > key
             )
             begin = tl.minimum(begin, tl.min(tl.where(matters, block * SKIP_ROWS, place.N), 0))
