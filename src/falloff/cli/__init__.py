@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from falloff.cli import benchmarking, comparing, info, looking
+from falloff.cli import benchmarking, comparing, hf, info, looking
 from falloff.cli.errors import OneLineErrors
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ for command in (
     benchmarking.bench,
 ):
     app.command()(command)
+app.add_typer(hf.app)
 
 
 def run(arguments: list[str] | None = None) -> None:

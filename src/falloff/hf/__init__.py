@@ -1,0 +1,8 @@
+"""falloff in models of Transformers: `fuse` what people already have; `swap` a scheme into models with other positions.
+
+Needs the extra hf: pip install 'falloff[hf]'.
+"""
+
+from falloff.hf.fusing import FuseReport, fuse, unfuse
+
+__all__ = ["FuseReport", "fuse", "unfuse"]

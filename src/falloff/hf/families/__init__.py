@@ -1,0 +1,44 @@
+"""The attention modules that can be fused: by family, the classes of Transformers and what each becomes."""
+
+from typing import Any, NamedTuple
+
+from falloff.hf.families.alibi import FusedBloom, FusedFalcon, FusedMpt, FusedMptBlock
+from falloff.hf.families.fused import Fused
+from falloff.hf.families.inkling import FusedInkling, FusedProfiles
+from falloff.hf.families.t5 import FusedT5
+
+
+class Family(NamedTuple):
+    """What is fused: the module of Transformers, and its classes with what they become; the first is the attention."""
+
+    module: str
+    classes: dict[str, type[Fused]]
+    bias: str
+
+
+FAMILIES: dict[str, Family] = {
+    "t5": Family("t5.modeling_t5", {"T5Attention": FusedT5}, "T5, by offset"),
+    "mt5": Family("mt5.modeling_mt5", {"MT5Attention": FusedT5}, "T5, by offset"),
+    "umt5": Family("umt5.modeling_umt5", {"UMT5Attention": FusedT5}, "T5, by offset, a table per layer"),
+    "switch": Family(
+        "switch_transformers.modeling_switch_transformers", {"SwitchTransformersAttention": FusedT5}, "T5, by offset"
+    ),
+    "pop2piano": Family("pop2piano.modeling_pop2piano", {"Pop2PianoAttention": FusedT5}, "T5, by offset"),
+    "bloom": Family("bloom.modeling_bloom", {"BloomAttention": FusedBloom}, "ALiBi"),
+    "mpt": Family("mpt.modeling_mpt", {"MptAttention": FusedMpt, "MptBlock": FusedMptBlock}, "ALiBi"),
+    "falcon": Family("falcon.modeling_falcon", {"FalconAttention": FusedFalcon}, "ALiBi / sqrt(D), rounded by key"),
+    "inkling": Family(
+        "inkling.modeling_inkling",
+        {"InklingAttention": FusedInkling, "InklingRelativeLogits": FusedProfiles},
+        "profile mixture, a band",
+    ),
+}
+
+
+def family_of(module: Any) -> str | None:
+    """The family whose attention or part this module is, by its exact class."""
+    cls = getattr(type(module), "unfused", type(module))
+    for name, family in FAMILIES.items():
+        if cls.__name__ in family.classes and cls.__module__ == f"transformers.models.{family.module}":
+            return name
+    return None

@@ -1,0 +1,37 @@
+"""What all fused attention modules are: objects whose class has changed, with the same parameters under the same names."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class Fused:
+    """Mixed into an attention class of Transformers.
+
+    A module is fused by changing its class to a subclass of its own, and unfused by changing it back: parameters, buffers,
+    hooks and names stay as they are.
+    """
+
+    unfused: ClassVar[type[nn.Module]]
+    fusion: ClassVar[type["Fused"]]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, type], dict[str, Any]]:
+        """The class is made while a program runs: pickled by what it is made of."""
+        return _empty, (self.fusion, self.unfused), self.__dict__
+
+
+_CLASSES: dict[tuple[Any, Any], Any] = {}
+
+
+def fused_class(fusion: Any, original: Any) -> Any:
+    """The subclass of an attention class that is fused: the same one each time."""
+    if (fusion, original) not in _CLASSES:
+        names = {"unfused": original, "fusion": fusion}
+        _CLASSES[fusion, original] = type(f"Fused{original.__name__}", (fusion, original), names)
+    return _CLASSES[fusion, original]
+
+
+def _empty(fusion: type, original: type) -> Any:
+    made = fused_class(fusion, original)
+    return made.__new__(made)

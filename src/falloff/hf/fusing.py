@@ -1,0 +1,172 @@
+"""`fuse` and `unfuse`: the attention of a model that people already have, by `falloff.attention`."""
+
+import inspect
+from collections import Counter
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from falloff.hf.attention import NAME, register
+from falloff.hf.families import FAMILIES, family_of
+from falloff.hf.families.fused import Fused, fused_class
+
+_BEFORE = "_attn_implementation_before_fusing"
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What `fuse` did: by the name of each attention module its class and bias, or its class and why it was left alone."""
+
+    fused: dict[str, tuple[str, str]] = field(default_factory=dict)
+    left_alone: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"fused: {count} {cls} ({bias})" for (cls, bias), count in Counter(self.fused.values()).items()]
+        lines += [f"left alone: {count} {cls} ({why})" for (cls, why), count in Counter(self.left_alone.values()).items()]
+        return "\n".join(lines)
+
+
+def fuse(model: nn.Module) -> FuseReport:
+    """Let the attention modules of a model with an additive positional bias use `falloff.attention`, in place.
+
+    The bias is handed on in its compact form: nothing of the shape (heads, N, M) exists any more. Parameters keep their
+    names, so a checkpoint of a fused model loads into a plain one and the other way round. Padding masks, caches, beams,
+    `generate`, gradient checkpointing and `torch.compile` go on working; attention weights are not to be had.
+
+    Known are T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and
+    Inkling's text layers, wherever they stand within `model`.
+
+    Args:
+        model: of Transformers, or a module around one. A fused one stays fused.
+
+    Returns:
+        What was fused, and what was left alone and why; print it.
+
+    Raises:
+        ImportError: without Transformers.
+        ValueError: for a model with nothing to fuse; a version of Transformers or of a module that this does not know; a
+            model that is set to return attention weights. Nothing has changed then.
+
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> model = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2))
+    >>> print(fuse(model))
+    fused: 2 T5Attention (T5, by offset)
+    """
+    check_version()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}, expected a model of Transformers")
+    report = FuseReport()
+    changes: list[tuple[nn.Module, type[Fused]]] = []
+    for name, module in model.named_modules():
+        family = family_of(module)
+        cls = getattr(type(module), "unfused", type(module))
+        if family is None:
+            if cls.__name__.endswith("Attention") and not any(family_of(part) for part in module.modules()):
+                report.left_alone[name] = (cls.__name__, "no additive positional bias that falloff knows")
+            continue
+        fusion = FAMILIES[family].classes[cls.__name__]
+        why = getattr(fusion, "refusal", lambda module: None)(module)
+        if why is not None:
+            report.left_alone[name] = (cls.__name__, why)
+            continue
+        _check_signature(fusion, cls)
+        changes.append((module, fusion))
+        if cls.__name__ == next(iter(FAMILIES[family].classes)):
+            report.fused[name] = (cls.__name__, FAMILIES[family].bias)
+    if not report.fused:
+        others = f" ({report})" if report.left_alone else ""
+        raise ValueError(f"model: got {type(model).__name__}{others}, expected attention of {', '.join(FAMILIES)}")
+    models = _models_around({id(module) for module, _ in changes}, model)
+    _check_models(models, report, model)
+
+    register()
+    for part in models:
+        if part.config._attn_implementation != NAME:
+            setattr(part, _BEFORE, part.config._attn_implementation)
+            part.config._attn_implementation_internal = NAME
+    for module, fusion in changes:
+        if not isinstance(module, Fused):
+            module.__class__ = fused_class(fusion, type(module))
+    return report
+
+
+def unfuse(model: nn.Module) -> None:
+    """Undo `fuse`: the classes and the attention implementation that the model had before.
+
+    Raises:
+        ValueError: for a model that is not fused.
+
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> model = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2))
+    >>> _ = fuse(model)
+    >>> unfuse(model)
+    """
+    modules = list(model.modules())
+    fused = [module for module in modules if isinstance(module, Fused)]
+    if not fused:
+        raise ValueError(f"model: got {type(model).__name__}, which is not fused, expected one that fuse has changed")
+    for part in fused:
+        part.__class__ = part.unfused  # type: ignore[assignment]
+    for module in modules:
+        before = module.__dict__.pop(_BEFORE, None)
+        if before is not None:
+            module.config._attn_implementation_internal = before  # type: ignore[union-attr]
+
+
+def check_version() -> None:
+    """Raise ImportError without Transformers, ValueError for a version that is not known."""
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ImportError("transformers is not installed: pip install 'falloff[hf]'") from None
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    if major != 5 or minor < 17:
+        raise ValueError(f"transformers: got version {transformers.__version__}, expected 5.17 or later, below 6")
+
+
+def _check_signature(fusion: type[Fused], original: type) -> None:
+    """A method that is replaced must have the parameters that were there when the replacement was written."""
+    for name, method in vars(fusion).items():
+        if not isinstance(method, FunctionType) or not hasattr(original, name):
+            continue
+        ours = inspect.signature(method).parameters
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in ours.values()):
+            continue
+        theirs = inspect.signature(getattr(original, name)).parameters.values()
+        unknown = [p.name for p in theirs if p.name not in ours and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if unknown:
+            raise ValueError(
+                f"transformers: got a version whose {original.__name__}.{name} has parameters that falloff does not know "
+                f"({', '.join(unknown)}), expected another version"
+            )
+
+
+def _models_around(fused: set[int], model: nn.Module) -> list[Any]:
+    """The models of Transformers that hold any of these modules: they make masks by their own configuration."""
+    from transformers import PreTrainedModel
+
+    return [
+        part
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel) and any(id(inner) in fused for inner in part.modules())
+    ]
+
+
+def _check_models(models: list[Any], report: FuseReport, model: nn.Module) -> None:
+    configs = {id(part.config): part.config for part in models}
+    for config in configs.values():
+        if getattr(config, "output_attentions", False):
+            raise ValueError(
+                "model: got one with config.output_attentions=True, expected False: fused attention has no weights"
+            )
+    by_name = dict(model.named_modules())
+    for name, (cls, why) in report.left_alone.items():
+        if id(getattr(by_name[name], "config", None)) in configs:
+            raise ValueError(
+                f"model: got {type(model).__name__}, where {name} ({cls}: {why}) shares its configuration with attention "
+                "that would be fused, expected all of it to be known"
+            )

@@ -1,0 +1,135 @@
+"""What Transformers asks of an attention mask, kept as what it means instead of as a tensor (B, 1, N, M).
+
+Transformers describes a mask as a function of positions, made of a few known parts, and a padding mask (B, M). What is not
+among these parts is refused: nothing of a mask is lost in silence.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+OWN = 0
+
+
+class Seen(NamedTuple):
+    """What each query sees, in the words of `falloff.attention`; a window of OWN is the one that the module names.
+
+    It travels through a model in the place of a mask.
+    """
+
+    key_mask: Tensor | None
+    causal: bool
+    window: int | None
+    query_start: int
+    document_ids: Tensor | None
+
+    @property
+    def ndim(self) -> int:
+        """Neither two nor four: masks of such dimensions are made otherwise, in Falcon and in Transformers."""
+        return 1
+
+    def to(self, *_: Any, **__: Any) -> "Seen":
+        """Itself: MPT makes its mask boolean."""
+        return self
+
+    def contiguous(self) -> "Seen":
+        """Itself: `generate` asks for it where a cache is static."""
+        return self
+
+
+def seen_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] | None = None,
+    attention_mask: Tensor | Seen | None = None,
+    **kwargs: Any,
+) -> Seen:
+    """The mask function that Transformers calls for the attention implementation "falloff".
+
+    One query sees whatever the mask function says of each key, as a key mask: where a cache is static and the query's
+    position a tensor, that is known on the device alone.
+
+    Raises:
+        ValueError: for a mask that `falloff.attention` has no words for.
+    """
+    from transformers.masking_utils import (
+        bidirectional_mask_function,
+        causal_mask_function,
+        prepare_padding_mask,
+        sdpa_mask,
+    )
+
+    if isinstance(attention_mask, Seen):  # made beforehand by `generate`
+        return attention_mask
+    mask_function = mask_function or causal_mask_function
+    if q_length == 1:
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        mask = sdpa_mask(1 if attention_mask is None else batch_size, 1, kv_length, q_offset, kv_offset, mask_function,
+                         attention_mask, **kwargs)  # fmt: skip
+        assert mask is not None
+        return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None)
+    if mask_function in (causal_mask_function, bidirectional_mask_function):
+        part = Seen(None, mask_function is causal_mask_function, None, 0, None)
+    elif torch.compiler.is_compiling():
+        alone = attention_mask is None and q_length == kv_length
+        part = _part_compiled(mask_function, batch_size, q_length if alone else 0, kwargs)
+    else:
+        part = _part(mask_function)
+    padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
+    if padding is not None:
+        padding = padding[:, kv_offset : kv_offset + kv_length]
+    return part._replace(key_mask=padding, query_start=int(q_offset) - kv_offset)
+
+
+def _part(function: Callable[..., Any]) -> Seen:
+    """What one function of a mask says."""
+    from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+
+    if function in (causal_mask_function, bidirectional_mask_function):
+        return Seen(None, function is causal_mask_function, None, 0, None)
+    made_by = function.__qualname__.partition(".")[0]
+    cells = (cell.cell_contents for cell in function.__closure__ or ())
+    inner = dict(zip(function.__code__.co_freevars, cells, strict=True))
+    if made_by == "and_masks":
+        return _all_of([_part(part) for part in inner["mask_functions"]])
+    if made_by == "sliding_window_overlay":
+        return Seen(None, False, inner["sliding_window"], 0, None)
+    if made_by == "packed_sequence_mask_function":
+        return Seen(None, False, None, 0, inner["packed_sequence_mask"])
+    if made_by == "remap_positions_for_packed_sequence":
+        return _part(inner["mask_function"])
+    return _refuse(made_by)
+
+
+def _part_compiled(function: Callable[..., Any], batch: int, length: int, about: dict[str, Any]) -> Seen:
+    """The same while a compiler traces, which cannot look into a function.
+
+    Transformers joins causality with a window, whose size the attention module knows too, and with packed texts: where a
+    token does not see the one before it, another text begins. Masks of users' own are marked.
+    """
+    made_by = function.__qualname__.partition(".")[0]
+    if made_by != "and_masks" or about.get("use_vmap"):
+        return _refuse(made_by)
+    if length == 0:
+        return Seen(None, True, OWN, 0, None)
+    at = torch.arange(length, device=about.get("device"))
+    same = function(torch.arange(batch, device=at.device)[:, None], 0, at, (at - 1).clamp(min=0))
+    return Seen(None, True, OWN, 0, (~same).cumsum(-1).expand(batch, -1))
+
+
+def _refuse(made_by: str) -> Seen:
+    raise ValueError(
+        f"attention_mask: got one made by {made_by}, expected causal, windows, padding or packed texts: fused attention "
+        "has no other masks. falloff.hf.unfuse(model) takes it"
+    )
+
+
+def _all_of(parts: list[Seen]) -> Seen:
+    windows = [part.window for part in parts if part.window is not None]
+    documents = next((part.document_ids for part in parts if part.document_ids is not None), None)
+    return Seen(None, any(part.causal for part in parts), min(windows, default=None), 0, documents)
