@@ -4,5 +4,6 @@ Needs the extra hf: pip install 'falloff[hf]'.
 """
 
 from falloff.hf.fusing import FuseReport, fuse, unfuse
+from falloff.hf.swapping import load, swap
 
-__all__ = ["FuseReport", "fuse", "unfuse"]
+__all__ = ["FuseReport", "fuse", "load", "swap", "unfuse"]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from falloff.attention.api import attention
 from falloff.forms import Form
 from falloff.hf.masks import OWN, Seen, seen_mask
+from falloff.schemes import Scheme
 
 NAME = "falloff"
 
@@ -51,7 +52,8 @@ def attention_forward(
         if not getattr(module, "is_causal", False):
             raise ValueError(f"attention_mask: got one for {type(module).__name__} that a compiler cannot tell apart")
         seen = seen._replace(window=kwargs.get("sliding_window"))
-    out = attend(query, key, value, bias_of(position_bias, query, key), seen, scaling, dropout if module.training else 0.0)
+    bias = bias_of(position_bias, query, key, seen)
+    out = attend(query, key, value, bias, seen, scaling, dropout if module.training else 0.0)
     return out.transpose(1, 2), None
 
 
@@ -59,7 +61,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Form | None,
+    bias: Scheme | Form | None,
     seen: Seen,
     scale: float | None,
     dropout_p: float,
@@ -88,20 +90,30 @@ def _seen(mask: Seen | Tensor | None, query: Tensor, key: Tensor, *, causal: boo
     """What a module sees that was not told by `seen_mask`: nothing said, or one number for each key."""
     if isinstance(mask, Seen):
         return mask
+    if mask is not None and mask.shape != (key.shape[0], 1, 1, key.shape[2]):
+        return told(mask)
     num_queries, num_keys = query.shape[2], key.shape[2]
     seen = Seen(None, causal and num_queries > 1, None, num_keys - num_queries, None)
     if mask is None:
         return seen
-    by_key = mask.shape == (key.shape[0], 1, 1, num_keys)
-    if by_key and not torch.compiler.is_compiling() and mask.is_floating_point():
-        by_key = bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min / 2)).all())
-    if not by_key:
+    # SwitchTransformers' encoder makes such a mask itself: 0, or the least number that there is.
+    if not mask.is_floating_point():
+        return seen._replace(key_mask=mask[:, 0, 0], causal=False)
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    if not torch.compiler.is_compiling() and not bool((hidden | (mask == 0)).all()):
+        return told(mask)
+    return seen._replace(key_mask=~hidden[:, 0, 0], causal=False)
+
+
+def told(mask: object) -> Seen:
+    """A mask that `seen_mask` made, or an error."""
+    if not isinstance(mask, Seen):
+        got = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
-            f"attention_mask: got a tensor of shape {tuple(mask.shape)}, expected a padding mask (B, M) given to the model, "
-            "or none: fused attention has no dense masks. falloff.hf.unfuse(model) takes them"
+            f"attention_mask: got {got}, expected a padding mask (B, M) given to the model, or none: fused attention has no "
+            "dense masks. falloff.hf.unfuse(model) takes them"
         )
-    # SwitchTransformers' encoder makes such a mask itself.
-    return seen._replace(key_mask=mask[:, 0, 0] == 0 if mask.is_floating_point() else mask[:, 0, 0], causal=False)
+    return mask
 
 
 def refuse_weights() -> None:

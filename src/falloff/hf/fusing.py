@@ -12,6 +12,7 @@ from falloff.hf.attention import NAME, register
 from falloff.hf.families import FAMILIES, family_of
 from falloff.hf.families.fused import Fused, fused_class
 
+_FUSIONS = {fusion for family in FAMILIES.values() for fusion in family.classes.values()}
 _BEFORE = "_attn_implementation_before_fusing"
 
 
@@ -104,7 +105,7 @@ def unfuse(model: nn.Module) -> None:
     >>> unfuse(model)
     """
     modules = list(model.modules())
-    fused = [module for module in modules if isinstance(module, Fused)]
+    fused = [module for module in modules if isinstance(module, Fused) and module.fusion in _FUSIONS]
     if not fused:
         raise ValueError(f"model: got {type(model).__name__}, which is not fused, expected one that fuse has changed")
     for part in fused:

@@ -16,7 +16,8 @@ OWN = 0
 class Seen(NamedTuple):
     """What each query sees, in the words of `falloff.attention`; a window of OWN is the one that the module names.
 
-    It travels through a model in the place of a mask.
+    `position`: the first query's in its text, where `query_start` is its place among the keys that a cache still holds. It
+    is a tensor where the cache is static. This travels through a model in the place of a mask.
     """
 
     key_mask: Tensor | None
@@ -24,11 +25,12 @@ class Seen(NamedTuple):
     window: int | None
     query_start: int
     document_ids: Tensor | None
+    position: int | Tensor = 0
 
     @property
     def ndim(self) -> int:
-        """Neither two nor four: masks of such dimensions are made otherwise, in Falcon and in Transformers."""
-        return 1
+        """Five: Transformers, Falcon and GPT-2 change masks of up to four dimensions."""
+        return 5
 
     def to(self, *_: Any, **__: Any) -> "Seen":
         """Itself: MPT makes its mask boolean."""
@@ -72,7 +74,8 @@ def seen_mask(
         mask = sdpa_mask(1 if attention_mask is None else batch_size, 1, kv_length, q_offset, kv_offset, mask_function,
                          attention_mask, **kwargs)  # fmt: skip
         assert mask is not None
-        return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None)
+        position = q_offset.clone() if isinstance(q_offset, Tensor) else q_offset  # a static cache counts it up in place
+        return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None, position)
     if mask_function in (causal_mask_function, bidirectional_mask_function):
         part = Seen(None, mask_function is causal_mask_function, None, 0, None)
     elif torch.compiler.is_compiling():
@@ -83,7 +86,7 @@ def seen_mask(
     padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
     if padding is not None:
         padding = padding[:, kv_offset : kv_offset + kv_length]
-    return part._replace(key_mask=padding, query_start=int(q_offset) - kv_offset)
+    return part._replace(key_mask=padding, query_start=int(q_offset) - kv_offset, position=int(q_offset))
 
 
 def _part(function: Callable[..., Any]) -> Seen:

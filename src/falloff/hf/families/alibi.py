@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from falloff.forms import Band, Form
-from falloff.hf.attention import attend, refuse_weights
+from falloff.hf.attention import attend, refuse_weights, told
 from falloff.hf.families.fused import Fused
 from falloff.hf.masks import Seen
 from falloff.schemes import ALiBi
@@ -36,7 +36,7 @@ class FusedBloom(Fused):
         hidden_states: Tensor,
         residual: Tensor,
         alibi: Tensor,
-        attention_mask: Seen,
+        attention_mask: Any,
         layer_past: Any = None,
         use_cache: bool = False,
         output_attentions: bool = False,
@@ -48,9 +48,10 @@ class FusedBloom(Fused):
         query, key, value = self._reshape(self.query_key_value(hidden_states))  # type: ignore[attr-defined]
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
-        bias = _bias_of_positions(alibi, query, key, attention_mask)
+        seen = told(attention_mask)
+        bias = _bias_of_positions(alibi, query, key, seen)
         dropout = self.attention_dropout.p if self.training else 0.0
-        out = attend(query, key, value, bias, attention_mask, self.inv_norm_factor, dropout)
+        out = attend(query, key, value, bias, seen, self.inv_norm_factor, dropout)
         out = self.dense(out.transpose(1, 2).reshape(residual.shape))
         return residual + drop(out, self.hidden_dropout, self.training), None
 
@@ -98,7 +99,7 @@ class FusedMpt(Fused):
         hidden_states: Tensor,
         position_bias: Tensor,
         past_key_values: Any = None,
-        attention_mask: Seen | None = None,
+        attention_mask: Any = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
         """Attention; no weights."""
@@ -108,10 +109,10 @@ class FusedMpt(Fused):
         query, key, value = mixed.unflatten(2, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        assert attention_mask is not None
-        bias = ALiBi(self.n_heads).form(query.shape[2], key.shape[2], attention_mask.query_start, device=query.device)
+        seen = told(attention_mask)
+        bias = ALiBi(self.n_heads).form(query.shape[2], key.shape[2], seen.query_start, device=query.device)
         dropout = self.attn_dropout_p if self.training else 0.0
-        out = attend(query, key, value, bias, attention_mask, self.softmax_scale, dropout)
+        out = attend(query, key, value, bias, seen, self.softmax_scale, dropout)
         return self.out_proj(out.transpose(1, 2).reshape(hidden_states.shape)), None
 
 
@@ -146,7 +147,7 @@ class FusedFalcon(Fused):
         self,
         hidden_states: Tensor,
         alibi: Tensor,
-        attention_mask: Seen,
+        attention_mask: Any,
         position_ids: Tensor | None = None,
         layer_past: Any = None,
         use_cache: bool = False,
@@ -170,7 +171,7 @@ class FusedFalcon(Fused):
             torch.cat([key, by_key], -1),
             torch.cat([value, torch.zeros_like(by_key)], -1),
             None,
-            attention_mask,
+            told(attention_mask),
             1 / math.sqrt(self.head_dim),
             dropout,
         )[..., : self.head_dim]

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from falloff.forms import Band
 from falloff.hf.families.fused import Fused
+from falloff.hf.masks import Seen
 
 
 class FusedInkling(Fused):
     """InklingAttention, which scales what `FusedProfiles` made by the logarithm of the position, as it does the queries."""
 
-    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor) -> Band | None:
+    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, seen: Seen) -> Band | None:
         """The form of what `FusedProfiles` made."""
         return None if position_bias is None else Band(position_bias)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from falloff.forms import Strip
 from falloff.hf.families.fused import Fused
+from falloff.hf.masks import Seen
 
 
 class FusedT5(Fused):
@@ -39,7 +40,7 @@ class FusedT5(Fused):
         keys = reach + 1 if self.is_decoder else 2 * reach + 1
         return torch.flip(of_one_query(1, keys, device=device, past_seen_tokens=reach), (-1,))
 
-    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor) -> Strip | None:
+    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, seen: Seen) -> Strip | None:
         """The form of what `compute_bias` made."""
         if position_bias is None or position_bias.shape[-1] == 0:
             return None

@@ -1,0 +1,49 @@
+"""The parity of every family, by the command that users have: in a process of its own, without the tests' shape checks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from falloff.hf import checking
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "falloff", "hf", "check", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_every_family_is_green():
+    done = command("--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["versions", "budgets", "families"]
+    assert [family["family"] for family in found["families"]] == list(checking.MODELS)
+    for family in found["families"]:
+        assert family["green"], family
+        assert 0 < family["logits"] <= found["budgets"]["logits"]  # 0 would be a model compared with itself
+
+
+def test_for_people():
+    done = command("--family", "bloom")
+    assert done.returncode == 0
+    assert "bloom" in done.stdout
+    assert "green" in done.stdout
+
+
+def test_an_unknown_family():
+    done = command("--family", "gpt2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("falloff: --family: got 'gpt2', expected one of t5, byt5")
+
+
+def test_beyond_a_budget_is_not_green():
+    parity = checking.Parity("t5", "T5", 1e-7, 1e-7, "w", 1e-7, tokens=True, beams=True, bfloat16=1.0)
+    assert parity.green
+    worse = {"logits": 3e-5, "gradients": 2e-4, "generation": 3e-5, "tokens": False, "beams": False, "bfloat16": 2.1}
+    for name, value in worse.items():
+        assert not checking.Parity(**{**parity.__dict__, name: value}).green

@@ -1,0 +1,230 @@
+"""Fused models beside Transformers' own: parity, what must go on working, and what is refused."""
+
+import copy
+import math
+import pickle
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("transformers")
+
+import transformers
+
+from falloff import hf
+from falloff.hf import checking, masks
+from falloff.hf.families.fused import Fused
+
+FAMILIES = list(checking.MODELS)
+
+
+def models(family, train=False):
+    """A model and its fused twin."""
+    torch.manual_seed(0)
+    plain = checking.MODELS[family]().train(train)
+    fused = copy.deepcopy(plain)
+    hf.fuse(fused)
+    return plain, fused
+
+
+def batch_of(model, side):
+    return list(checking._batches(model))[("none", "left", "right").index(side)]
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
+    plain, fused = models(family, train=True)
+    length = 500
+    batch = {"input_ids": torch.randint(2, 80, (1, length)), "labels": torch.randint(2, 80, (1, length))}
+    heads = 4 if family == "inkling" else 6
+    largest = {}
+    for name, model in (("plain", plain), ("fused", fused)):
+        with Largest() as largest[name]:
+            model(**batch, use_cache=False).loss.backward()
+    assert largest["plain"].elements >= heads * length * length
+    assert largest["fused"].elements < length * length
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
+@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling"])
+def test_gradient_checkpointing(family):
+    plain, fused = models(family, train=True)
+    fused.gradient_checkpointing_enable({"use_reentrant": False})
+    error, name = checking._gradient_error(plain, fused, batch_of(plain, "right"))
+    assert error <= checking.GRADIENTS, name
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt"])
+def test_a_static_cache(family):
+    """Its positions are known on the device alone. (Falcon's and Inkling's fail in Transformers itself.)"""
+    plain, fused = models(family)
+    prompts = {name: tensor[:, :20] for name, tensor in batch_of(plain, "left").items() if name != "labels"}
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "disable_compile": True}
+    expected = plain.generate(**prompts, **settings)
+    assert torch.equal(fused.generate(**prompts, **settings, cache_implementation="static"), expected)
+
+
+@pytest.mark.parametrize("family", ["t5", "falcon", "inkling"])
+def test_a_fused_checkpoint_is_a_plain_one(family, tmp_path):
+    plain, fused = models(family)
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    fused.save_pretrained(tmp_path)
+    assert "falloff" not in (tmp_path / "config.json").read_text()
+    loaded = type(plain).from_pretrained(tmp_path)
+    assert not any(isinstance(module, Fused) for module in loaded.modules())
+    batch = batch_of(plain, "right")
+    assert checking._error(checking._logits(plain, batch), checking._logits(loaded, batch)) <= checking.LOGITS
+    hf.fuse(loaded)
+    assert torch.equal(checking._logits(fused, batch), checking._logits(loaded, batch))
+
+
+def test_copies_and_pickles_stay_fused():
+    plain, fused = models("t5")
+    batch = batch_of(plain, "left")
+    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert sum(isinstance(module, Fused) for module in twin.modules()) == 6
+        assert torch.equal(checking._logits(fused, batch), checking._logits(twin, batch))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unfuse_restores_the_model(family):
+    plain, fused = models(family)
+    hf.fuse(fused)  # stays as it is
+    hf.unfuse(fused)
+    assert [type(module) for module in fused.modules()] == [type(module) for module in plain.modules()]
+    assert fused.config._attn_implementation == plain.config._attn_implementation
+    batch = batch_of(plain, "left")
+    assert torch.equal(checking._logits(fused, batch), checking._logits(plain, batch))
+    with pytest.raises(ValueError, match="which is not fused"):
+        hf.unfuse(fused)
+
+
+def test_the_report_names_what_was_left_alone():
+    from transformers import BertConfig, BertModel
+
+    bert = BertModel(
+        BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    wrapped = torch.nn.ModuleDict({"text": checking.MODELS["t5"](), "other": bert})
+    report = hf.fuse(wrapped)
+    assert str(report).splitlines()[0] == "fused: 6 T5Attention (T5, by offset)"
+    assert any(cls == "BertSelfAttention" for cls, _ in report.left_alone.values())
+    assert "no additive positional bias that falloff knows" in str(report)
+    assert bert.config._attn_implementation != "falloff"
+
+
+def test_an_encoder_alone():
+    plain, _ = models("t5")
+    encoder = transformers.T5EncoderModel(plain.config).eval()
+    fused = copy.deepcopy(encoder)
+    assert len(hf.fuse(fused).fused) == 2
+    ids = torch.randint(2, 80, (2, 300))
+    with torch.no_grad():
+        want, got = (model(ids).last_hidden_state for model in (encoder, fused))
+    assert checking._error(want, got) <= checking.LOGITS
+
+
+def test_buckets_are_those_the_model_was_trained_with():
+    """Transformers floors float logarithms, which falls on the wrong side of some boundaries."""
+    plain = checking._t5("T5", relative_attention_num_buckets=36, relative_attention_max_distance=392)
+    fused = copy.deepcopy(plain)
+    hf.fuse(fused)
+    dense = plain.decoder.block[0].layer[0].SelfAttention.compute_bias(500, 500)
+    values = fused.decoder.block[0].layer[0].SelfAttention.compute_bias(500, 500)[0, :, 0]
+    offsets = torch.arange(500)[:, None] - torch.arange(500)
+    assert torch.equal(values[:, offsets.clamp(0, 392)][None], dense)
+
+
+def test_dropout_while_training():
+    """The mean over draws of the attention is what it is without; and a draw is none of it."""
+    config = transformers.BloomConfig(
+        vocab_size=9, hidden_size=16, n_layer=1, n_head=2, attention_dropout=0.4, hidden_dropout=0.0
+    )
+    model = transformers.BloomModel(config)
+    hf.fuse(model)
+    ids = torch.randint(0, 9, (1, 12))
+    attention = model.h[0].self_attention
+    seen = []
+    attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    with torch.no_grad():
+        expected = model.eval()(ids) and seen.pop()
+        for _ in range(200):
+            model.train()(ids)
+    draws = torch.stack(seen)
+    deviation = draws.std(0) / math.sqrt(len(draws))
+    assert not torch.equal(draws[0], draws[1])
+    assert ((draws.mean(0) - expected).abs() <= 5 * deviation + 1e-6).all()
+
+
+@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling"])
+def test_attention_weights_are_refused(family):
+    plain, fused = models(family)
+    with pytest.raises(ValueError, match=r"^output_attentions: got True, .*unfuse\(model\)"):
+        fused(**batch_of(plain, "none"), output_attentions=True)
+
+
+def test_a_config_that_asks_for_weights_is_refused():
+    plain, _ = models("t5")
+    plain.config.output_attentions = True
+    with pytest.raises(ValueError, match=r"output_attentions=True"):
+        hf.fuse(plain)
+    assert not any(isinstance(module, Fused) for module in plain.modules())
+
+
+def test_masks_that_cannot_be_served_are_refused():
+    _, fused = models("bloom")
+    ids = torch.randint(2, 80, (1, 6))
+    with pytest.raises(ValueError, match=r"^attention_mask: got a tensor of shape \(1, 1, 6, 6\)"):
+        fused.transformer.h[0](torch.zeros(1, 6, 48), alibi=torch.zeros(6, 1, 6), attention_mask=torch.zeros(1, 1, 6, 6))
+    with pytest.raises(ValueError, match="padding between tokens"):
+        fused(ids, attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="got one made by or_masks"):
+        masks.seen_mask(1, 4, 4, mask_function=transformers.masking_utils.or_masks(lambda *index: True))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_fused_is_refused_whole(monkeypatch):
+    from transformers import GPT2Config, GPT2Model
+
+    with pytest.raises(ValueError, match=r"^model: got GPT2Model .*expected attention of t5"):
+        hf.fuse(GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=2)))
+    with pytest.raises(ValueError, match=r"^model: got str"):
+        hf.fuse("t5-small")
+    rotary = transformers.FalconModel(transformers.FalconConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(ValueError, match="rotary positions"):
+        hf.fuse(rotary)
+    plain, _ = models("t5")
+    # Not by the name imported above: Transformers has put another object in its place since.
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
+    with pytest.raises(ValueError, match=r"^transformers: got version 4\.57\.1, expected 5\.17 or later"):
+        hf.fuse(plain)
+    monkeypatch.undo()
+    cls = transformers.models.t5.modeling_t5.T5Attention
+    monkeypatch.setattr(cls, "compute_bias", lambda self, query_length, key_length, rotation: None)
+    with pytest.raises(ValueError, match=r"T5Attention\.compute_bias has parameters .*\(rotation\)"):
+        hf.fuse(plain)
+    assert not any(isinstance(module, Fused) for module in plain.modules())
+
+
+def test_the_implementation_needs_a_fused_model():
+    models("t5")  # makes it known
+    config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    model = transformers.T5EncoderModel(config)
+    model.set_attn_implementation("falloff")
+    with pytest.raises(ValueError, match=r"^attn_implementation: got 'falloff' for T5Attention, expected a model made by"):
+        model(torch.ones(1, 4, dtype=torch.long))
