@@ -74,6 +74,17 @@ def test_opcheck(impl, name, masked):
     torch.library.opcheck(ops.fused_attention_backward, arguments)
 
 
+@pytest.mark.parametrize("impl", ["blockwise", "cpu", "triton"])
+def test_the_output_has_the_heads_of_a_row_side_by_side_where_the_query_has(impl):
+    """As PyTorch's own: what joins them for the next matrix copies nothing."""
+    query, key, value = (torch.randn(2, 20, 3, 8).transpose(1, 2) for _ in range(3))
+    out = attention(query, key, value, ALiBi(3), impl=impl)
+    assert out.transpose(1, 2).is_contiguous()
+    torch.testing.assert_close(out, attention(*(t.contiguous() for t in (query, key, value)), ALiBi(3), impl=impl))
+    one = attention(query[:, :, -1:], key, value, ALiBi(3), impl=impl)
+    torch.testing.assert_close(one, out[:, :, -1:])
+
+
 @pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text"])
 def test_gradcheck(name):
     form = forms(2, 2, 5)[name]

@@ -123,7 +123,7 @@ def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
 
 
 REFUSED = [
-    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, gpu, tiles"),
+    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, hf, gpu, tiles"),
     (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
     (["--suite", ""], "--suite: got ''"),
     (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, triton, blockwise"),

@@ -221,6 +221,20 @@ def test_what_cannot_be_fused_is_refused_whole(monkeypatch):
     assert not any(isinstance(module, Fused) for module in plain.modules())
 
 
+def test_without_transformers_it_says_what_to_install(monkeypatch):
+    model = checking.MODELS["t5"]()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'falloff\[hf\]'"):
+        hf.fuse(model)
+
+
+def test_a_mask_moves_between_devices():
+    seen = masks.Seen(torch.ones(2, 3, dtype=torch.bool), True, None, 0, None)
+    assert seen.to("meta").key_mask.device.type == "meta"
+    assert seen.to(device=torch.device("meta")).causal
+    assert seen.to(torch.bool) is seen
+
+
 def test_the_implementation_needs_a_fused_model():
     models("t5")  # makes it known
     config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)

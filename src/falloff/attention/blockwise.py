@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from falloff.attention.call import Call, sum_dtype
+from falloff.attention.call import Call, empty_output, sum_dtype
 from falloff.attention.dropout import keep_mask
 from falloff.attention.masks import visible
 from falloff.attention.tile_bias import Tile, TileBias, tile_bias
@@ -139,7 +139,7 @@ def _bias(query: Tensor, key: Tensor, call: Call) -> TileBias | None:
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
     bias = _bias(query, key, call)
     for part in _split_heads(query, key, call):

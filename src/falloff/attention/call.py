@@ -25,6 +25,17 @@ class Call:
     """int64, what decides which weights dropout drops; None where dropout_p is 0."""
 
 
+def empty_output(query: Tensor) -> Tensor:
+    """What attention writes into: as PyTorch's own, with the heads of a row side by side where the query has them so.
+
+    A model that joins the heads of each row for its next matrix then copies nothing.
+    """
+    batch, heads, num_queries, head_size = query.shape
+    if query.stride(1) < query.stride(2):
+        return query.new_empty(batch, num_queries, heads, head_size).transpose(1, 2)
+    return query.new_empty(query.shape)
+
+
 def sum_dtype(query: Tensor) -> torch.dtype:
     """The dtype in which scores, sums and log-sum-exps are held: at least float32."""
     return torch.promote_types(query.dtype, torch.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.attention.call import Call
+from falloff.attention.call import Call, empty_output
 from falloff.forms import Warp
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -109,7 +109,7 @@ def _kernels(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Any:
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if out.numel() > 0:
         _kernels(query, key, value, call).forward(out, lse)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from falloff.attention.call import Call, sum_dtype
+from falloff.attention.call import Call, empty_output, sum_dtype
 from falloff.forms import form_from_tensors
 
 IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
@@ -90,8 +90,7 @@ def fused_attention(
 
 @fused_attention.register_fake
 def _(query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    return out, query.new_empty(query.shape[:3], dtype=sum_dtype(query))
+    return empty_output(query), query.new_empty(query.shape[:3], dtype=sum_dtype(query))
 
 
 @torch.library.custom_op("falloff::attention_backward", mutates_args=())

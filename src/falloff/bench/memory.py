@@ -20,7 +20,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 _LONGEST_LEARNED = 4096  # a dense bias with its gradient and scores: gigabytes, and 4 times as many at the next length
 
 # glibc would keep what is freed, and a later peak would hide in it: everything of some size is mapped and given back.
-_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> list[tuple[Case, dict[str, Any]]]:
@@ -76,7 +76,7 @@ def measure(case: Case, contestant: str, impl: str) -> dict[str, float]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **_ALLOCATION},
+        env={**os.environ, **ALLOCATION},
     )
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from falloff.bench.cases import Case
 from falloff.bench.contestants import LEARNED, OURS, ours, with_dense_scheme, without_bias
@@ -18,17 +19,21 @@ _WARM_UP = 256
 
 def probe(case: Case, contestant: str, impl: str) -> dict[str, int]:
     """Bytes: `growth` of the resident memory at most, `results` (output and gradients), `inputs` (query, key, value)."""
-    # Code, thread pools and small buffers are there after a first, short call.
-    _run_of(dataclasses.replace(case, length=_WARM_UP), contestant, impl)()
-    run = _run_of(case, contestant, impl)
+    short = _run_of(dataclasses.replace(case, length=_WARM_UP), contestant, impl)
+    growth, results = growth_of(short, _run_of(case, contestant, impl))
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in results}
+    size = 3 * case.batch * case.heads * case.keys * case.head_size * getattr(torch, case.dtype).itemsize
+    return {"growth": growth, "results": sum(held.values()), "inputs": size}
+
+
+def growth_of(warm_up: Run, run: Run) -> tuple[int, list[Tensor]]:
+    """The growth of the resident memory at most, in bytes, and the results of a run, after a short one."""
+    warm_up()  # code, thread pools and small buffers are there from then on
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the peak anew
     before = _status("VmRSS")
     results = run()
-    growth = _status("VmHWM") - before
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in results}
-    size = 3 * case.batch * case.heads * case.keys * case.head_size * getattr(torch, case.dtype).itemsize
-    return {"growth": growth, "results": sum(held.values()), "inputs": size}
+    return _status("VmHWM") - before, results
 
 
 def _run_of(case: Case, contestant: str, impl: str) -> Run:

@@ -46,7 +46,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.suite not in CASES:
-            raise ValueError(f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, gpu, tiles")
+            raise ValueError(f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, hf, gpu, tiles")
         if self.impl not in ops.IMPLEMENTATIONS:
             raise ValueError(f"--impl: got {self.impl!r}, expected one of {', '.join(ops.IMPLEMENTATIONS)}")
         unavailable = getattr(import_module(ops.IMPLEMENTATIONS[self.impl]), "unavailable", lambda: None)()

@@ -11,7 +11,7 @@ from falloff.cli.settings import Json
 
 
 def bench(
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory, scaling, gpu or tiles.")] = "cpu",
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory, scaling, hf, gpu or tiles.")] = "cpu",
     impl: Annotated[str, typer.Option("--impl", metavar="NAME", help="Which implementation of falloff takes part.")] = "cpu",
     turns: Annotated[
         int | None,
@@ -57,6 +57,11 @@ def bench(
     milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff). Suite
     memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
 
+    Suite hf: whole models of Transformers with random weights, fused, beside their own attention implementations. Keys of
+    its --json: suite, machine, versions, commit, threads, turns and cases: name, label, work (encode, train, prefill,
+    decode), batch, length, and errors (over the largest entry, against eager), skipped, turns, milliseconds, ratio; or
+    memory (bytes beyond the model; "no attention": values in the place of attention) and ratio.
+
     Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels there; a line a case, as they come. Suite tiles: candidates
     for the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name,
     group, label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above;
@@ -77,6 +82,11 @@ def bench(
         if turns is not None or with_flex or image is not None or impl != "cpu":
             raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
         _on_gpu(cases, out, tiles=suite == "tiles", as_json=as_json)
+        return
+    if suite == "hf":
+        if with_flex or image is not None or impl != "cpu":
+            raise ValueError("--suite: got 'hf', which takes --cases, --turns, --out and --json alone")
+        _with_models(cases, turns, out, as_json=as_json)
         return
     options = Options(suite, impl, turns, cases, with_flex)
     if image is not None:
@@ -101,6 +111,29 @@ def bench(
         print(json.dumps(result, allow_nan=False))
         return
     _print(result, [path for path in (out, image) if path is not None])
+
+
+def _with_models(cases: str | None, turns: int | None, out: Path | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from falloff.bench import models
+    from falloff.bench.progress import progress_for
+    from falloff.bench.verify import WrongResultError
+
+    try:
+        with progress_for(silent=as_json) as progress:
+            result = models.run_suite(cases, turns, out, progress)
+    except WrongResultError as error:
+        print(f"falloff: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    for part in models.tables(result):
+        console.print(part)
 
 
 def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) -> None:

@@ -32,9 +32,15 @@ class Seen(NamedTuple):
         """Five: Transformers, Falcon and GPT-2 change masks of up to four dimensions."""
         return 5
 
-    def to(self, *_: Any, **__: Any) -> "Seen":
-        """Itself: MPT makes its mask boolean."""
-        return self
+    def to(self, *arguments: Any, **named: Any) -> "Seen":
+        """On another device, where a model lies on several; the same where MPT makes its mask boolean."""
+        devices = [x for x in (*arguments, named.get("device")) if isinstance(x, torch.device | str | int)]
+        if not devices:
+            return self
+        tensors: dict[str, Any] = {
+            name: value.to(devices[0]) for name, value in self._asdict().items() if isinstance(value, Tensor)
+        }
+        return self._replace(**tensors)
 
     def contiguous(self) -> "Seen":
         """Itself: `generate` asks for it where a cache is static."""

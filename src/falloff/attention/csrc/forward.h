@@ -111,7 +111,8 @@ inline void finish_block(const Problem& p, const Block& block, long split, const
         } else {
             const bool nothing = total == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
             p.lse[row] = nothing ? -INF : maximum + __builtin_logf(total);
-            unpack_rows(p, sums, 1, nothing ? 1.0f : 1.0f / total, p.out, row);
+            const long at = block.b * p.out.batch + block.h * p.out.head + (block.first + i) * p.out.row;
+            unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, at);
         }
     }
 }
@@ -186,7 +187,8 @@ inline void merge(const Problem& p, long head, float* sums) {
         }
         const bool nothing = total == 0.0f;
         p.lse[head * p.N + i] = nothing ? -INF : maximum + __builtin_logf(total);
-        unpack_rows(p, sums, 1, nothing ? 1.0f : 1.0f / total, p.out, head * p.N + i);
+        const long at = head / p.H * p.out.batch + head % p.H * p.out.head + i * p.out.row;
+        unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, at);
     }
 }
 

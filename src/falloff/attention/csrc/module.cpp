@@ -68,7 +68,7 @@ struct Call {
 
     void forward(const Tensor& out, const Tensor& lse) const {
         Problem p = problem;
-        p.out = out.data(), p.lse = floats(lse);
+        p.out = {out.data(), out.stride(0), out.stride(1), out.stride(2)}, p.lse = floats(lse);
         nb::gil_scoped_release unlocked;
         run_forward(p, isa, threads);
     }

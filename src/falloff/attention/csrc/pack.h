@@ -116,19 +116,20 @@ inline void pair_columns(float*, long) {}
 inline void pair_rows(const float*, const float*, long, float*) {}
 #endif
 
+// A packed row (Dp), times `factor`, to `at` values behind `to`.
+inline void unpack_row(const Problem& p, const float* from, float factor, void* to, long at) {
+    if (p.type == Type::float32) {
+        float* row = static_cast<float*>(to) + at;
+        for (long d = 0; d < p.D; d++) row[d] = from[d] * factor;
+    } else {
+        uint16_t* row = static_cast<uint16_t*>(to) + at;
+        for (long d = 0; d < p.D; d++) row[d] = to_bfloat16(from[d] * factor);
+    }
+}
+
 // Packed rows (count, Dp), times `factor`, to a contiguous tensor (.., D).
 inline void unpack_rows(const Problem& p, const float* rows, long count, float factor, void* to, long first_row) {
-    const long D = p.D, Dp = padded(p);
-    for (long i = 0; i < count; i++) {
-        const float* from = rows + i * Dp;
-        if (p.type == Type::float32) {
-            float* row = static_cast<float*>(to) + (first_row + i) * D;
-            for (long d = 0; d < D; d++) row[d] = from[d] * factor;
-        } else {
-            uint16_t* row = static_cast<uint16_t*>(to) + (first_row + i) * D;
-            for (long d = 0; d < D; d++) row[d] = to_bfloat16(from[d] * factor);
-        }
-    }
+    for (long i = 0; i < count; i++) unpack_row(p, rows + i * padded(p), factor, to, (first_row + i) * p.D);
 }
 
 }  // namespace falloff::FALLOFF_ISA

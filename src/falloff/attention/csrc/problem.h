@@ -14,6 +14,12 @@ struct Rows {
     long batch = 0, head = 0, row = 0;
 };
 
+// The same to write into.
+struct Target {
+    void* data = nullptr;
+    long batch = 0, head = 0, row = 0;
+};
+
 enum class Form { none, strip, band, warp };
 
 // Which weights dropout keeps: see dropout.py, whose function this is.
@@ -57,7 +63,7 @@ struct Problem {
     const float* strip_tail = nullptr; // (H, blocks): log-sum-exp of the values of a block and all beyond, for M keys
 
     // Forward.
-    void* out = nullptr;   // (B, H, N, D), contiguous
+    Target out;            // (B, H, N, D)
     float* lse = nullptr;  // (B, H, N)
     long splits = 1;       // parts of the keys that are attended to apart and merged
     float* partial = nullptr;  // (B, H, splits, N, Dp + 2): sums, row maximum, row sum; null where splits is 1

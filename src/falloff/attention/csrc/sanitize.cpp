@@ -105,7 +105,7 @@ struct Case {
         std::vector<char> grad_key(p.B * p.G * p.M * p.D * size), grad_value(grad_key.size());
         std::vector<float> lse(p.B * p.H * p.N), grad_form(values.size()), grad_g(g.size()), grad_a(a.size());
         std::vector<float> grad_slope(slope.size()), grad_intercept(intercept.size());
-        p.out = out.data(), p.lse = lse.data();
+        p.out = {out.data(), p.H * p.N * p.D, p.N * p.D, p.D}, p.lse = lse.data();
         run_forward(p, isa, threads);
         p.out_rows = {out.data(), p.H * p.N * p.D, p.N * p.D, p.D};
         p.grad_query_out = grad_query.data(), p.grad_key = grad_key.data(), p.grad_value = grad_value.data();

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from falloff.attention.call import Call
+from falloff.attention.call import Call, empty_output
 from falloff.attention.offset_sums import at_distances, at_offsets
 from falloff.attention.triton.kernels.backward import key_gradient_kernel, loss_kernel, query_gradient_kernel
 from falloff.attention.triton.kernels.bias import BLOCK, PAD, SPARE, block_ranges, pad_strip, spread_g
@@ -51,7 +51,7 @@ class _Prepared(NamedTuple):
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp of each row."""
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if out.numel() == 0 or key.shape[2] == 0:
         return out.zero_(), lse.fill_(-torch.inf)
@@ -67,7 +67,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tens
         blocks = triton.cdiv(num_queries, sizes.rows)
         forward_kernel[(batch * heads * blocks,)](
             call_.problem,
-            out,
+            _rows(out),
             lse,
             call_.bounds,
             *call_.place,
@@ -108,7 +108,17 @@ def _decode(call: _Prepared, query: Tensor, groups: int, num_keys: int, out: Ten
         num_stages=sizes.stages,
     )
     merge_kernel[(batch * heads * num_queries,)](
-        sums, maxima, totals, out, lse, splits, settings, SPLITS=triton.next_power_of_2(splits), num_warps=8
+        sums,
+        maxima,
+        totals,
+        _rows(out),
+        lse,
+        num_queries,
+        heads,
+        splits,
+        settings,
+        SPLITS=triton.next_power_of_2(splits),
+        num_warps=8,
     )
 
 

@@ -86,8 +86,8 @@ def decode_kernel(
     tl.store(totals + at, row_sum, mask=exists)
 
 
-@triton.jit(do_not_specialize=["splits"])
-def merge_kernel(sums, maxima, totals, out, lse, splits, s, SPLITS: tl.constexpr):
+@triton.jit(do_not_specialize=["N", "H", "splits"])
+def merge_kernel(sums, maxima, totals, out, lse, N, H, splits, s, SPLITS: tl.constexpr):
     """One row of the output from its splits, in a fixed order."""
     row = tl.cast(tl.program_id(0), tl.int64)
     split = tl.arange(0, SPLITS)
@@ -103,5 +103,6 @@ def merge_kernel(sums, maxima, totals, out, lse, splits, s, SPLITS: tl.constexpr
     total = tl.where(nothing, 1.0, total)
     acc /= total
     d = tl.arange(0, s.BLOCK_D)
-    tl.store(out + row * s.D + d, acc.to(out.dtype.element_ty), mask=d < s.D)
+    to = out.data + row // N // H * out.batch + row // N % H * out.head + row % N * out.row
+    tl.store(to + d, acc.to(out.data.dtype.element_ty), mask=d < s.D)
     tl.store(lse + row, tl.where(nothing, float("-inf"), (top + tl.log2(total)) * LN2))

@@ -28,6 +28,21 @@ def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.cons
 
 
 @triton.jit
+def store_output(rows, block, b, h, first, length, COUNT: tl.constexpr, s):
+    """Write rows first .. first + COUNT - 1 of one head, those that exist; the inverse of `load_rows`."""
+    start = (
+        rows.data
+        + tl.cast(b, tl.int64) * rows.batch
+        + tl.cast(h, tl.int64) * rows.head
+        + tl.cast(first, tl.int64) * rows.row
+    )
+    r = tl.arange(0, COUNT)[:, None]
+    d = tl.arange(0, s.BLOCK_D)[None, :]
+    block = block.to(rows.data.dtype.element_ty)
+    tl.store(start + r * rows.row + d, block, mask=(first + r < length) & (d < s.D))
+
+
+@triton.jit
 def store_rows(to, block, head, first, length, COUNT: tl.constexpr, s):
     """Write a block into a contiguous tensor (heads, length, D)."""
     start = to + (tl.cast(head, tl.int64) * length + first) * s.D
