@@ -69,7 +69,9 @@ def model_of(shape: str, training: bool) -> Any:
         return transformers.T5ForConditionalGeneration(config) if training else transformers.T5EncoderModel(config)
     if shape == "bloom":
         return transformers.BloomModel(transformers.BloomConfig(vocab_size=1000, hidden_size=1024, n_layer=6, n_head=16))
-    return transformers.MptModel(transformers.MptConfig(vocab_size=1000, d_model=2048, n_layers=4, n_heads=16))
+    return transformers.MptModel(
+        transformers.MptConfig(vocab_size=1000, d_model=2048, n_layers=4, n_heads=16, max_seq_len=4096)
+    )
 
 
 def prepared(model: Any, contestant: str) -> Any:
