@@ -119,6 +119,8 @@ def main() -> int:
     asked = parser.parse_args()
     if not asked.text.is_file() or asked.text.stat().st_size < asked.length:
         parser.error(f"text: got {str(asked.text)!r}, expected a file of at least {asked.length} bytes")
+    if not 64 <= asked.length <= 8192:
+        parser.error(f"--length: got {asked.length}, expected 64 to 8192")
     if asked.width % 64 or asked.width <= 0:
         parser.error(f"--width: got {asked.width}, expected a multiple of 64")
     if asked.attention == "both":  # memory that one run leaves behind must not count for the other

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -44,6 +45,9 @@ def test_an_unknown_family():
 def test_beyond_a_budget_is_not_green():
     parity = checking.Parity("t5", "T5", 1e-7, 1e-7, "w", 1e-7, tokens=True, beams=True, bfloat16=1.0)
     assert parity.green
+    assert not checking.Parity(
+        **{**parity.__dict__, "logits": checking._error(torch.ones(2), torch.tensor([1.0, torch.nan]))}
+    ).green
     worse = {"logits": 3e-5, "gradients": 2e-4, "generation": 3e-5, "tokens": False, "beams": False, "bfloat16": 2.1}
     for name, value in worse.items():
         assert not checking.Parity(**{**parity.__dict__, name: value}).green

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import subprocess
 import sys
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_static_cache(family):
     """Its positions are known on the device alone. (Falcon's and Inkling's fail in Transformers itself.)"""
     plain, fused = models(family)
     prompts = {name: tensor[:, :20] for name, tensor in batch_of(plain, "left").items() if name != "labels"}
-    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "disable_compile": True}
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "disable_compile": True, "use_cache": True}
     expected = plain.generate(**prompts, **settings)
     assert torch.equal(fused.generate(**prompts, **settings, cache_implementation="static"), expected)
 
@@ -99,6 +100,28 @@ def test_copies_and_pickles_stay_fused():
     for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert sum(isinstance(module, Fused) for module in twin.modules()) == 6
         assert torch.equal(checking._logits(fused, batch), checking._logits(twin, batch))
+
+
+def test_a_pickle_is_read_by_a_process_that_has_fused_nothing(tmp_path):
+    plain, fused = models("bloom")
+    batch = batch_of(plain, "left")
+    torch.save((fused, batch["input_ids"], batch["attention_mask"], checking._logits(fused, batch)), tmp_path / "model")
+    code = f"""
+import torch
+model, ids, mask, logits = torch.load({str(tmp_path / "model")!r}, weights_only=False)
+with torch.no_grad():
+    found = model(ids, attention_mask=mask).logits
+torch.testing.assert_close(found[mask.roll(1, 1) * mask != 0], logits)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_part_can_be_unfused_alone():
+    plain, fused = models("bloom")
+    hf.unfuse(fused.transformer)
+    batch = batch_of(plain, "left")
+    assert torch.equal(checking._logits(fused, batch), checking._logits(plain, batch))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -195,6 +218,42 @@ def test_masks_that_cannot_be_served_are_refused():
         fused(ids, attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1]]))
     with pytest.raises(ValueError, match="got one made by or_masks"):
         masks.seen_mask(1, 4, 4, mask_function=transformers.masking_utils.or_masks(lambda *index: True))
+
+
+def test_bloom_counts_positions_as_it_does():
+    _, fused = models("bloom")
+    cache = transformers.DynamicCache()
+    fused(torch.randint(2, 80, (1, 6)), past_key_values=cache, use_cache=True)
+    with pytest.raises(ValueError, match=r"^attention_mask: got one of 5 tokens, expected one of 7"):
+        fused(torch.ones(1, 1, dtype=torch.long), past_key_values=cache, attention_mask=torch.ones(1, 5), use_cache=True)
+    fused.config.is_causal = False
+    with pytest.raises(ValueError, match=r"^config\.is_causal: got False"):
+        fused(torch.randint(2, 80, (1, 6)), use_cache=False)
+
+
+def test_another_implementation_is_not_mixed_in():
+    plain, fused = models("t5")
+    fused.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=r"^attn_implementation: got 'sdpa' for a fused model"):
+        fused(**batch_of(plain, "none"))
+    with pytest.raises(ValueError, match="a part of a model"):
+        hf.fuse(plain.encoder.block)
+    _, fused = models("bloom")
+    again = transformers.BloomForCausalLM(fused.config)
+    with pytest.raises(ValueError, match="a model that is not fused"):
+        again(torch.ones(1, 4, dtype=torch.long))
+    hf.fuse(again)
+    hf.unfuse(again)
+    again(torch.ones(1, 4, dtype=torch.long))
+
+
+def test_more_exact_buckets_than_the_largest_distance():
+    plain = checking._t5("T5", relative_attention_num_buckets=32, relative_attention_max_distance=12).eval()
+    fused = copy.deepcopy(plain)
+    hf.fuse(fused)
+    # Beyond its exact buckets such a model has none at all.
+    batch = {name: tensor[:, :10].contiguous() for name, tensor in batch_of(plain, "none").items()}
+    assert checking._error(checking._logits(plain, batch), checking._logits(fused, batch)) <= checking.LOGITS
 
 
 @pytest.mark.usefixtures("unchecked")

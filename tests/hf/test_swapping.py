@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 import transformers
 
-from falloff import FIRE, ALiBi, ProfileMixture, T5Bias, attention, hf
+from falloff import FIRE, SCHEMES, ALiBi, ProfileMixture, T5Bias, attention, hf
 
 SIZES = {"vocab_size": 60, "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 2, "intermediate_size": 64}
 
@@ -122,6 +122,43 @@ def test_a_scheme_of_ones_own_is_loaded_with_its_function(tmp_path):
         hf.load(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+def test_every_scheme_is_saved_and_loaded(name, tmp_path):
+    model = swapped("llama", SCHEMES[name])
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(2, 60, (1, 40))
+    with torch.no_grad():
+        assert torch.equal(hf.load(tmp_path).eval()(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("window", [9, 64])
+def test_a_static_cache_that_slides(window):
+    torch.manual_seed(0)
+    model = decoder("Mistral", num_key_value_heads=2, sliding_window=window).eval()
+    hf.swap(model, steep)
+    ids = torch.randint(2, 60, (2, 5))
+    settings = {"max_new_tokens": 20, "do_sample": False}
+    with torch.no_grad():
+        steps = ids
+        for _ in range(20):
+            steps = torch.cat([steps, model(steps, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    static = model.generate(ids, **settings, cache_implementation="static", disable_compile=True)
+    assert torch.equal(static, steps)
+
+
+def test_a_window_hides_no_text_from_a_scheme_with_absolute_positions():
+    torch.manual_seed(0)
+    model = decoder("Mistral", num_key_value_heads=2, sliding_window=9).eval()
+    hf.swap(model, lambda heads: FIRE(heads, init_L=4))
+    ids = torch.randint(2, 60, (1, 30))
+    cache = transformers.DynamicCache()  # keeps all
+    with torch.no_grad():
+        whole = model(ids, use_cache=False).logits
+        model(ids[:, :29], past_key_values=cache)
+        last = model(ids[:, 29:], past_key_values=cache).logits
+    torch.testing.assert_close(last, whole[:, 29:])
+
+
 def test_copies_share_what_was_shared():
     model = copy.deepcopy(swapped("llama", share=True))
     assert model.model.layers[0].self_attn.falloff_bias is model.falloff_bias
@@ -154,6 +191,8 @@ def test_bad_input():
         hf.swap(model, ALiBi)
     with pytest.raises(ValueError, match="which is not fused"):
         hf.unfuse(model)
+    with pytest.raises(ValueError, match=r"^model: got Sequential, expected a PreTrainedModel"):
+        hf.swap(torch.nn.Sequential(MODELS["llama"]()), ALiBi)
     cross = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, add_cross_attention=True))
     with pytest.raises(ValueError, match="with cross-attention"):
         hf.swap(cross, ALiBi)

@@ -23,6 +23,7 @@ from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.turns import Run
 from falloff.bench.verify import WrongResultError
+from falloff.hf.attention import NAME
 from falloff.lab.environment import git_commit, machine, versions
 
 OURS, NO_SCORES = "falloff", "no attention"
@@ -82,26 +83,22 @@ def prepared(model: Any, contestant: str) -> Any:
     if contestant in (OURS, NO_SCORES):
         hf.fuse(model)
         if contestant == NO_SCORES:
-            _without_attention(model)
+            _without_attention()
     elif model.config._attn_implementation != contestant:
         model.set_attn_implementation(contestant)
+        if model.config._attn_implementation != contestant:
+            raise ValueError(f"{type(model).__name__} has no {contestant}")
     return model
 
 
-def _without_attention(model: Any) -> None:
-    """Values as they are, in the place of attention: what is left is what a model takes without scores."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    from falloff.hf.masks import seen_mask
+def _without_attention() -> None:
+    """In this process: values as they are, in the place of attention. What is left is what a model takes without scores."""
+    from transformers import AttentionInterface
 
     def values(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
         return value.transpose(1, 2), None
 
-    AttentionInterface.register(NO_SCORES, values)
-    AttentionMaskInterface.register(NO_SCORES, seen_mask)
-    for part in model.modules():
-        if hasattr(part, "config"):
-            part.config._attn_implementation_internal = NO_SCORES
+    AttentionInterface.register(NAME, values)
 
 
 def run_of(model: Any, case: ModelCase) -> Run:
@@ -166,9 +163,9 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
             continue
         expected = found if expected is None else expected
         errors[name] = ((found - expected).abs().max() / expected.abs().max()).item()
-    if errors[OURS] > _WITHIN:
+    if not (len(errors) > 1 and errors[OURS] <= _WITHIN):
         raise WrongResultError(
-            f"{case.name}: falloff is off by {errors[OURS]:.1e} of the largest entry, expected {_WITHIN:.0e}"
+            f"{case.name}: falloff is off by {errors[OURS]:.1e} of the largest, beside {len(errors) - 1} others"
         )
     timed = take_turns(runs, turns, told)
     return {

@@ -110,8 +110,8 @@ def told(mask: object) -> Seen:
     if not isinstance(mask, Seen):
         got = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
-            f"attention_mask: got {got}, expected a padding mask (B, M) given to the model, or none: fused attention has no "
-            "dense masks. falloff.hf.unfuse(model) takes them"
+            f"attention_mask: got {got}, expected a padding mask (B, M) given to the model, or none: falloff has no dense "
+            "masks (a fused model takes them after falloff.hf.unfuse)"
         )
     return mask
 

@@ -79,17 +79,21 @@ def fuse(model: nn.Module) -> FuseReport:
     if not report.fused:
         others = f" ({report})" if report.left_alone else ""
         raise ValueError(f"model: got {type(model).__name__}{others}, expected attention of {', '.join(FAMILIES)}")
-    models = _models_around({id(module) for module, _ in changes}, model)
-    _check_models(models, report, model)
+    models = models_around([module for module, _ in changes], model)
+    check_models(models, report.left_alone, model)
 
     register()
+    before = {}
     for part in models:
-        if part.config._attn_implementation != NAME:
-            setattr(part, _BEFORE, part.config._attn_implementation)
-            part.config._attn_implementation_internal = NAME
+        found = part.config._attn_implementation
+        before[id(part.config)] = (part.config, found if found != NAME else "sdpa" if part._supports_sdpa else "eager")
     for module, fusion in changes:
         if not isinstance(module, Fused):
+            around = [part for part in models if any(inner is module for inner in part.modules())]
+            module.__dict__[_BEFORE] = [before[id(part.config)] for part in around]
             module.__class__ = fused_class(fusion, type(module))
+    for config, _ in before.values():
+        config._attn_implementation_internal = NAME
     return report
 
 
@@ -109,11 +113,9 @@ def unfuse(model: nn.Module) -> None:
     if not fused:
         raise ValueError(f"model: got {type(model).__name__}, which is not fused, expected one that fuse has changed")
     for part in fused:
+        for config, before in part.__dict__.pop(_BEFORE):
+            config._attn_implementation_internal = before
         part.__class__ = part.unfused  # type: ignore[assignment]
-    for module in modules:
-        before = module.__dict__.pop(_BEFORE, None)
-        if before is not None:
-            module.config._attn_implementation_internal = before  # type: ignore[union-attr]
 
 
 def check_version() -> None:
@@ -146,18 +148,30 @@ def _check_signature(fusion: type[Fused], original: type) -> None:
             )
 
 
-def _models_around(fused: set[int], model: nn.Module) -> list[Any]:
-    """The models of Transformers that hold any of these modules: they make masks by their own configuration."""
+def models_around(changed: list[nn.Module], model: nn.Module) -> list[Any]:
+    """The models of Transformers that hold any of these modules: they make masks by their own configuration.
+
+    Raises:
+        ValueError: where a module is in none.
+    """
     from transformers import PreTrainedModel
 
-    return [
+    ids = {id(module) for module in changed}
+    models = [
         part
         for part in model.modules()
-        if isinstance(part, PreTrainedModel) and any(id(inner) in fused for inner in part.modules())
+        if isinstance(part, PreTrainedModel) and any(id(inner) in ids for inner in part.modules())
     ]
+    held = {id(inner) for part in models for inner in part.modules()}
+    if not ids <= held:
+        raise ValueError(
+            f"model: got {type(model).__name__}, a part of a model, expected a PreTrainedModel or a module around one"
+        )
+    return models
 
 
-def _check_models(models: list[Any], report: FuseReport, model: nn.Module) -> None:
+def check_models(models: list[Any], left_alone: dict[str, tuple[str, str]], model: nn.Module) -> None:
+    """Raise ValueError where a configuration asks for weights, or is shared with attention that stays as it is."""
     configs = {id(part.config): part.config for part in models}
     for config in configs.values():
         if getattr(config, "output_attentions", False):
@@ -165,7 +179,7 @@ def _check_models(models: list[Any], report: FuseReport, model: nn.Module) -> No
                 "model: got one with config.output_attentions=True, expected False: fused attention has no weights"
             )
     by_name = dict(model.named_modules())
-    for name, (cls, why) in report.left_alone.items():
+    for name, (cls, why) in left_alone.items():
         if id(getattr(by_name[name], "config", None)) in configs:
             raise ValueError(
                 f"model: got {type(model).__name__}, where {name} ({cls}: {why}) shares its configuration with attention "

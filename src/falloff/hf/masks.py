@@ -16,8 +16,9 @@ OWN = 0
 class Seen(NamedTuple):
     """What each query sees, in the words of `falloff.attention`; a window of OWN is the one that the module names.
 
-    `position`: the first query's in its text, where `query_start` is its place among the keys that a cache still holds. It
-    is a tensor where the cache is static. This travels through a model in the place of a mask.
+    `row`: where it is not None there is one query, at this place among the keys, all that it sees is in `key_mask`, and
+    `query_start` is the last key's place: a static cache has keys behind the query, and may know its place on the device
+    alone. `forgotten`: the keys that a sliding cache no longer holds. This travels through a model in the place of a mask.
     """
 
     key_mask: Tensor | None
@@ -25,7 +26,8 @@ class Seen(NamedTuple):
     window: int | None
     query_start: int
     document_ids: Tensor | None
-    position: int | Tensor = 0
+    row: int | Tensor | None = None
+    forgotten: int = 0
 
     @property
     def ndim(self) -> int:
@@ -41,6 +43,13 @@ class Seen(NamedTuple):
             name: value.to(devices[0]) for name, value in self._asdict().items() if isinstance(value, Tensor)
         }
         return self._replace(**tensors)
+
+    def __radd__(self, scores: object) -> Any:
+        """Eager attention adds its mask: it is not fused, though its configuration says so."""
+        raise ValueError(
+            "attn_implementation: got 'falloff' for a model that is not fused, expected one made by falloff.hf.fuse(model), "
+            "or another implementation"
+        )
 
     def contiguous(self) -> "Seen":
         """Itself: `generate` asks for it where a cache is static."""
@@ -59,9 +68,6 @@ def seen_mask(
 ) -> Seen:
     """The mask function that Transformers calls for the attention implementation "falloff".
 
-    One query sees whatever the mask function says of each key, as a key mask: where a cache is static and the query's
-    position a tensor, that is known on the device alone.
-
     Raises:
         ValueError: for a mask that `falloff.attention` has no words for.
     """
@@ -75,14 +81,15 @@ def seen_mask(
     if isinstance(attention_mask, Seen):  # made beforehand by `generate`
         return attention_mask
     mask_function = mask_function or causal_mask_function
-    if q_length == 1:
+    plain = mask_function in (causal_mask_function, bidirectional_mask_function)
+    amid = isinstance(q_offset, Tensor) or q_offset - kv_offset != kv_length - 1 or torch.compiler.is_compiling()
+    if q_length == 1 and mask_function is not bidirectional_mask_function and amid:
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        mask = sdpa_mask(1 if attention_mask is None else batch_size, 1, kv_length, q_offset, kv_offset, mask_function,
-                         attention_mask, **kwargs)  # fmt: skip
+        mask = sdpa_mask(batch_size, 1, kv_length, q_offset, kv_offset, mask_function, attention_mask, **kwargs)
         assert mask is not None
-        position = q_offset.clone() if isinstance(q_offset, Tensor) else q_offset  # a static cache counts it up in place
-        return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None, position)
-    if mask_function in (causal_mask_function, bidirectional_mask_function):
+        # A difference, not the tensor itself: a static cache counts that up in place.
+        return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None, q_offset - kv_offset, kv_offset)
+    if plain:
         part = Seen(None, mask_function is causal_mask_function, None, 0, None)
     elif torch.compiler.is_compiling():
         alone = attention_mask is None and q_length == kv_length
@@ -92,7 +99,7 @@ def seen_mask(
     padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
     if padding is not None:
         padding = padding[:, kv_offset : kv_offset + kv_length]
-    return part._replace(key_mask=padding, query_start=int(q_offset) - kv_offset, position=int(q_offset))
+    return part._replace(key_mask=padding, query_start=int(q_offset) - kv_offset, forgotten=kv_offset)
 
 
 def _part(function: Callable[..., Any]) -> Seen:
@@ -101,7 +108,7 @@ def _part(function: Callable[..., Any]) -> Seen:
 
     if function in (causal_mask_function, bidirectional_mask_function):
         return Seen(None, function is causal_mask_function, None, 0, None)
-    made_by = function.__qualname__.partition(".")[0]
+    made_by = getattr(function, "__qualname__", repr(function)).partition(".")[0]
     cells = (cell.cell_contents for cell in function.__closure__ or ())
     inner = dict(zip(function.__code__.co_freevars, cells, strict=True))
     if made_by == "and_masks":
@@ -133,8 +140,8 @@ def _part_compiled(function: Callable[..., Any], batch: int, length: int, about:
 
 def _refuse(made_by: str) -> Seen:
     raise ValueError(
-        f"attention_mask: got one made by {made_by}, expected causal, windows, padding or packed texts: fused attention "
-        "has no other masks. falloff.hf.unfuse(model) takes it"
+        f"attention_mask: got one made by {made_by}, expected causal, windows, padding or packed texts: falloff has no "
+        "other masks (a fused model takes them after falloff.hf.unfuse)"
     )
 
 

@@ -10,7 +10,7 @@ import falloff.schemes as schemes
 from falloff.hf.attention import NAME, register
 from falloff.hf.families.fused import Fused, fused_class
 from falloff.hf.families.positions import POSITIONS, NoLearned, NoRotary, Positions, Swapped
-from falloff.hf.fusing import check_version
+from falloff.hf.fusing import check_models, check_version, models_around
 from falloff.schemes import Scheme
 from falloff.views.settings import needs_states, settings_of
 
@@ -45,12 +45,31 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     'FIRE'
     """
     check_version()
+    bias = _put_in(model, make_bias, share)
+    described = {"scheme": type(bias).__name__, "settings": settings_of(bias), "share": share}
+    model.config.falloff_config = described  # type: ignore[union-attr]
+
+
+def _put_in(model: Any, make_bias: MakeBias, share: bool) -> Scheme:
+    """Change the modules; what the config is told is left to others."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"model: got {type(model).__name__}, expected a PreTrainedModel")
     known = _kind_of(model)
     attention = [module for module in model.modules() if _is(module, known.module, known.attention)]
     if any(getattr(module, "is_cross_attention", False) for module in attention):
         raise ValueError(f"model: got {type(model).__name__} with cross-attention, expected a decoder alone")
-    heads: int = attention[0].config.num_attention_heads  # type: ignore[union-attr, assignment]
-    biases = [_made(make_bias, heads) for _ in (attention[:1] if share else attention)]
+    models = models_around(attention, model)
+    others = {
+        name: (type(module).__name__, "no decoder's attention that falloff knows")
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith("Attention") and module not in attention
+    }
+    check_models(models, others, model)
+    heads: int = attention[0].config.num_attention_heads
+    device = next(attention[0].parameters()).device
+    biases = [_made(make_bias, heads).to(device) for _ in (attention[:1] if share else attention)]
 
     register()
     for module in list(model.modules()):
@@ -68,9 +87,9 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
             module.__dict__["falloff_bias"] = biases[0]  # not a part of it: the model's, saved once
         else:
             module.falloff_bias = biases[index]
-    _attend_by_falloff(model)
-    described = {"scheme": type(biases[0]).__name__, "settings": settings_of(biases[0]), "share": share}
-    model.config.falloff_config = described  # type: ignore[union-attr]
+    for part in models:
+        part.config._attn_implementation_internal = NAME
+    return biases[0]
 
 
 def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> Any:
@@ -87,7 +106,8 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
     check_version()
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder)
+    where = {name: more[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in more}
+    config = transformers.AutoConfig.from_pretrained(folder, **where)
     described = getattr(config, "falloff_config", None)
     if described is None:
         raise ValueError(
@@ -99,18 +119,14 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
     def swapped_from_the_start(model: Any, *arguments: Any, **named: Any) -> None:
         original.__init__(model, *arguments, **named)
         model.__class__ = original
-        swap(model, make, share=described["share"])
+        _put_in(model, make, described["share"])
 
     loading: Any = type(original.__name__, (original,), {"__init__": swapped_from_the_start})
     model = loading.from_pretrained(folder, **more)
-    _attend_by_falloff(model)
-    return model
-
-
-def _attend_by_falloff(model: Any) -> None:
-    for part in model.modules():
-        if hasattr(part, "config"):
+    for part in model.modules():  # `from_pretrained` has chosen one again
+        if any(isinstance(inner, Swapped) for inner in part.modules()) and hasattr(part, "config"):
             part.config._attn_implementation_internal = NAME
+    return model
 
 
 def _named(described: dict[str, Any]) -> MakeBias:

@@ -67,18 +67,31 @@ def _bias_of_positions(alibi: Tensor, query: Tensor, key: Tensor, seen: Seen) ->
     """ALiBi by offset. For one query as the model made it, (B H, 1, M), which holds for any mask."""
     batch, heads, num_queries, _ = query.shape
     if num_queries == 1:
+        if alibi.shape[-1] != key.shape[2]:
+            raise ValueError(
+                f"attention_mask: got one of {alibi.shape[-1]} tokens, expected one of {key.shape[2]}, as the cache"
+            )
         return Band(torch.flip(alibi.view(batch, heads, 1, -1), (-1,)))
-    if seen.key_mask is not None and not torch.compiler.is_compiling() and not _consecutive(seen.key_mask):
-        raise ValueError(
+    if seen.key_mask is not None:
+        begins = seen.key_mask[:, 1:] & ~seen.key_mask[:, :-1]
+        consecutive = (begins.sum(1) + seen.key_mask[:, 0] <= 1).all()
+        said = (
             "attention_mask: got one with padding between tokens, expected padding on the left or the right: this model "
-            "counts positions without it. falloff.hf.unfuse(model) takes it"
+            "counts positions without it (it takes one after falloff.hf.unfuse)"
         )
-    return ALiBi(heads).form(num_queries, key.shape[2], seen.query_start, device=query.device)
+        if torch.compiler.is_compiling():
+            torch._assert_async(consecutive, said)
+        elif not consecutive:
+            raise ValueError(said)
+    return _by_offset(query, key, seen)
 
 
-def _consecutive(key_mask: Tensor) -> bool:
-    begins = key_mask[:, 1:] & ~key_mask[:, :-1]
-    return bool((begins.sum(1) + key_mask[:, 0] <= 1).all())
+def _by_offset(query: Tensor, key: Tensor, seen: Seen) -> Form:
+    if query.shape[2] > 1 and not seen.causal:
+        raise ValueError(
+            "config.is_causal: got False, expected True: ahead of a query this model's bias rises, and ALiBi falls"
+        )
+    return ALiBi(query.shape[1]).form(query.shape[2], key.shape[2], seen.query_start, device=query.device)
 
 
 class FusedMpt(Fused):
@@ -110,7 +123,7 @@ class FusedMpt(Fused):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         seen = told(attention_mask)
-        bias = ALiBi(self.n_heads).form(query.shape[2], key.shape[2], seen.query_start, device=query.device)
+        bias = _by_offset(query, key, seen)
         dropout = self.attn_dropout_p if self.training else 0.0
         out = attend(query, key, value, bias, seen, self.softmax_scale, dropout)
         return self.out_proj(out.transpose(1, 2).reshape(hidden_states.shape)), None

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from falloff.hf.attention import NAME, register
+
 
 class Fused:
     """Mixed into an attention class of Transformers.
@@ -15,6 +17,14 @@ class Fused:
 
     unfused: ClassVar[type[nn.Module]]
     fusion: ClassVar[type["Fused"]]
+
+    def must_be_ours(self) -> None:
+        """Raise where another implementation was chosen since: a compact bias would be read as a dense one."""
+        found = self.config._attn_implementation  # type: ignore[attr-defined]
+        if found != NAME:
+            raise ValueError(
+                f"attn_implementation: got {found!r} for a fused model, expected falloff.hf.unfuse(model) first"
+            )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, type], dict[str, Any]]:
         """The class is made while a program runs: pickled by what it is made of."""
@@ -33,5 +43,6 @@ def fused_class(fusion: Any, original: Any) -> Any:
 
 
 def _empty(fusion: type, original: type) -> Any:
+    register()  # another process may have fused nothing yet
     made = fused_class(fusion, original)
     return made.__new__(made)

@@ -13,6 +13,11 @@ from falloff.hf.masks import Seen
 class FusedInkling(Fused):
     """InklingAttention, which scales what `FusedProfiles` made by the logarithm of the position, as it does the queries."""
 
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """As before."""
+        self.must_be_ours()
+        return super().forward(*arguments, **named)  # type: ignore[misc]
+
     def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, seen: Seen) -> Band | None:
         """The form of what `FusedProfiles` made."""
         return None if position_bias is None else Band(position_bias)

@@ -17,16 +17,15 @@ class Swapped(Fused):
     falloff_bias: Scheme
 
     def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, seen: Seen) -> Scheme | Strip:
-        """The scheme; where a static cache keeps the position on the device, its values for the keys of one query."""
+        """The scheme; for a query amid the keys of a static cache, its values for each of them."""
         scheme = self.falloff_bias
-        on_device = isinstance(seen.position, Tensor)
-        if not scheme.toeplitz and (on_device or seen.position != seen.query_start):
+        if not scheme.toeplitz and (seen.row is not None or seen.forgotten):
             raise ValueError(
                 f"past_key_values: got a static or sliding cache for {type(scheme).__name__}, which depends on absolute "
-                "positions, expected a dynamic one"
+                "positions, expected a DynamicCache() of the whole text"
             )
-        if on_device:
-            offsets = torch.arange(1 - key.shape[2], 1, device=query.device) + seen.position
+        if seen.row is not None:
+            offsets = torch.arange(1 - key.shape[2], 1, device=query.device) + seen.row
             return Strip(scheme.at(offsets), 0)
         return scheme
 

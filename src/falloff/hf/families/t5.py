@@ -19,6 +19,7 @@ class FusedT5(Fused):
     """T5Attention with its bias by offset."""
 
     relative_attention_max_distance: int
+    relative_attention_num_buckets: int
     is_decoder: bool
     n_heads: int
 
@@ -31,12 +32,13 @@ class FusedT5(Fused):
         self, query_length: int, key_length: int, device: Any = None, past_seen_tokens: int | Tensor = 0
     ) -> Tensor:
         """The bias by rising offset: up to the reach; or, for a single query, of its keys from the last back."""
+        self.must_be_ours()
         if not self.__dict__["has_relative_attention_bias"]:
             return torch.zeros(1, self.n_heads, 1, 0, device=device)
         of_one_query: Any = super().compute_bias  # type: ignore[misc]
         if query_length == 1:
             return torch.flip(of_one_query(1, key_length, device=device, past_seen_tokens=past_seen_tokens), (-1,))
-        reach = self.relative_attention_max_distance
+        reach = self._reach()
         keys = reach + 1 if self.is_decoder else 2 * reach + 1
         return torch.flip(of_one_query(1, keys, device=device, past_seen_tokens=reach), (-1,))
 
@@ -44,5 +46,10 @@ class FusedT5(Fused):
         """The form of what `compute_bias` made."""
         if position_bias is None or position_bias.shape[-1] == 0:
             return None
-        start = 0 if self.is_decoder or query.shape[2] == 1 else -self.relative_attention_max_distance
+        start = 0 if self.is_decoder or query.shape[2] == 1 else -self._reach()
         return Strip(position_bias[0, :, 0], start)
+
+    def _reach(self) -> int:
+        """Where the last bucket has begun: there may be more exact buckets than the largest distance says."""
+        exact = self.relative_attention_num_buckets // (2 if self.is_decoder else 4)
+        return max(self.relative_attention_max_distance, exact)
