@@ -30,7 +30,7 @@ compare: setup  ## the main job: compare the schemes on real text (quick preset)
 	$(BIN)/falloff compare --preset quick --resume
 
 test: setup  ## all tests
-	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2
+	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal
 
 sanitize:  ## run the CPU kernels under sanitizers (SANITIZE=thread for the third)
 	cmake -S . -B build/sanitize-$(SANITIZE) -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=$(SANITIZE) > /dev/null

@@ -33,7 +33,7 @@ def middle(request, monkeypatch):
     monkeypatch.setattr(launch, "_SHORT", 1024 if request.param == "short" else 0)
 
 
-@pytest.mark.parametrize(("name", "mask"), some([(name, mask) for mask in MASKS for name in BIASES], 5))
+@pytest.mark.parametrize(("name", "mask"), some([(name, mask) for mask in MASKS for name in BIASES], 7))
 @pytest.mark.usefixtures("middle")
 def test_forms_and_masks(name, mask):
     sizes = random.Random(name + mask).choice([(150, 150), (70, 93), (130, 40)])
@@ -145,7 +145,7 @@ SHAPES = {
 
 @pytest.mark.parametrize(
     ("shape", "adversary", "causal"),
-    some([(shape, adversary, causal) for adversary in ADVERSARIES for causal in (True, False) for shape in SHAPES], 7),
+    some([(shape, adversary, causal) for adversary in ADVERSARIES for causal in (True, False) for shape in SHAPES], 10),
 )
 def test_skipping_hides_nothing_that_matters(shape, adversary, causal):
     query, key, value = tensors(1, 1, 1, 700, 1100, 16, torch.float32)
