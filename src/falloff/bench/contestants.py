@@ -11,7 +11,7 @@ from falloff.attention.api import attention
 from falloff.bench import flex
 from falloff.bench.cases import Case
 from falloff.bench.problem import Problem
-from falloff.bench.turns import Run, run_of
+from falloff.bench.turns import Run, first_line, run_of
 
 OURS = "falloff"
 NO_BIAS = "sdpa, no bias"
@@ -143,6 +143,6 @@ def _add_flex(found: Contestants, problem: Problem, *, with_flex: bool) -> None:
         try:
             forward = flex.compiled(problem)
         except Exception as error:  # whatever a compiler and its tool chain can raise
-            found.skipped[FLEX] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+            found.skipped[FLEX] = first_line(error)
         else:
             found.runs[FLEX] = run_of(forward, [], problem.grad_out)

@@ -38,7 +38,7 @@ from falloff.bench.contestants import (
     without_bias,
 )
 from falloff.bench.problem import Problem, problem_of
-from falloff.bench.turns import Run, run_of
+from falloff.bench.turns import Run, first_line, run_of
 from falloff.bench.verify import WrongResultError, verify
 from falloff.lab.environment import git_commit, versions
 
@@ -123,7 +123,7 @@ def contestants(problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
         try:
             runs[FLEX] = flex.learning(problem)
         except Exception as error:  # whatever a compiler can raise
-            skipped[FLEX] = _first_line(error)
+            skipped[FLEX] = first_line(error)
     for name in list(runs):
         try:
             runs[name]()
@@ -131,7 +131,7 @@ def contestants(problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
             if name == OURS:
                 raise
             del runs[name]
-            skipped[name] = _first_line(error)
+            skipped[name] = first_line(error)
     return runs, skipped
 
 
@@ -223,7 +223,7 @@ def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
                     run()
                     found[name] = median(_milliseconds(run, device) for _ in range(10))
                 except Exception as error:  # too much shared memory, say
-                    found[name] = _first_line(error)
+                    found[name] = first_line(error)
     return {"tiles": found}
 
 
@@ -275,7 +275,7 @@ def run_suite(
             except WrongResultError as error:
                 entry["wrong"] = str(error)
             except Exception as error:  # the rest is worth having
-                entry["failed"] = _first_line(error)
+                entry["failed"] = first_line(error)
             result["cases"].append(entry)
             told(result)
             if cuda:
@@ -296,11 +296,6 @@ def line_of(entry: dict[str, Any]) -> str:
     memory = "" if peak is None else f", {peak / 1e9:.1f} GB at most"
     speed = f"{entry['milliseconds'][OURS]['median']:.3f} ms, {entry['tflops']:.0f} TFLOP/s"
     return f"{entry['name']} D={entry['shape']['head_size']}: {speed}{memory}  {ratios}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else ''}"
 
 
 def _triton_version() -> str:

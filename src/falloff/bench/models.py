@@ -21,7 +21,7 @@ from falloff.bench.memory import ALLOCATION, unmeasurable
 from falloff.bench.probe import growth_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
-from falloff.bench.turns import Run
+from falloff.bench.turns import Run, first_line
 from falloff.bench.verify import WrongResultError
 from falloff.hf.attention import NAME
 from falloff.lab.environment import git_commit, machine, versions
@@ -153,13 +153,13 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
         try:
             own = prepared(model, name)
             runs[name] = run_of(own, case)
-            found = _loss(own, case) if training else runs[name]()[0]
+            found = _logits(own, case) if training else runs[name]()[0]
             runs[name]()
         except Exception as error:  # whatever a compiler can raise
             if name == OURS:
                 raise
             runs.pop(name, None)
-            skipped[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
+            skipped[name] = first_line(error)
             continue
         expected = found if expected is None else expected
         errors[name] = ((found - expected).abs().max() / expected.abs().max()).item()
@@ -177,7 +177,7 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
     }
 
 
-def _loss(model: Any, case: ModelCase) -> Tensor:
+def _logits(model: Any, case: ModelCase) -> Tensor:
     """Without dropout, which no two draw alike."""
     generator = torch.Generator().manual_seed(2)
     ids, labels = (torch.randint(2, 1000, (case.batch, count), generator=generator) for count in (case.length, _ANSWER))
@@ -218,7 +218,7 @@ def run_suite(part: str | None, turns: int | None, out: Path | None, progress: P
     result: dict[str, Any] = {
         "suite": "hf",
         "machine": machine("cpu"),
-        "versions": versions() | {"transformers": _version()},
+        "versions": versions("transformers"),
         "commit": git_commit(),
         "threads": torch.get_num_threads(),
         "turns": turns,
@@ -233,12 +233,6 @@ def run_suite(part: str | None, turns: int | None, out: Path | None, progress: P
         if out is not None:
             out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return result
-
-
-def _version() -> str:
-    import transformers
-
-    return transformers.__version__
 
 
 def tables(result: dict[str, Any]) -> list[Any]:

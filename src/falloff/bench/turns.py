@@ -1,4 +1,4 @@
-"""A turn: what a contestant is timed for."""
+"""A turn: what a contestant is timed for, or why it has none."""
 
 from collections.abc import Callable
 
@@ -18,3 +18,13 @@ def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor
         return [out, *torch.autograd.grad(out, leaves, grad_out)] if leaves else [out]
 
     return run
+
+
+def first_line(error: Exception) -> str:
+    """Why a contestant takes no part, short: a compiler may say a lot.
+
+    >>> first_line(RuntimeError("out of memory\\nand more"))
+    'RuntimeError: out of memory'
+    """
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else ''}"

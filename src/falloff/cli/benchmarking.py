@@ -2,12 +2,17 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from falloff.cli.settings import Json
+
+if TYPE_CHECKING:
+    from falloff.bench.progress import Progress
 
 
 def bench(
@@ -70,9 +75,7 @@ def bench(
     Example: falloff bench --cases short
     """
     # torch's own machinery and the cases load when they are used, not when somebody asks for help.
-    from falloff.bench.progress import progress_for
     from falloff.bench.suites import Options, run_suite
-    from falloff.bench.verify import WrongResultError
     from falloff.views.figures import check_image_path, save_figure
 
     for option, path in (("--out", out), ("--image", image)):
@@ -93,14 +96,8 @@ def bench(
         if suite != "scaling":
             raise ValueError(f"--image: the suite {suite!r} has no figure, expected the suite 'scaling'")
         check_image_path(image)
-    try:
-        with progress_for(silent=as_json) as progress:
-            result = run_suite(options, progress)
-    except WrongResultError as error:
-        print(f"falloff: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Abort from None
+    with _measuring(as_json) as progress:
+        result = run_suite(options, progress)
     if out is not None:
         out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if image is not None:
@@ -110,30 +107,36 @@ def bench(
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    _print(result, [path for path in (out, image) if path is not None])
+    from falloff.bench.tables import tables
+
+    _print(tables(result), [path for path in (out, image) if path is not None])
 
 
 def _with_models(cases: str | None, turns: int | None, out: Path | None, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from falloff.bench import models
+
+    with _measuring(as_json) as progress:
+        result = models.run_suite(cases, turns, out, progress)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    _print(models.tables(result), [out] if out is not None else [])
+
+
+@contextmanager
+def _measuring(silent: bool) -> Iterator["Progress"]:
+    """A bar while a suite runs; a wrong result ends the command with status 1."""
     from falloff.bench.progress import progress_for
     from falloff.bench.verify import WrongResultError
 
     try:
-        with progress_for(silent=as_json) as progress:
-            result = models.run_suite(cases, turns, out, progress)
+        with progress_for(silent=silent) as progress:
+            yield progress
     except WrongResultError as error:
         print(f"falloff: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Abort from None
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-        return
-    console = Console(highlight=False)
-    for part in models.tables(result):
-        console.print(part)
 
 
 def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) -> None:
@@ -146,14 +149,12 @@ def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) 
         raise typer.Exit(1)
 
 
-def _print(result: dict[str, object], written: list[Path]) -> None:
+def _print(parts: list[Any], written: list[Path]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from falloff.bench.tables import tables
-
     console = Console(highlight=False)
-    for part in tables(result):
+    for part in parts:
         console.print(part)
     for path in written:
         console.print(Text(f"Written to {path}"), soft_wrap=True)

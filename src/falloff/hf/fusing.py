@@ -92,8 +92,7 @@ def fuse(model: nn.Module) -> FuseReport:
             around = [part for part in models if any(inner is module for inner in part.modules())]
             module.__dict__[_BEFORE] = [before[id(part.config)] for part in around]
             module.__class__ = fused_class(fusion, type(module))
-    for config, _ in before.values():
-        config._attn_implementation_internal = NAME
+    attend_by_falloff(models)
     return report
 
 
@@ -148,7 +147,7 @@ def _check_signature(fusion: type[Fused], original: type) -> None:
             )
 
 
-def models_around(changed: list[nn.Module], model: nn.Module) -> list[Any]:
+def models_around(changed: list[Any], model: nn.Module) -> list[Any]:
     """The models of Transformers that hold any of these modules: they make masks by their own configuration.
 
     Raises:
@@ -168,6 +167,12 @@ def models_around(changed: list[nn.Module], model: nn.Module) -> list[Any]:
             f"model: got {type(model).__name__}, a part of a model, expected a PreTrainedModel or a module around one"
         )
     return models
+
+
+def attend_by_falloff(models: list[Any]) -> None:
+    """Tell the configurations; not what else a composite one holds, which setting it otherwise would change too."""
+    for part in models:
+        part.config._attn_implementation_internal = NAME
 
 
 def check_models(models: list[Any], left_alone: dict[str, tuple[str, str]], model: nn.Module) -> None:

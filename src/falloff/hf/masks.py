@@ -81,7 +81,6 @@ def seen_mask(
     if isinstance(attention_mask, Seen):  # made beforehand by `generate`
         return attention_mask
     mask_function = mask_function or causal_mask_function
-    plain = mask_function in (causal_mask_function, bidirectional_mask_function)
     amid = isinstance(q_offset, Tensor) or q_offset - kv_offset != kv_length - 1 or torch.compiler.is_compiling()
     if q_length == 1 and mask_function is not bidirectional_mask_function and amid:
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
@@ -89,9 +88,7 @@ def seen_mask(
         assert mask is not None
         # A difference, not the tensor itself: a static cache counts that up in place.
         return Seen(mask[:, 0, 0].expand(batch_size, -1), False, None, kv_length - 1, None, q_offset - kv_offset, kv_offset)
-    if plain:
-        part = Seen(None, mask_function is causal_mask_function, None, 0, None)
-    elif torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and mask_function not in (causal_mask_function, bidirectional_mask_function):
         alone = attention_mask is None and q_length == kv_length
         part = _part_compiled(mask_function, batch_size, q_length if alone else 0, kwargs)
     else:

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 import falloff.schemes as schemes
-from falloff.hf.attention import NAME, register
+from falloff.hf.attention import register
 from falloff.hf.families.fused import Fused, fused_class
 from falloff.hf.families.positions import POSITIONS, NoLearned, NoRotary, Positions, Swapped
-from falloff.hf.fusing import check_models, check_version, models_around
+from falloff.hf.fusing import attend_by_falloff, check_models, check_version, models_around
 from falloff.schemes import Scheme
 from falloff.views.settings import needs_states, settings_of
 
@@ -87,8 +87,7 @@ def _put_in(model: Any, make_bias: MakeBias, share: bool) -> Scheme:
             module.__dict__["falloff_bias"] = biases[0]  # not a part of it: the model's, saved once
         else:
             module.falloff_bias = biases[index]
-    for part in models:
-        part.config._attn_implementation_internal = NAME
+    attend_by_falloff(models)
     return biases[0]
 
 
@@ -123,9 +122,8 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
 
     loading: Any = type(original.__name__, (original,), {"__init__": swapped_from_the_start})
     model = loading.from_pretrained(folder, **more)
-    for part in model.modules():  # `from_pretrained` has chosen one again
-        if any(isinstance(inner, Swapped) for inner in part.modules()) and hasattr(part, "config"):
-            part.config._attn_implementation_internal = NAME
+    swapped = [module for module in model.modules() if isinstance(module, Swapped)]
+    attend_by_falloff(models_around(swapped, model))  # `from_pretrained` has chosen one again
     return model
 
 

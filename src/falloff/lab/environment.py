@@ -12,10 +12,10 @@ import torch
 import falloff
 
 
-def versions() -> dict[str, str | None]:
-    """The versions of what takes part in a run."""
+def versions(*more: str) -> dict[str, str | None]:
+    """The versions of what takes part in a run, and of more packages; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "falloff": falloff.__version__}
-    for package in ("torch", "numpy", "accelerate", "safetensors", "plotly", "datasets"):
+    for package in ("torch", "numpy", "accelerate", "safetensors", "plotly", "datasets", *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -4,7 +4,6 @@ ALiBi is added by key position there. That is the same as by offset, but for a c
 away: where the keys that a row sees have consecutive positions.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -18,18 +17,27 @@ from falloff.hf.masks import Seen
 from falloff.schemes import ALiBi
 
 
-class FusedBloom(Fused):
-    """BloomAttention. Positions count the tokens that are not padding."""
+class _OneMatrix(Fused):
+    """What BLOOM's and Falcon's attention have: queries, keys and values from one matrix."""
 
     num_heads: int
     head_dim: int
     inv_norm_factor: float
-    hidden_dropout: float
     layer_idx: int
     training: bool
     query_key_value: nn.Module
     dense: nn.Module
     attention_dropout: nn.Dropout
+
+    def dropout_now(self) -> float:
+        """The probability to drop a weight: 0 but while training."""
+        return self.attention_dropout.p if self.training else 0.0
+
+
+class FusedBloom(_OneMatrix):
+    """BloomAttention. Positions count the tokens that are not padding."""
+
+    hidden_dropout: float
 
     def forward(
         self,
@@ -50,8 +58,7 @@ class FusedBloom(Fused):
             key, value = layer_past.update(key, value, self.layer_idx)
         seen = told(attention_mask)
         bias = _bias_of_positions(alibi, query, key, seen)
-        dropout = self.attention_dropout.p if self.training else 0.0
-        out = attend(query, key, value, bias, seen, self.inv_norm_factor, dropout)
+        out = attend(query, key, value, bias, seen, self.inv_norm_factor, self.dropout_now())
         out = self.dense(out.transpose(1, 2).reshape(residual.shape))
         return residual + drop(out, self.hidden_dropout, self.training), None
 
@@ -139,22 +146,12 @@ class FusedMptBlock(Fused):
         return super().forward(*arguments, **named)  # type: ignore[misc]
 
 
-class FusedFalcon(Fused):
+class FusedFalcon(_OneMatrix):
     """FalconAttention with ALiBi, divided by sqrt(D).
 
     Its bias is bfloat16(slope * position) by key, rounded to eight bits: no function of the offset any more, and trained so.
     It rides on the keys, as one more dimension of the head that every query meets with 1.
     """
-
-    num_heads: int
-    head_dim: int
-    num_kv_heads: int
-    new_decoder_architecture: bool
-    layer_idx: int
-    training: bool
-    query_key_value: nn.Module
-    dense: nn.Module
-    attention_dropout: nn.Dropout
 
     def forward(
         self,
@@ -178,15 +175,14 @@ class FusedFalcon(Fused):
         batch, num_keys = key.shape[0], key.shape[2]
         key, value = (tensor.expand(-1, self.num_heads, -1, -1) for tensor in (key, value))
         by_key = alibi.reshape(batch, self.num_heads, num_keys, 1)
-        dropout = self.attention_dropout.p if self.training else 0.0
         out = attend(
             torch.cat([query, torch.ones_like(query[..., :1])], -1),
             torch.cat([key, by_key], -1),
             torch.cat([value, torch.zeros_like(by_key)], -1),
             None,
             told(attention_mask),
-            1 / math.sqrt(self.head_dim),
-            dropout,
+            self.inv_norm_factor,
+            self.dropout_now(),
         )[..., : self.head_dim]
         return self.dense(out.transpose(1, 2).reshape(hidden_states.shape)), None
 

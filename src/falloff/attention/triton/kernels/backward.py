@@ -185,7 +185,7 @@ def query_gradient_kernel(
 
     dq, future_sum, grad_a, grad_slope, grad_intercept = state
     if grads.query is not None:
-        store_rows(grads.query, dq * p.scale, head, first_row, N, ROWS, s)
+        store_rows(grads.query, dq * p.scale, b, h, first_row, N, ROWS, s)
     if grads.future is not None:
         tl.store(grads.future + at, future_sum, mask=i < N)
     if grads.a is not None:
@@ -275,5 +275,5 @@ def key_gradient_kernel(
         if s.PAST or s.MIDDLE != "edge":
             state = visit_rows(state, k, v, p, place, grads, key_tile, edge, end, 0.0, ROWS, KEYS, s, "edge")
     dk, dv = state
-    store_rows(grads.key, dk * p.scale, group, first_key, M, KEYS, s)
-    store_rows(grads.value, dv, group, first_key, M, KEYS, s)
+    store_rows(grads.key, dk * p.scale, b, g, first_key, M, KEYS, s)
+    store_rows(grads.value, dv, b, g, first_key, M, KEYS, s)

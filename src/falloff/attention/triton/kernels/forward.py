@@ -9,7 +9,7 @@ import triton.language as tl
 from falloff.attention.triton.kernels.bias import add_bias, far_values, range_of_a
 from falloff.attention.triton.kernels.problem import Place, Tile
 from falloff.attention.triton.kernels.skip import keys_that_matter
-from falloff.attention.triton.kernels.tile import LN2, LOG2E, kept, load_rows, store_output, visible
+from falloff.attention.triton.kernels.tile import LN2, LOG2E, kept, load_rows, store_rows, visible
 from falloff.attention.triton.kernels.zones import key_zones
 
 
@@ -104,7 +104,7 @@ def forward_kernel(
     nothing = row_sum == 0
     row_sum = tl.where(nothing, 1.0, row_sum)
     acc /= row_sum[:, None]
-    store_output(out, acc, b, h, first_row, N, ROWS, s)
+    store_rows(out, acc, b, h, first_row, N, ROWS, s)
     i = first_row + tl.arange(0, ROWS)
     log_sum = tl.where(nothing, float("-inf"), (row_max + tl.log2(row_sum)) * LN2)
     tl.store(lse + tl.cast(head, tl.int64) * N + i, log_sum, mask=i < N)

@@ -81,9 +81,9 @@ class Gradients(NamedTuple):
     out: Rows
     loss: Any
     lse2: Any
-    query: Any
-    key: Any
-    value: Any
+    query: Rows | None
+    key: Rows | None
+    value: Rows | None
     band: Any
     future: Any
     a: Any

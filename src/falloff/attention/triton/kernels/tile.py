@@ -8,8 +8,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.constexpr):
-    """Rows first .. first + COUNT - 1 of one head, (COUNT, BLOCK_D); 0 beyond D, and outside 0 .. length - 1 if RAGGED."""
+def row_pointers(rows, b, h, first, COUNT: tl.constexpr, s):
+    """Where the rows first .. first + COUNT - 1 of one head lie; which they are (COUNT, 1), and the columns (1, BLOCK_D)."""
     start = (
         rows.data
         + tl.cast(b, tl.int64) * rows.batch
@@ -18,9 +18,15 @@ def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.cons
     )
     r = tl.arange(0, COUNT)[:, None]
     d = tl.arange(0, s.BLOCK_D)[None, :]
-    pointers = start + r * rows.row + d
+    return start + r * rows.row + d, first + r, d
+
+
+@triton.jit
+def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.constexpr):
+    """Rows first .. first + COUNT - 1 of one head, (COUNT, BLOCK_D); 0 beyond D, and outside 0 .. length - 1 if RAGGED."""
+    pointers, row, d = row_pointers(rows, b, h, first, COUNT, s)
     if RAGGED:
-        return tl.load(pointers, mask=(first + r >= 0) & (first + r < length) & (d < s.D), other=0.0)
+        return tl.load(pointers, mask=(row >= 0) & (row < length) & (d < s.D), other=0.0)
     elif s.BLOCK_D != s.D:
         return tl.load(pointers, mask=d < s.D, other=0.0)
     else:
@@ -28,27 +34,10 @@ def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.cons
 
 
 @triton.jit
-def store_output(rows, block, b, h, first, length, COUNT: tl.constexpr, s):
-    """Write rows first .. first + COUNT - 1 of one head, those that exist; the inverse of `load_rows`."""
-    start = (
-        rows.data
-        + tl.cast(b, tl.int64) * rows.batch
-        + tl.cast(h, tl.int64) * rows.head
-        + tl.cast(first, tl.int64) * rows.row
-    )
-    r = tl.arange(0, COUNT)[:, None]
-    d = tl.arange(0, s.BLOCK_D)[None, :]
-    block = block.to(rows.data.dtype.element_ty)
-    tl.store(start + r * rows.row + d, block, mask=(first + r < length) & (d < s.D))
-
-
-@triton.jit
-def store_rows(to, block, head, first, length, COUNT: tl.constexpr, s):
-    """Write a block into a contiguous tensor (heads, length, D)."""
-    start = to + (tl.cast(head, tl.int64) * length + first) * s.D
-    r = tl.arange(0, COUNT)[:, None]
-    d = tl.arange(0, s.BLOCK_D)[None, :]
-    tl.store(start + r * s.D + d, block.to(to.dtype.element_ty), mask=(first + r < length) & (d < s.D))
+def store_rows(rows, block, b, h, first, length, COUNT: tl.constexpr, s):
+    """Write rows first .. first + COUNT - 1 of one head, those that exist."""
+    pointers, row, d = row_pointers(rows, b, h, first, COUNT, s)
+    tl.store(pointers, block.to(rows.data.dtype.element_ty), mask=(row < length) & (d < s.D))
 
 
 @triton.jit
