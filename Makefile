@@ -16,7 +16,7 @@ help:  ## list these commands
 
 setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
 
-KERNELS := CMakeLists.txt $(wildcard src/falloff/attention/csrc/*)
+KERNELS := CMakeLists.txt $(wildcard src/falloff/ops/csrc/*)
 
 $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "falloff needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -59,7 +59,7 @@ IN_PARALLEL = $(shell $(GPU_PYTHON) -c 'import xdist; print("-n 8")' 2> /dev/nul
 test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton and pytest alone)
 	mkdir -p $(GPU_RESULTS)
 	FALLOFF_SHAPE_CHECKS=0 FALLOFF_TEST_REPORT=$(GPU_RESULTS)/test-gpu.json PYTHONPATH=src \
-		$(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q -p no:cacheprovider tests/attention/triton --ignore tests/attention/triton/test_compile.py
+		$(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q -p no:cacheprovider tests/ops/triton --ignore tests/ops/triton/test_compile.py
 
 bench-gpu:  ## time the Triton kernels beside PyTorch's on this machine's GPU (needs torch and triton alone)
 	mkdir -p $(GPU_RESULTS)

@@ -1,3 +1,5 @@
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -14,3 +16,18 @@ def test_import_pulls_in_no_extra():
 
 def test_public_names_exist():
     assert all(hasattr(falloff, name) for name in falloff.__all__)
+
+
+def test_every_module_is_importable_by_its_dotted_name():
+    """No function or class takes the place of the module that holds it: `import a.b.c as c` reads attributes."""
+    shadowed = []
+    for module in pkgutil.walk_packages(falloff.__path__, "falloff."):
+        if module.name.rpartition(".")[2].startswith("_") or ".kernels" in module.name or module.name == "falloff.bench.gpu":
+            continue
+        importlib.import_module(module.name)
+        found = falloff
+        for part in module.name.split(".")[1:]:
+            found = getattr(found, part)
+        if found is not sys.modules[module.name]:
+            shadowed.append(module.name)
+    assert shadowed == []

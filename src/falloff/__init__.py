@@ -1,7 +1,7 @@
 """Attention with a relative positional bias: every published scheme, one call, linear memory."""
 
-from falloff.attention import attention
 from falloff.forms import Band, Strip, Warp
+from falloff.ops.api import attention
 from falloff.schemes import (
     FIRE,
     SCHEMES,

@@ -31,7 +31,7 @@ def test_a_case_that_trains():
 
 
 def test_tiles_are_tried_and_put_back(monkeypatch):
-    from falloff.attention.triton import tiles
+    from falloff.ops.triton import tiles
 
     monkeypatch.setattr(tiles, "HALF", {"forward": {64: tiles.Tiles(64, 64, 4, 1)}})
     monkeypatch.setattr(tiles, "CANDIDATES", {"forward": (tiles.Tiles(32, 32, 4, 1),)})

@@ -5,8 +5,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from falloff.attention import cpu, ops
 from falloff.cli import app
+from falloff.ops import cpu, operators
 
 
 def _info(*arguments):
@@ -18,7 +18,7 @@ def _info(*arguments):
 def test_json():
     found = json.loads(_info("--json"))
     assert list(found) == ["implementations", "instruction_set", "threads", "versions", "devices"]
-    assert [entry["name"] for entry in found["implementations"]] == [*ops.IMPLEMENTATIONS, "reference"]
+    assert [entry["name"] for entry in found["implementations"]] == [*operators.IMPLEMENTATIONS, "reference"]
     assert all(entry["runs"] == (entry["why"] is None) for entry in found["implementations"])
     assert list(found["instruction_set"]) == ["in_use", "available", "forced"]
     assert found["instruction_set"]["in_use"] == cpu.instruction_set()
@@ -43,7 +43,7 @@ def test_a_forced_instruction_set_that_is_not_there_is_told(monkeypatch):
 
 
 def test_without_kernels(monkeypatch):
-    monkeypatch.setitem(sys.modules, "falloff.attention._cpu", None)
+    monkeypatch.setitem(sys.modules, "falloff.ops._cpu", None)
     monkeypatch.setattr(cpu, "_module", lambda: None)
     found = json.loads(_info("--json"))
     assert found["instruction_set"] == {"in_use": None, "available": [], "forced": None}
@@ -52,9 +52,9 @@ def test_without_kernels(monkeypatch):
 
 
 def test_an_implementation_that_cannot_be_imported(monkeypatch):
-    monkeypatch.setitem(ops.IMPLEMENTATIONS, "triton", "falloff.attention.no_such_file")
+    monkeypatch.setitem(operators.IMPLEMENTATIONS, "triton", "falloff.ops.no_such_file")
     entry = next(e for e in json.loads(_info("--json"))["implementations"] if e["name"] == "triton")
-    assert entry == {"name": "triton", "runs": False, "why": "No module named 'falloff.attention.no_such_file'"}
+    assert entry == {"name": "triton", "runs": False, "why": "No module named 'falloff.ops.no_such_file'"}
 
 
 @pytest.mark.parametrize("arguments", [["cpu"], ["--yaml"]])

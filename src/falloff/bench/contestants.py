@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from falloff.attention.api import attention
 from falloff.bench import flex
 from falloff.bench.cases import Case
 from falloff.bench.problem import Problem
 from falloff.bench.turns import Run, first_line, run_of
+from falloff.ops.api import attention
 
 OURS = "falloff"
 NO_BIAS = "sdpa, no bias"

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from falloff.attention.api import attention
 from falloff.bench import flex
 from falloff.bench.cases import Case, cases_named
 from falloff.bench.contestants import (
@@ -41,6 +40,7 @@ from falloff.bench.problem import Problem, problem_of
 from falloff.bench.turns import Run, first_line, run_of
 from falloff.bench.verify import WrongResultError, verify
 from falloff.lab.environment import git_commit, versions
+from falloff.ops.api import attention
 
 OURS_NO_BIAS = "falloff, no bias"
 FLASH = "flash, no bias"
@@ -208,7 +208,7 @@ def measure_longest(case: Case, device: torch.device) -> dict[str, Any]:
 
 def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
     """The time of a case with each of the candidates for the tiles of each kernel."""
-    from falloff.attention.triton import tiles
+    from falloff.ops.triton import tiles
 
     problem = problem_of(case)
     run = ours(problem, "triton")

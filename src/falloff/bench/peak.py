@@ -25,7 +25,7 @@ def measured_peak(isa: str | None, threads: int) -> Peak:
     products of torch, which lie some percent below it.
     """
     if isa is not None:
-        kernels = import_module("falloff.attention._cpu")
+        kernels = import_module("falloff.ops._cpu")
         if hasattr(kernels, "fma_peak"):
             return Peak(float(kernels.fma_peak(isa, threads)), "fma")
     return Peak(max(_matmul_gflops(size) for size in _SIZES), "matmul")

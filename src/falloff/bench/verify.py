@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.attention.api import attention
 from falloff.bench.cases import Case
 from falloff.bench.contestants import OURS, Contestants, ours, with_dense_scheme
 from falloff.bench.problem import Problem, problem_of
+from falloff.ops.api import attention
 
 _FLOOR = 1e-6  # of the largest entry: a few roundings of float32
 _LAST_ROWS = 64

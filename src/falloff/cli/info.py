@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 import falloff
-from falloff.attention import cpu, ops
 from falloff.cli.json_keys import print_json
 from falloff.cli.settings import Json
+from falloff.ops import cpu, operators
 
 _TOLD = {
     "cpu": "C++ kernels for the CPU, O(N) memory",
@@ -50,7 +50,7 @@ def facts() -> dict[str, Any]:
     devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
     for index in range(torch.cuda.device_count()):
         devices += [{"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)}]
-    reasons = {name: _why_not(module) for name, module in ops.IMPLEMENTATIONS.items()} | {"reference": None}
+    reasons = {name: _why_not(module) for name, module in operators.IMPLEMENTATIONS.items()} | {"reference": None}
     return {
         "implementations": [{"name": name, "runs": why is None, "why": why} for name, why in reasons.items()],
         "instruction_set": _instruction_set(),
@@ -83,11 +83,11 @@ def _why_not(module: str) -> str | None:
 
 def _instruction_set() -> dict[str, Any]:
     try:
-        available = list(import_module("falloff.attention._cpu").instruction_sets())
+        available = list(import_module("falloff.ops._cpu").instruction_sets())
     except ImportError:
         available = []
     in_use = None
-    if available and _why_not(ops.IMPLEMENTATIONS["cpu"]) is None:
+    if available and _why_not(operators.IMPLEMENTATIONS["cpu"]) is None:
         in_use = cpu.instruction_set()
     return {"in_use": in_use, "available": available, "forced": os.environ.get("FALLOFF_CPU_ISA")}
 

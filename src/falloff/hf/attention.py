@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from falloff.attention.api import attention
 from falloff.forms import Form
 from falloff.hf.masks import OWN, Seen, seen_mask
+from falloff.ops.api import attention
 from falloff.schemes import Scheme
 
 NAME = "falloff"

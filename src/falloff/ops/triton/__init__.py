@@ -1,0 +1,77 @@
+"""Attention on GPUs by Triton kernels: O(N) memory, forward and backward, all three forms, gradients without atomics.
+
+Triton is optional and imported when a call first comes here. TRITON_INTERPRET=1, set before that, runs the kernels on the
+CPU in Triton's interpreter: right and very slow, for tests.
+
+    launch          what runs for a call: shapes and pointers, grids, sums of partial results
+    problem         how a call looks to a kernel
+    tiles           the sizes of tiles
+    forward, decode, backward, diagonals, skip      kernels
+    zones, bias, tile                               what they share
+"""
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from falloff.ops.call import Call
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST = 2**30  # lengths and offsets within a call are of 32 bits in a kernel; addresses are of 64
+
+
+def unavailable() -> str | None:
+    """Why the kernels cannot run on this machine, or None."""
+    if not _installed():
+        return "triton is not installed (pip install triton; PyTorch's CUDA and ROCm builds bring it)"
+    if not torch.cuda.is_available() and not _interpreted():
+        return "there is no GPU that PyTorch knows"
+    return None
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
+    """Why this implementation cannot serve a call, or None."""
+    if query.device.type != "cuda" and not (query.device.type == "cpu" and _interpreted()):
+        return f"it runs on GPUs (CUDA or ROCm), and query is on {query.device}"
+    if query.dtype not in _DTYPES:
+        return f"it takes float32, bfloat16 and float16, and query is {query.dtype}"
+    lengths = [query.shape[2], key.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
+    if max(lengths) >= _MOST:
+        return f"it takes lengths below 2^30, and there is one of {max(lengths)}"
+    return unavailable()
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
+    from falloff.ops.triton import launch  # imports triton
+
+    return launch.forward(query, key, value, call)
+
+
+def backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    call: Call,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
+    """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
+    from falloff.ops.triton import launch
+
+    return launch.backward(grad_out, grad_lse, query, key, value, out, lse, call, needs)

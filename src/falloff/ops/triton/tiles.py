@@ -1,0 +1,61 @@
+"""The sizes of tiles: one table, read by hand.
+
+Triton's autotuner is not used: which tiles win a race decides the order of sums, and so the bits of a result; it waits for
+the device, which breaks the capture of a CUDA graph; and it compiles every candidate at the first call. The table is chosen
+from `falloff bench --suite tiles`, which times the candidates named here, and from what the compiler says of registers
+(`tests/ops/triton/test_compile.py`).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Tiles(NamedTuple):
+    """Rows and keys of a tile, warps of a program, and stages of its pipeline of loads."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By kernel, then by the padded head size up to which an entry holds.
+HALF = {
+    "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 3)},
+    "query": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
+    "key": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 1)},
+    "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
+    "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
+}
+HALF_SMALL = {  # for less than LARGE bytes of shared memory: consumer cards of NVIDIA, and AMD
+    "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
+    "query": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
+    "key": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
+    "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(32, 32, 8, 1)},
+    "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
+}
+LARGE = 160 * 1024
+FLOAT32 = {
+    "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
+    "query": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
+    "key": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
+    "diagonal": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
+    "decode": {64: Tiles(16, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
+}
+
+# Candidates for head sizes up to 128 in half precision, beside those above.
+CANDIDATES = {
+    "forward": (Tiles(128, 64, 4, 3), Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 3)),
+    "query": (Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3), Tiles(128, 64, 8, 3)),
+    "key": (Tiles(64, 128, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 128, 8, 3)),
+    "diagonal": (Tiles(64, 64, 4, 2), Tiles(64, 64, 8, 3), Tiles(128, 128, 8, 1)),
+    "decode": (Tiles(16, 128, 4, 2), Tiles(16, 64, 2, 4)),
+}
+
+
+def tiles(kernel: str, block_d: int, dtype: torch.dtype, shared_memory: int) -> Tiles:
+    """The tiles of a kernel for a padded head size, on a device with so many bytes of shared memory for a program."""
+    halves = HALF if shared_memory >= LARGE else HALF_SMALL
+    table = (FLOAT32 if dtype == torch.float32 else halves)[kernel]
+    return next(sizes for most, sizes in table.items() if block_d <= most)

@@ -1,0 +1,98 @@
+"""torch.compile and torch.export. Run by test_torch_contract.py in a process without shape checks, which break a graph."""
+
+import pytest
+import torch
+
+from falloff import FIRE, SCHEMES, ProfileMixture, T5Bias, attention
+from ops.cases import bias_of, tensors
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", ["none", *(name for name in SCHEMES if name != "profile-mixture"), "fire beyond L", "band"])
+def test_compile_to_one_graph(name, dynamic):
+    """Forward and backward in one graph; with dynamic lengths no further graph for further lengths."""
+    torch._dynamo.reset()
+    scheme = ProfileMixture(4, 3, 5) if name == "band" else None
+    if name != "band":
+        scheme, _ = bias_of(name, 4, 2, 1, torch.float32) if "fire" in name or name == "none" else (SCHEMES[name](4), None)
+    parameters = [] if scheme is None else list(scheme.parameters())
+
+    def run(query, key, value, state):
+        bias = scheme(state) if name == "band" else scheme
+        return attention(query, key, value, bias, causal=True)
+
+    # aot_eager traces forward and backward as inductor does, without minutes of code generation.
+    compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for length in (11, 18, 25) if dynamic else (11,):
+        inputs = [*tensors(2, 4, 2, length, length, 8, torch.float32), torch.randn(2, 4, length, 3)]
+        with torch.compiler.set_stance("default" if length == 11 else "fail_on_recompile"):
+            both = [function(*inputs) for function in (run, compiled)]
+        grads = [torch.autograd.grad(out.sin().sum(), [*inputs[:3], *parameters], allow_unused=True) for out in both]
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 4, "bias_scale": 0.5, "scale": 0.3},
+        {"key_mask": True, "dropout_p": 0.1},
+        {"document_ids": True},
+        {"query_start": 3},
+        {"return_lse": True, "causal": False},
+    ],
+    ids=str,
+)
+def test_compile_with_every_argument(settings):
+    torch._dynamo.reset()
+    bias = FIRE(4, init_L=4)
+    masks = {"key_mask": torch.arange(9) > torch.tensor([[2], [0]]), "document_ids": torch.arange(9).expand(2, -1) // 4}
+    settings = {"causal": True, **settings, **{name: mask for name, mask in masks.items() if name in settings}}
+
+    def run(query, key, value):
+        return attention(query, key, value, bias, **settings)
+
+    inputs = tensors(2, 4, 2, 9, 9, 8, torch.float32)
+    leaves = [*inputs, *bias.parameters()]
+    both = []
+    for function in (run, torch.compile(run, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        out = function(*inputs)
+        loss = sum(
+            torch.where(part == -torch.inf, 0.0, part).sin().sum() for part in (out if isinstance(out, tuple) else (out,))
+        )
+        both.append([loss, *torch.autograd.grad(loss, leaves)])
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_compile_with_inductor():
+    torch._dynamo.reset()
+    bias = T5Bias(4)
+
+    def run(query, key, value, key_mask):
+        return attention(query, key, value, bias, causal=True, key_mask=key_mask, dropout_p=0.1)
+
+    compiled = torch.compile(run, fullgraph=True)
+    inputs = tensors(2, 4, 2, 11, 11, 8, torch.float32)
+    key_mask = torch.ones(2, 11, dtype=torch.bool)
+    out = compiled(*inputs, key_mask)
+    grads = torch.autograd.grad(out.sum(), [*inputs, bias.weight])
+    assert all(torch.isfinite(t).all() for t in (out, *grads))
+
+
+def test_export():
+    class Attend(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = FIRE(2, init_L=4)
+
+        def forward(self, query, key, value):
+            return attention(query, key, value, self.bias, causal=True)
+
+    module = Attend()
+    inputs = [tensor.detach() for tensor in tensors(1, 2, 2, 9, 9, 4, torch.float32)]
+    length = torch.export.Dim("length", min=2)
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=({2: length},) * 3)
+    longer = [tensor.detach() for tensor in tensors(1, 2, 2, 14, 14, 4, torch.float32)]
+    torch.testing.assert_close(program.module()(*longer), module(*longer))
