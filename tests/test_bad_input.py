@@ -36,6 +36,19 @@ class WrongShape(Scheme):
         return torch.zeros(3, 2, len(offsets))
 
 
+class Dense(Scheme):
+    """A scheme of a user's own that returns what it likes."""
+
+    def __init__(self, built):
+        super().__init__()
+        self.built = built
+
+    def form(self, *_, **__):
+        return self.built
+
+    dense = form
+
+
 class NoTensor(Scheme):
     def at(self, offsets):
         return [0.0] * len(offsets)
@@ -59,7 +72,8 @@ CASES = [
     (call(key=K.double()), r"key: got dtype torch.float64, expected query's dtype torch.float32"),
     (call(key=K.to("meta")), r"key: got device meta, expected query's device cpu"),
     (call(key=None), r"key: got NoneType, expected a tensor"),
-    (call(value=torch.zeros(2, 2, 6, 8)), r"value: got shape \(2, 2, 6, 8\), expected the shape of key, \(2, 2, 7, 8\)"),
+    (call(value=torch.zeros(2, 2, 6, 8)), r"value: got shape \(2, 2, 6, 8\), expected .* the shape of key, \(2, 2, 7, 8\)"),
+    (call(value=torch.zeros(2, 2, 7, 257)), r"value: got head size 257, expected a size of 1 .. 256"),
     (call(value=3), r"value: got int, expected a tensor"),
     (call(query=torch.zeros(2, 0, 5, 8), key=torch.zeros(2, 0, 7, 8)), r"query: got 0 heads, expected at least one"),
     (call(query=Q.to("meta"), key=K.to("meta")), r"query: got device meta"),
@@ -84,6 +98,10 @@ CASES = [
     # masks
     (call(key_mask=[True]), r"key_mask: got list, expected None or a bool tensor of shape \(2, 7\) on cpu"),
     (call(key_mask=torch.ones(2, 7)), r"key_mask: got torch.float32 \(2, 7\) on cpu, expected None or a bool tensor"),
+    (call(key_mask=torch.zeros(2, 7)), r"key_mask: got torch.float32 .*: mask.bool\(\), or mask == 0"),
+    (call(key_mask=torch.arange(7)[None]), r"key_mask: got torch.int64 with 2, expected 0 and 1 alone, .* mask.bool\(\)"),
+    (call(key_mask=torch.ones(2, 1, 1, 7).bool()), r"key_mask: got torch.bool \(2, 1, 1, 7\) on cpu, .* \(2, 7\)"),
+    (call(key_mask=torch.ones(7).bool()), r"key_mask: got torch.bool \(7,\) on cpu, .* \(2, 7\)"),
     (call(key_mask=torch.ones(2, 5).bool()), r"key_mask: got torch.bool \(2, 5\) on cpu, .* \(2, 7\)"),
     (
         call(document_ids=torch.zeros(2, 5).long()),
@@ -98,7 +116,18 @@ CASES = [
         r"query_start: got 3, expected None or 0 where document_ids are given",
     ),
     # bias
-    (call(bias=torch.zeros(4, 5, 7)), r"bias: got Tensor, expected a scheme such as T5Bias\(num_heads\), a form"),
+    (
+        call(bias=torch.zeros(4, 5, 7)),
+        r"bias: got a tensor of shape \(4, 5, 7\), .*: nothing takes \(H, N, M\). A bias by offset is a Strip",
+    ),
+    (  # (B, N, H, D)
+        lambda: attention(*[torch.zeros(2, 16, 8, 32)] * 3, ALiBi(8)),
+        r"bias: got 8 heads, expected the 16 heads of query .*tensor.transpose\(1, 2\) turns \(B, N, H, D\) so",
+    ),
+    (
+        lambda: attention(torch.zeros(2, 5, 8, 32), *[torch.zeros(2, 16, 8, 32)] * 2),
+        r"key: got 16 heads, expected a number of heads that divides the 5 heads of query .*\(B, N, H, D\)",
+    ),
     (call(bias="t5"), r"bias: got str, expected a scheme"),
     (call(bias=T5Bias), r"bias: got T5Bias, a class, expected a scheme such as"),
     (call(bias=ALiBi(8)), r"bias: got 8 heads, expected the 4 heads of query"),
@@ -113,6 +142,19 @@ CASES = [
     (call(bias=FIRE(4, init_L=1).form(3, 3)), r"bias: got \(3,\), expected a warp whose a has shape \(5,\) or \(2, 5\)"),
     (call(bias=WrongShape()), r"WrongShape.at: got \(3, 2, 11\) for 11 offsets, expected .* \(num_heads, 11\)"),
     (call(bias=NoTensor()), r"NoTensor.at: got list for 11 offsets"),
+    # what a scheme's own form() returns: at eed457e the kernels read beyond the end of it
+    (call(bias=Dense(Band(torch.zeros(2, 4, 4, 3)))), r"bias: got \(2, 4, 4, 3\), expected a band .* 5 query rows"),
+    (call(bias=Dense(FIRE(4, init_L=1).form(3, 3))), r"bias: got \(3,\), expected a warp whose a has shape \(5,\)"),
+    (call(bias=Dense(Strip(torch.zeros(3, 4)))), r"bias: got 3 heads, expected the 4 heads of query"),
+    (
+        call(bias=Dense(Strip(torch.zeros(4, 4).to("meta")))),
+        r"bias: got device meta from Dense.form",
+    ),
+    (call(bias=Dense(None)), r"bias: got NoneType from Dense.form, expected a Strip, a Band or a Warp"),
+    (call(bias=Dense(torch.zeros(4, 5, 7))), r"bias: got Tensor from Dense.form, expected a Strip, a Band or a Warp"),
+    (call(bias=Dense(None), impl="reference"), r"bias: got NoneType from Dense.dense, expected a tensor"),
+    (call(bias=Dense(torch.zeros(4, 5, 8)), impl="reference"), r"bias: got \(4, 5, 8\) from Dense.dense, .*\(H, 5, 7\)"),
+    (call(bias=Dense(torch.zeros(3, 4, 5, 7)), impl="reference"), r"bias: got \(3, 4, 5, 7\) from Dense.dense"),
     # forms
     (lambda: Strip(torch.zeros(3)), r"values: got \(3,\), expected shape \(H, K\) with K >= 1"),
     (lambda: Strip(torch.zeros(3, 0)), r"values: got \(3, 0\)"),
@@ -192,3 +234,19 @@ def test_a_scheme_without_at_says_what_to_write():
 
     with pytest.raises(NotImplementedError, match=r"Forgotten must define at\(offsets\)"):
         attention(Q, K, K, Forgotten())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"attn_mask": None}, r"unexpected keyword argument 'attn_mask'; falloff's word is key_mask for padding, causal"),
+        ({"is_causal": True}, r"'is_causal'; falloff's word is causal$"),
+        ({"dropout": 0.1}, r"'dropout'; falloff's word is dropout_p$"),
+        ({"enable_gqa": True}, r"'enable_gqa'; falloff's word is nothing: key and value may have fewer heads than query"),
+        ({"what": 1, "softmax_scale": 1.0}, r"'softmax_scale'; falloff's word is scale"),
+        ({"what": 1}, r"attention\(\) got an unexpected keyword argument 'what'$"),
+    ],
+)
+def test_words_of_other_attention_functions_are_answered_with_falloffs(words, message):
+    with pytest.raises(TypeError, match=message):
+        attention(Q, K, K, **words)

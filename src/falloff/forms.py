@@ -55,8 +55,12 @@ class Form:
     def device(self) -> torch.device:
         return self.tensors[0].device
 
+    def to(self, dtype: torch.dtype) -> "Form":
+        """The form with its tensors in this dtype."""
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in self.tensor_names})
+
     def scaled(self, factor: float) -> "Form":
-        """The form of `factor` times this bias."""
+        """The form of `factor` times this bias, multiplied in the dtype that its tensors have."""
         raise NotImplementedError
 
     def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Tensor:

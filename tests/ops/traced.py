@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 from falloff import FIRE, SCHEMES, ProfileMixture, T5Bias, attention
 from ops.cases import bias_of, tensors
@@ -96,3 +97,56 @@ def test_export():
     program = torch.export.export(module, tuple(inputs), dynamic_shapes=({2: length},) * 3)
     longer = [tensor.detach() for tensor in tensors(1, 2, 2, 14, 14, 4, torch.float32)]
     torch.testing.assert_close(program.module()(*longer), module(*longer))
+
+
+LENGTHS = (11, 18, 25, 7, 40, 33, 64, 65, 9, 50, 13, 29)
+MASKS = {
+    "causal": lambda length: {"causal": True},
+    "window": lambda length: {"causal": True, "window": 5},
+    "key_mask": lambda length: {"key_mask": torch.arange(length) > torch.tensor([[2], [0]])},
+    "one key_mask of integers": lambda length: {"key_mask": (torch.arange(length) > 2).long()[None]},
+    "document_ids": lambda length: {"document_ids": (torch.arange(length) // 4).expand(2, -1)},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", ["none", *(name for name in SCHEMES if name != "profile-mixture"), "t5 far", "band"])
+def test_two_compilations_for_twelve_lengths(name, mask):
+    """Once for the first length and once for all others, in training. At eed457e masks took one for each length."""
+    torch._dynamo.reset()
+    scheme = None
+    if name == "band":
+        scheme = ProfileMixture(4, 3, 5)
+    elif name == "t5 far":  # a reach beyond what a strip always covers
+        scheme = T5Bias(4, max_distance=100_000)
+    elif name != "none":
+        scheme = SCHEMES[name](4)
+
+    def run(query, key, value, state, masks):
+        bias = scheme(state) if name == "band" else scheme
+        return attention(query, key, value, bias, **masks)
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(run, fullgraph=True, backend=counter)
+    for length in LENGTHS:
+        inputs = [*tensors(2, 4, 2, length, length, 8, torch.float32), torch.randn(2, 4, length, 3)]
+        both = [function(*inputs, MASKS[mask](length)) for function in (run, compiled)]
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
+        both[1].sum().backward()
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # dynamo's own
+def test_forward_mode_is_refused_by_a_compiler_too():
+    """Compiled, the operator's tangents were zeros and None."""
+    torch._dynamo.reset()
+    query, key, value = (t.detach() for t in tensors(1, 2, 2, 5, 5, 4, torch.float32))
+
+    def attend(query):
+        return attention(query, key, value)
+
+    compiled = torch.compile(lambda query: torch.func.jvp(attend, (query,), (query,)), backend="eager")
+    with pytest.raises(ValueError, match="expected impl='reference' for forward-mode"):
+        compiled(query)
+    compiled = torch.compile(lambda query: torch.func.grad(lambda query: attend(query).sin().sum())(query), backend="eager")
+    torch.testing.assert_close(compiled(query), torch.func.grad(lambda query: attend(query).sin().sum())(query))

@@ -14,6 +14,7 @@ from falloff import (
     Scheme,
     T5Bias,
     alibi_slopes,
+    attention,
     t5_bucket,
 )
 from falloff.schemes.t5 import _bucket_starts
@@ -163,3 +164,48 @@ def test_a_scheme_of_ones_own_needs_only_at():
     scheme = Inverse()
     assert torch.equal(scheme.form(4, 9).dense(4, 9), scheme.dense(4, 9))
     assert scheme.dense(1, 2)[1].tolist() == [[-1.0, 0.0]]
+
+
+@pytest.mark.parametrize("query_start", [None, 0, 5000, -5000, 2_000_000])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_t5_costs_what_the_call_needs_and_not_what_max_distance_is(bidirectional, query_start):
+    """At eed457e 64 tokens took 1.0 s at a max_distance of 10 million."""
+    bias = T5Bias(2, max_distance=1_000_000, bidirectional=bidirectional, std=1.0)
+    form = bias.form(3, 64, query_start)
+    assert form.values.shape[1] <= 2 * 1024 + 64 + 3
+    torch.testing.assert_close(form.dense(3, 64, query_start), bias.dense(3, 64, query_start))
+
+
+def ties():
+    """FIREs whose knots lie where offsets do, by how they come to lie there."""
+    fires = {
+        name: FIRE(2, width=8, init_c=0.3, init_L=4.0) for name in ("biases 0", "w1 0", "both 0", "equal", "at a row's x")
+    }
+    with torch.no_grad():
+        for name, fire in fires.items():
+            weight, bias = fire.mlp[0].weight, fire.mlp[0].bias
+            if name in ("biases 0", "both 0"):  # as GPT-2 initialises
+                bias.zero_()
+            if name in ("w1 0", "both 0"):
+                weight[::3] = 0
+            if name in ("equal", "at a row's x"):
+                x = fire._psi(torch.tensor(3)) / fire._normaliser(12, 12, 0, None, "cpu")[9] if name != "equal" else 0.25
+                weight.copy_(weight.sign())
+                bias.copy_(-x * weight[:, 0])
+    return fires
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("impl", ["cpu", "blockwise", "triton"])
+@pytest.mark.parametrize("name", ties())
+def test_a_unit_of_fire_is_inactive_at_its_knot(name, impl, dtype):
+    """relu'(0) = 0. At eed457e units with w1 < 0 got a gradient from every diagonal where the knots lie at 0."""
+    torch.manual_seed(0)
+    bias = ties()[name].to(dtype)
+    precise = impl == "blockwise"  # the others take no float64; a bias in float64 they take
+    query, key, value = (torch.randn(2, 2, 12, 4, dtype=dtype if precise else torch.float32) for _ in range(3))
+    found = []
+    for implementation in (impl, "reference"):
+        out = attention(query, key, value, bias, causal=True, impl=implementation)
+        found.append([out, *torch.autograd.grad(out.sin().sum(), list(bias.parameters()))])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -162,7 +162,7 @@ def _milliseconds(run: Run, device: torch.device) -> float:
         run()
         return 1e3 * (time.perf_counter() - start)
     torch.empty(_FLUSH, dtype=torch.int8, device=device).zero_()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     run()
     end.record()

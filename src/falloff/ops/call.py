@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from falloff.forms import Form
-from falloff.shapes import Bool, Int
+from falloff.shapes import Bool, Int, Integer
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Call:
     query_start: int
     window: int | None
     key_mask: Bool[Tensor, "B M"] | None
-    document_ids: Int[Tensor, "B N"] | None
+    document_ids: Integer[Tensor, "B N"] | None
     dropout_p: float
     seed: Int[Tensor, ""] | None
     """int64, what decides which weights dropout drops; None where dropout_p is 0."""

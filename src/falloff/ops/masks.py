@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from falloff.shapes import Bool, Int
+from falloff.shapes import Bool, Int, Integer
 
 
 def visible(
@@ -14,7 +14,7 @@ def visible(
     causal: bool,
     window: int | None,
     key_mask: Bool[Tensor, "B M"] | None,
-    document_ids: Int[Tensor, "B N"] | None,
+    document_ids: Integer[Tensor, "B N"] | None,
 ) -> Bool[Tensor, "#B 1 #n m"] | None:
     """Which of `keys` each of the query `rows` may attend to; None where nothing hides any.
 
@@ -41,7 +41,7 @@ def visible(
 
 
 def text_start(
-    num_queries: int, key_mask: Bool[Tensor, "B M"] | None, document_ids: Int[Tensor, "B N"] | None
+    num_queries: int, key_mask: Bool[Tensor, "B M"] | None, document_ids: Integer[Tensor, "B N"] | None
 ) -> Int[Tensor, "B N"] | None:
     """The key at which the text of each query row starts: the first visible one of its batch entry, or of its document.
 

@@ -11,7 +11,7 @@ The reference is not among them: it is plain differentiable torch and needs no c
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -198,6 +198,44 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
 fused_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
+def refuse_second_derivative(*_: Any) -> NoReturn:
+    """What the backward of the backward is: the kernels have no formula for it."""
+    raise ValueError("impl: got a fused implementation, expected impl='reference' for second derivatives (O(N M) memory)")
+
+
+fused_attention_backward.register_autograd(refuse_second_derivative)
+
+
+def _one_by_one(operator: Any) -> Any:
+    """The rule of an operator under vmap: a call for each entry. A call is long enough to be worth one of its own."""
+
+    def entry(argument: Any, dim: Any, index: int) -> Any:
+        if isinstance(argument, list | tuple):
+            return [entry(*pair, index) for pair in zip(argument, dim, strict=True)]
+        return argument if dim is None else argument.select(dim, index)
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        results = [
+            operator(*(entry(argument, dim, index) for argument, dim in zip(arguments, in_dims, strict=True)))
+            for index in range(info.batch_size)
+        ]
+        stacked = [torch.stack(parts) for parts in zip(*results, strict=True)]
+        kind = type(results[0])
+        return kind(stacked), kind([0] * len(stacked))
+
+    return rule
+
+
+def _refuse_older_vmap(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError("is_grads_batched: got True, expected torch.func.vmap over torch.func.vjp, or impl='reference'")
+
+
+_library = torch.library.Library("falloff", "FRAGMENT")
+for _operator in (fused_attention, fused_attention_backward):
+    _operator.register_vmap(_one_by_one(_operator))
+    _library.impl(_operator._name, _refuse_older_vmap, "Batched")  # the vmap of torch.autograd.grad(is_grads_batched=True)
+
+
 def _call(
     form_kind: str,
     form_tensors: Sequence[Tensor],
@@ -222,26 +260,3 @@ def _call(
         dropout_p=dropout_p,
         seed=seed,
     )
-
-
-def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> tuple[Tensor, Tensor]:
-    """Send a call through the operator, so that autograd, torch.compile and torch.export know it."""
-    form = call.form
-    out, lse = fused_attention(
-        query,
-        key,
-        value,
-        form.kind if form is not None else "",
-        form.tensors if form is not None else [],
-        getattr(form, "start", 0),
-        call.key_mask,
-        call.document_ids,
-        call.seed,
-        call.causal,
-        call.scale,
-        call.query_start,
-        call.window,
-        call.dropout_p,
-        impl,
-    )
-    return out, lse

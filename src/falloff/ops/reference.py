@@ -15,10 +15,10 @@ from falloff.shapes import Float
 def attention(
     query: Float[Tensor, "B H N D"],
     key: Float[Tensor, "B G M D"],
-    value: Float[Tensor, "B G M D"],
+    value: Float[Tensor, "B G M V"],
     bias: Float[Tensor, "H N M"] | Float[Tensor, "B H N M"] | None,
     call: Call,
-) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B H N"]]:
+) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N"]]:
     """softmax(scale * query key^T + bias + mask) value, and the log-sum-exp of each row."""
     batch, heads, num_queries, _ = query.shape
     num_keys, device = key.shape[2], query.device

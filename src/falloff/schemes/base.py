@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_SHORT_REACH = 1024
+
+
 def check_std(std: object) -> None:
     """Refuse a standard deviation that is not a finite number of at least 0."""
     if not isinstance(std, int | float) or isinstance(std, bool) or not 0 <= std < math.inf:
@@ -80,12 +83,16 @@ class Scheme(nn.Module):
             A `Strip`, or for schemes that are not Toeplitz a `Band` or `Warp`.
         """
         lowest, highest = offset_range(num_queries, num_keys, query_start)
-        # A reach is a constant of the scheme, so such a strip has one length whatever N and M are: nothing to recompile.
-        if self.future_reach is not None:
-            lowest = -self.future_reach
-        if self.reach is not None:
-            highest = max(self.reach, lowest)
-        offsets = torch.arange(lowest, max(highest, lowest) + 1, device=self._device(device))
+        # Short reaches are covered whatever N and M are, so that all calls have strips of one length. Long ones cost more
+        # than the call may need; `sym_max` and `sym_min` do not ask a compiler which of the two it is, for each length anew.
+        past, future = self.reach, self.future_reach
+        if past is not None and future is not None and max(past, future) <= _SHORT_REACH:
+            lowest, highest = -future, past
+        if future is not None:
+            lowest = torch.sym_max(lowest, -future)
+        if past is not None:
+            highest = torch.sym_min(highest, past)
+        offsets = torch.arange(lowest, torch.sym_max(highest, lowest) + 1, device=self._device(device))
         return Strip(self._values_at(offsets, dtype), lowest)
 
     def dense(

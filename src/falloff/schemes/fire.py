@@ -84,7 +84,7 @@ class FIRE(Scheme):
             return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
         device, dtype = self._device(device), dtype or self._dtype()
         distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
-        knots, slope, intercept = self._segments()
+        knots, slope, intercept = self._segments(dtype)
         tensors = (
             self._psi(distances),
             1 / self._normaliser(num_queries, num_keys, query_start, text_start, device),
@@ -111,8 +111,12 @@ class FIRE(Scheme):
         return bias if text_start is None else bias.transpose(0, 1)
 
     def _knows_threshold(self) -> bool:
-        """Whether L may be looked at to choose the cheaper Strip: not while compiling, nor where it would stall a GPU."""
-        return not torch.compiler.is_compiling() and self.L_multiplier.device.type == "cpu"
+        """Whether L may be looked at to choose the cheaper Strip.
+
+        Not while a compiler or torch.func transforms the call, nor where it would stall a GPU.
+        """
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return not transformed and self.L_multiplier.device.type == "cpu"
 
     def _psi(self, x: Tensor) -> Tensor:
         return torch.log1p((self._raised(self.c) * x).abs())
@@ -148,15 +152,23 @@ class FIRE(Scheme):
             hidden = torch.relu(x[..., None] * w1 + b1)
             return torch.movedim(hidden @ w2.T + b2, -1, 0)
 
-    def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The network as lines between knots: knots (width,) rising, slope and intercept (H, width + 1).
+    def _segments(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The network as lines between knots: knots (width,) rising, in `dtype`; slope and intercept (H, width + 1).
 
         Unit k bends at -b1_k / w1_k: it is active right of that knot where w1_k > 0 and left of it where w1_k < 0. Which
         units are active in a segment is held constant for the gradient, as it is almost everywhere.
+
+        At the knot itself no unit is active: relu'(0) = 0. A warp counts a knot to the segment on its left, which is right
+        where w1_k > 0. Where w1_k < 0 the knot is therefore the next number below. Where biases start at 0 all knots lie at
+        x = 0, which every diagonal meets; x is never negative, so a knot there may step down to a normal number, which no
+        processor takes for 0.
         """
         w1, b1, w2, b2 = self._layers()
         with torch.no_grad():
-            bends = torch.where(w1 == 0, torch.inf, -b1 / torch.where(w1 == 0, 1.0, w1))
+            bends = torch.where(w1 == 0, torch.inf, -b1 / torch.where(w1 == 0, 1.0, w1)).to(dtype)
+            tiny = torch.finfo(torch.float32).tiny
+            below = torch.where(bends.abs() <= tiny, -2 * tiny, torch.nextafter(bends, torch.full_like(bends, -torch.inf)))
+            bends = torch.where(w1 < 0, below, bends)
             knots, order = bends.sort()
             place = order.argsort()  # the place of unit k's knot among the sorted ones
             segment = torch.arange(self.width + 1, device=w1.device)[:, None]

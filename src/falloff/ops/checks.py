@@ -1,0 +1,169 @@
+"""What `falloff.attention` takes, checked before anything runs. Errors name the argument, what was got, what is expected.
+
+A message is made only where a check fails: torch.compile takes a length in a message for a constant, and would compile anew
+for each length.
+"""
+
+import math
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from falloff.offsets import is_position
+from falloff.ops.operators import IMPLEMENTATIONS
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_MAX_HEAD_SIZE = 256
+
+OTHER_WORDS = {
+    "attn_mask": "key_mask for padding, causal, window or document_ids; a bias goes into bias, as a scheme or form",
+    "mask": "key_mask for padding, causal, window or document_ids",
+    "key_padding_mask": "key_mask, which is True where a key may be attended to",
+    "attn_bias": "bias, as a scheme or form",
+    "position_bias": "bias, as a scheme or form",
+    "alibi_slopes": "bias=ALiBi(num_heads)",
+    "is_causal": "causal",
+    "dropout": "dropout_p",
+    "softmax_scale": "scale",
+    "window_size": "window",
+    "enable_gqa": "nothing: key and value may have fewer heads than query",
+    "return_softmax_lse": "return_lse",
+    "implementation": "impl",
+    "backend": "impl",
+}
+"""Arguments of other attention functions, and what falloff calls them."""
+
+
+def refuse(argument: str, got: object, expected: str) -> NoReturn:
+    """Raise falloff's error for a wrong argument."""
+    raise ValueError(f"{argument}: got {got}, expected {expected}")
+
+
+def refuse_other_words(arguments: dict[str, object]) -> NoReturn:
+    """Arguments that `attention` does not have: Python's own error, and falloff's word where there is one."""
+    name = next((name for name in arguments if name in OTHER_WORDS), next(iter(arguments)))
+    hint = f"; falloff's word is {OTHER_WORDS[name]}" if name in OTHER_WORDS else ""
+    raise TypeError(f"attention() got an unexpected keyword argument {name!r}{hint}")
+
+
+def check_tensors(query: object, key: object, value: object) -> None:
+    """Refuse what are not three tensors of fitting shapes, dtypes and devices."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, Tensor):
+            refuse(name, type(tensor).__name__, "a tensor of shape (B, heads, length, D)")
+        if tensor.is_nested:
+            refuse(name, "a nested tensor", "a padded one with key_mask, or texts packed into one with document_ids")
+        if tensor.dim() != 4:
+            refuse(name, f"shape {tuple(tensor.shape)}", "four dimensions (B, heads, length, D)")
+        if tensor.dtype not in _DTYPES:
+            refuse(name, f"dtype {tensor.dtype}", "float32, bfloat16, float16 or float64")
+    assert isinstance(query, Tensor)
+    assert isinstance(key, Tensor)
+    assert isinstance(value, Tensor)
+    batch, heads, _, head_size = query.shape
+    if not 1 <= head_size <= _MAX_HEAD_SIZE:
+        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {_MAX_HEAD_SIZE}")
+    groups = key.shape[1]
+    if key.shape[0] != batch or key.shape[3] != head_size:
+        refuse("key", f"shape {tuple(key.shape)}", f"(B, G, M, D) with B = {batch} and D = {head_size} as in query")
+    if heads == 0:
+        refuse("query", "0 heads", "at least one")
+    if groups == 0 or heads % groups:
+        refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query{as_taken(query)}")
+    if value.shape[:3] != key.shape[:3]:
+        refuse("value", f"shape {tuple(value.shape)}", f"(B, G, M, any size) as the shape of key, {tuple(key.shape)}")
+    if not 1 <= value.shape[3] <= _MAX_HEAD_SIZE:
+        refuse("value", f"head size {value.shape[3]}", f"a size of 1 .. {_MAX_HEAD_SIZE}")
+    if query.device.type == "meta":
+        refuse("query", "device meta", "a device that computes")
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor.device != query.device:
+            refuse(name, f"device {tensor.device}", f"query's device {query.device}")
+        if tensor.dtype != query.dtype and not autocasts(query):
+            refuse(name, f"dtype {tensor.dtype}", f"query's dtype {query.dtype}")
+
+
+def as_taken(query: Tensor) -> str:
+    """How the shape of query was read, for those who have (B, N, H, D)."""
+    return f" (a query of shape {tuple(query.shape)} is taken as (B, H, N, D); tensor.transpose(1, 2) turns (B, N, H, D) so)"
+
+
+def check_settings(
+    causal: object,
+    scale: object,
+    bias_scale: object,
+    window: object,
+    dropout_p: object,
+    return_lse: object,
+    impl: object,
+) -> None:
+    """Refuse what is no setting of a call."""
+    for name, flag in (("causal", causal), ("return_lse", return_lse)):
+        if not isinstance(flag, bool):
+            refuse(name, repr(flag), "True or False")
+    for name, factor in (("scale", 1.0 if scale is None else scale), ("bias_scale", bias_scale)):
+        number = isinstance(factor, int | float | torch.SymFloat) and not isinstance(factor, bool)
+        if not number or not -math.inf < factor < math.inf:  # type: ignore[operator]
+            refuse(name, repr(factor), "a finite number" + (" or None" if name == "scale" else ""))
+    if window is not None and (not is_position(window) or window < 1):  # type: ignore[operator]
+        refuse("window", repr(window), "None or an int of at least 1")
+    if not isinstance(dropout_p, int | float) or isinstance(dropout_p, bool) or not 0 <= dropout_p <= 1:
+        refuse("dropout_p", repr(dropout_p), "a probability from 0 to 1")
+    names = ("auto", "reference", *IMPLEMENTATIONS)
+    if impl not in names:
+        refuse("impl", repr(impl), "one of " + ", ".join(map(repr, names)))
+
+
+def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
+    """The key mask as bool (B, M). Zeros and ones of an integer dtype mean the same; one row serves all batch entries."""
+    if mask is None:
+        return None
+    batch, num_keys = key.shape[0], key.shape[2]
+
+    def expected() -> str:
+        return f"None or a bool tensor of shape ({batch}, {num_keys}) on {query.device}"
+
+    if not isinstance(mask, Tensor):
+        refuse("key_mask", type(mask).__name__, expected())
+    if mask.dtype.is_floating_point or mask.dtype.is_complex:
+        # Not certain: 1 and 0 may be meant, or 0 and -inf, to be added to scores.
+        refuse("key_mask", f"{mask.dtype} {tuple(mask.shape)} on {mask.device}", expected() + ": mask.bool(), or mask == 0")
+    if mask.dim() != 2 or mask.shape[0] not in (1, batch) or mask.shape[1] != num_keys or mask.device != query.device:
+        refuse("key_mask", f"{mask.dtype} {tuple(mask.shape)} on {mask.device}", expected())
+    if mask.dtype != torch.bool:
+        certain = ((mask == 0) | (mask == 1)).all()
+        if mask.device.type != "cpu" or torch.compiler.is_compiling():  # nothing waits for a device
+            torch._assert_async(certain, "key_mask: got integers, expected only 0 and 1")
+        elif not certain:
+            other = mask[(mask != 0) & (mask != 1)][0].item()
+            refuse("key_mask", f"{mask.dtype} with {other}", "0 and 1 alone, or a bool tensor: mask.bool(), or mask == 0")
+        mask = mask != 0
+    return mask.expand(batch, -1)
+
+
+def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: int | None) -> Tensor | None:
+    """The document ids as integers (B, N); one row serves all batch entries."""
+    if ids is None:
+        return None
+    batch, num_queries, num_keys = query.shape[0], query.shape[2], key.shape[2]
+
+    def expected() -> str:
+        return f"None or an integer tensor of shape ({batch}, {num_queries}) on {query.device}"
+
+    if not isinstance(ids, Tensor):
+        refuse("document_ids", type(ids).__name__, expected())
+    integers = not (ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool)
+    fits = ids.dim() == 2 and ids.shape[0] in (1, batch) and ids.shape[1] == num_queries
+    if not integers or not fits or ids.device != query.device:
+        refuse("document_ids", f"{ids.dtype} {tuple(ids.shape)} on {ids.device}", expected())
+    if num_queries != num_keys:
+        refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")
+    if query_start is not None and query_start != 0:
+        refuse("query_start", query_start, "None or 0 where document_ids are given")
+    return ids.expand(batch, -1)
+
+
+def autocasts(query: Tensor) -> bool:
+    """Whether autocast chooses the dtype of query, key and value."""
+    return torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64
