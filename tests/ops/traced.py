@@ -136,7 +136,7 @@ def test_two_compilations_for_twelve_lengths(name, mask):
     assert counter.frame_count <= 2
 
 
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # dynamo's own
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:The .grad attribute")  # dynamo's own
 def test_forward_mode_is_refused_by_a_compiler_too():
     """Compiled, the operator's tangents were zeros and None."""
     torch._dynamo.reset()

@@ -113,6 +113,10 @@ def attention(
         (B, H, N, V) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). A row that may
         attend to nothing is zero, its log-sum-exp -inf and its gradients zero.
 
+    What `key_mask` hides may hold anything, NaN and infinity too: it reaches nothing, and its gradients are zero. What is
+    hidden by `causal`, `window` or `document_ids` alone must be finite, as in PyTorch's attention: there a weight of 0 still
+    meets it, and 0 * NaN is NaN for some rows of that batch entry and key head. A row that sees NaN is NaN.
+
     Where padding or packed documents shift the start of a text, a bias that is not Toeplitz (FIRE) counts query positions
     from the first key of that text: a padded or packed batch equals its texts run one by one.
 

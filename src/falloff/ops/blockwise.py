@@ -58,8 +58,11 @@ class _Heads:
         return block.reshape(block.shape[0], -1, self.fold * block.shape[2], block.shape[3])
 
     def keys_of(self, tensor: Tensor, tile: Tile) -> Tensor:
-        """Keys or values of a tile: (b, g, m, D)."""
-        return tensor[self.batch, self.groups, tile.keys].to(self.dtype)
+        """Keys or values of a tile: (b, g, m, D). Zeros where `key_mask` hides one, which may hold anything: 0 * NaN is NaN."""
+        block = tensor[self.batch, self.groups, tile.keys].to(self.dtype)
+        if self.call.key_mask is None:
+            return block
+        return block.masked_fill(~self.call.key_mask[self.batch, None, tile.keys, None], 0.0)
 
     def write_rows(self, target: Tensor, rows: slice, block: Tensor) -> None:
         """The inverse of `rows_of`."""
@@ -220,6 +223,10 @@ def backward(
                     grad_key[part.batch, part.groups, tile.keys] += grad_scores.transpose(-1, -2) @ query_rows
             if grad_query is not None:
                 part.write_rows(grad_query, rows, grad_query_rows * call.scale)
+    if call.key_mask is not None:  # a row that is NaN has weights of NaN, also for what it does not see
+        for grad in (grad_key, grad_value):
+            if grad is not None:
+                grad.masked_fill_(~call.key_mask[:, None, :, None], 0.0)
     return (
         grad_query,
         None if grad_key is None else grad_key.to(key.dtype),

@@ -24,6 +24,8 @@ def attention(
     num_keys, device = key.shape[2], query.device
     q, k, v = (tensor.to(sum_dtype(query)) for tensor in (query, key, value))
     group = heads // key.shape[1]
+    if call.key_mask is not None:  # what a mask hides may hold anything, and 0 * NaN is NaN
+        k, v = (tensor.masked_fill(~call.key_mask[:, None, :, None], 0.0) for tensor in (k, v))
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
 
     scores = call.scale * (q @ k.transpose(-1, -2))
