@@ -205,7 +205,11 @@ CASES = [
     (lambda: FIRE(4, init_L=-1), r"init_L: got -1, expected a finite number above 0"),
     (lambda: FIRE(4, init_c=math.nan), r"init_c: got nan, expected a finite number above 0"),
     (lambda: FIRE(4, init_L=math.inf), r"init_L: got inf, expected a finite number above 0"),
-    (lambda: FIRE(4).dense(4, 4, text_start=torch.zeros(3).long()), r"text_start: got shape \(3,\), expected \(B, 4\)"),
+    (
+        lambda: FIRE(4).dense(4, 4, text_start=torch.zeros(3).long()),
+        r"text_start: got shape \(3,\), expected an int or",
+    ),
+    (lambda: FIRE(4, init_L=1).form(4, 4, text_start=0.5), r"text_start: got 0.5, expected an int or a tensor of shape"),
     (lambda: TISA(4, kernels=0), r"kernels: got 0, expected an int of at least 1"),
     (lambda: ProfileMixture(4, extent=0), r"extent: got 0, expected an int of at least 1"),
     (lambda: ProfileMixture(4)(torch.zeros(1, 4, 3, 5)), r"state: got shape \(1, 4, 3, 5\), expected \(B, 4, N, 16\)"),

@@ -1,4 +1,4 @@
-"""NaN and infinity in keys and values: what `key_mask` hides reaches nothing; what a row sees, it shows; all implementations."""
+"""NaN and infinity in keys and values: what `key_mask` hides reaches nothing; what a row sees, it shows."""
 
 import pytest
 import torch

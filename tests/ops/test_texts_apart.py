@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from falloff import attention
+from falloff import FIRE, attention
 from ops.cases import bias_of, tensors
 
 LENGTHS = (9, 4, 13)
@@ -59,3 +59,24 @@ def test_packed_and_padded_within(impl):
     visible = torch.cat([torch.arange(n + 3) >= 3 for n in LENGTHS])
     out = attention(*packed, bias, causal=True, document_ids=ids, key_mask=visible[None], impl=impl)
     torch.testing.assert_close(out[:, :, visible], torch.cat(alone(texts, bias), dim=2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
+@pytest.mark.parametrize("name", [*BIASES, "fire beyond L within a part"])
+def test_keys_in_parts_merge_to_the_whole(name, impl):
+    """By their log-sum-exps: the first parts lie before all queries, so that query_start is past their keys."""
+    query, key, value = (t.detach() for t in tensors(2, 2, 1, 5, 40, 8, torch.float32))
+    bias, _ = bias_of(name, 2, 1, 1, torch.float32)
+    if "within" in name:  # positions counted from a part would stay below L
+        bias = FIRE(2, width=6, init_c=0.5, init_L=36.0)
+    start, parts = 35, []
+    for s, end in ((0, 16), (16, 30), (30, 40)):
+        part = bias
+        if name.startswith("fire"):
+            part = bias.form(5, end - s, start - s, text_start=-s)
+        settings = {"causal": True, "query_start": start - s, "return_lse": True, "impl": impl}
+        parts.append(attention(query, key[:, :, s:end], value[:, :, s:end], part, **settings))
+    outs, lses = (torch.stack(part) for part in zip(*parts, strict=True))
+    lse = lses.logsumexp(0)
+    want = attention(query, key, value, bias, causal=True, return_lse=True, impl="reference")
+    torch.testing.assert_close(((outs * (lses - lse).exp()[..., None]).sum(0), lse), want, rtol=1e-5, atol=1e-5)

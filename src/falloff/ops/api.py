@@ -120,6 +120,10 @@ def attention(
     Where padding or packed documents shift the start of a text, a bias that is not Toeplitz (FIRE) counts query positions
     from the first key of that text: a padded or packed batch equals its texts run one by one.
 
+    Keys may come in parts, whose outputs are merged by their log-sum-exps: for the part that begins at key s, query_start is
+    counted from s, and may lie past the part's keys. A bias that is not Toeplitz must be told where the text begins:
+    `bias.form(N, M_s, query_start - s, text_start=-s)` takes the place of the scheme.
+
     Raises:
         ValueError: for what does not fit, naming the argument, what was got and what is expected, before anything runs;
             and for an implementation asked for by name that cannot serve the call.

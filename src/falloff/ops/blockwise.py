@@ -58,7 +58,7 @@ class _Heads:
         return block.reshape(block.shape[0], -1, self.fold * block.shape[2], block.shape[3])
 
     def keys_of(self, tensor: Tensor, tile: Tile) -> Tensor:
-        """Keys or values of a tile: (b, g, m, D). Zeros where `key_mask` hides one, which may hold anything: 0 * NaN is NaN."""
+        """Keys or values of a tile: (b, g, m, D). Those that `key_mask` hides are zeros: 0 * NaN is NaN."""
         block = tensor[self.batch, self.groups, tile.keys].to(self.dtype)
         if self.call.key_mask is None:
             return block

@@ -65,7 +65,7 @@ class Scheme(nn.Module):
         num_keys: int,
         query_start: int | None = None,
         *,
-        text_start: Int[Tensor, "B N"] | None = None,
+        text_start: Int[Tensor, "B N"] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Form:
@@ -75,7 +75,8 @@ class Scheme(nn.Module):
             num_queries, num_keys: N and M.
             query_start: position of the first query, counted from the first key; M - N by default.
             text_start: (B, N), the key at which the text of each query row starts, where padding or packed documents
-                shift it. Only schemes that are not Toeplitz look at it.
+                shift it; or one number for all, below 0 where the keys begin amid a text. Only schemes that are not
+                Toeplitz look at it.
             device, dtype: where and in what precision to compute; by default those of the parameters, or the CPU and
                 torch's default dtype where there are none. Never below float32.
 
@@ -101,7 +102,7 @@ class Scheme(nn.Module):
         num_keys: int,
         query_start: int | None = None,
         *,
-        text_start: Int[Tensor, "B N"] | None = None,
+        text_start: Int[Tensor, "B N"] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from falloff.forms import Form, Warp
-from falloff.offsets import check_count, first_query_position, offset_matrix, offset_range
+from falloff.offsets import check_count, first_query_position, is_position, offset_matrix, offset_range
 from falloff.schemes.base import Scheme
 from falloff.shapes import Float, Int
 
@@ -74,13 +74,14 @@ class FIRE(Scheme):
         num_keys: int,
         query_start: int | None = None,
         *,
-        text_start: Int[Tensor, "B N"] | None = None,
+        text_start: Int[Tensor, "B N"] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Form:
         lowest, highest = offset_range(num_queries, num_keys, query_start)
+        _check_text_start(text_start, num_queries)
         last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
-        if self._knows_threshold() and last_position < self.threshold().item():
+        if self._knows_threshold() and last_position - _earliest(text_start) < self.threshold().item():
             return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
         device, dtype = self._device(device), dtype or self._dtype()
         distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
@@ -100,15 +101,16 @@ class FIRE(Scheme):
         num_keys: int,
         query_start: int | None = None,
         *,
-        text_start: Int[Tensor, "B N"] | None = None,
+        text_start: Int[Tensor, "B N"] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
+        _check_text_start(text_start, num_queries)
         device = self._device(device)
         distance = offset_matrix(num_queries, num_keys, query_start, device).abs()
         normaliser = self._normaliser(num_queries, num_keys, query_start, text_start, device)
         bias = self._f(self._psi(distance) / normaliser[..., None]).to(dtype or self._dtype())
-        return bias if text_start is None else bias.transpose(0, 1)
+        return bias.transpose(0, 1) if normaliser.dim() == 2 else bias
 
     def _knows_threshold(self) -> bool:
         """Whether L may be looked at to choose the cheaper Strip.
@@ -126,14 +128,12 @@ class FIRE(Scheme):
         num_queries: int,
         num_keys: int,
         query_start: int | None,
-        text_start: Tensor | None,
+        text_start: Tensor | int | None,
         device: torch.device | str,
     ) -> Tensor:
         """psi(max(i, L)) + 1e-6 for each row, (N,) or (B, N): i counts from the start of the row's own text."""
         positions = torch.arange(num_queries, device=device) + first_query_position(num_queries, num_keys, query_start)
         if text_start is not None:
-            if text_start.dim() != 2 or text_start.shape[1] != num_queries:
-                raise ValueError(f"text_start: got shape {tuple(text_start.shape)}, expected (B, {num_queries})")
             positions = positions - text_start
         return self._psi(torch.maximum(positions, self.threshold())) + _EPSILON
 
@@ -176,3 +176,18 @@ class FIRE(Scheme):
             active = torch.where(w1 > 0, right_of_knot, torch.where(w1 < 0, ~right_of_knot, b1 > 0)).to(w1.dtype)
         with torch.autocast(w1.device.type, enabled=False):
             return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]
+
+
+def _check_text_start(text_start: object, num_queries: int) -> None:
+    if text_start is None or is_position(text_start):
+        return
+    if not isinstance(text_start, Tensor) or text_start.dim() != 2 or text_start.shape[1] != num_queries:
+        got = f"shape {tuple(text_start.shape)}" if isinstance(text_start, Tensor) else repr(text_start)
+        raise ValueError(f"text_start: got {got}, expected an int or a tensor of shape (B, {num_queries})")
+
+
+def _earliest(text_start: Tensor | int | None) -> int:
+    """Where the text of some row begins; 0 where none begins before the keys."""
+    if isinstance(text_start, Tensor):
+        return min(int(text_start.min()), 0) if text_start.numel() else 0
+    return 0 if text_start is None else text_start
