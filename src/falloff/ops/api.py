@@ -10,8 +10,7 @@ from torch.nn.functional import pad
 from falloff.forms import Form
 from falloff.offsets import check_query_start, first_query_position
 from falloff.ops import reference
-from falloff.ops.call import Call, sum_dtype
-from falloff.ops.checks import (
+from falloff.ops.arguments import (
     as_taken,
     autocasts,
     check_settings,
@@ -21,6 +20,7 @@ from falloff.ops.checks import (
     refuse,
     refuse_other_words,
 )
+from falloff.ops.call import Call, sum_dtype
 from falloff.ops.dropout import new_seed
 from falloff.ops.masks import text_start
 from falloff.ops.transforms import call_fused
