@@ -65,9 +65,9 @@ def sandwich(scheme, i, j):
 
 def fire(scheme, i, j):
     def psi(x):
-        return torch.log(torch.abs(scheme.c * x) + 1)
+        return torch.log(torch.abs(scheme.c.squeeze() * x) + 1)
 
-    threshold = torch.abs(scheme.L_multiplier * scheme.init_L)
+    threshold = torch.abs(scheme.L_multiplier * scheme.init_L).squeeze()
     x = psi(abs(i - j)) / (psi(torch.maximum(torch.tensor(float(i)), threshold)) + 1e-6)
     return list(scheme.mlp(x[None]))
 

@@ -138,9 +138,9 @@ def test_checkpoint_names_follow_the_published_code():
     assert shapes(T5Bias(4)) == {"weight": (32, 4)}
     assert shapes(KerpleLog(4)) == shapes(KerplePower(4)) == {"bias_p": (4, 1, 1), "bias_a": (4, 1, 1)}
     assert shapes(FIRE(4)) == {
-        "c": (),
-        "L_multiplier": (),
-        "init_L": (),
+        "c": (1,),
+        "L_multiplier": (1,),
+        "init_L": (1,),
         "mlp.0.weight": (32, 1),
         "mlp.0.bias": (32,),
         "mlp.2.weight": (4, 32),

@@ -63,7 +63,7 @@ def _fire_inlined(problem: Problem, scheme: FIRE) -> tuple[ScoreFunction, list[T
         parameters[name].detach().clone().requires_grad_() for name in ("0.weight", "0.bias", "2.weight", "2.bias")
     )
     w1 = w1.detach().flatten().requires_grad_()
-    c = scheme.c.detach().clone()
+    c = scheme.c.detach().clone().reshape(())  # a score is a scalar
     with torch.no_grad():
         case = problem.case
         form = scheme.form(case.length, case.keys, device=problem.query.device)

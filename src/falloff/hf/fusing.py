@@ -10,7 +10,7 @@ from torch import nn
 
 from falloff.hf.attention import NAME, register
 from falloff.hf.families import FAMILIES, family_of
-from falloff.hf.families.fused import Fused, fused_class
+from falloff.hf.families.fused import Fused, become, check_forward, fused_class
 
 _FUSIONS = {fusion for family in FAMILIES.values() for fusion in family.classes.values()}
 _BEFORE = "_attn_implementation_before_fusing"
@@ -73,6 +73,8 @@ def fuse(model: nn.Module) -> FuseReport:
             report.left_alone[name] = (cls.__name__, why)
             continue
         _check_signature(fusion, cls)
+        if not isinstance(module, Fused):
+            check_forward(module, fused_class(fusion, cls))
         changes.append((module, fusion))
         if cls.__name__ == next(iter(FAMILIES[family].classes)):
             report.fused[name] = (cls.__name__, FAMILIES[family].bias)
@@ -91,7 +93,7 @@ def fuse(model: nn.Module) -> FuseReport:
         if not isinstance(module, Fused):
             around = [part for part in models if any(inner is module for inner in part.modules())]
             module.__dict__[_BEFORE] = [before[id(part.config)] for part in around]
-            module.__class__ = fused_class(fusion, type(module))
+            become(module, fused_class(fusion, type(module)))
     attend_by_falloff(models)
     return report
 
@@ -114,7 +116,7 @@ def unfuse(model: nn.Module) -> None:
     for part in fused:
         for config, before in part.__dict__.pop(_BEFORE):
             config._attn_implementation_internal = before
-        part.__class__ = part.unfused  # type: ignore[assignment]
+        become(part, part.unfused)
 
 
 def check_version() -> None:

@@ -2,16 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 import falloff.schemes as schemes
 from falloff.hf.attention import register
-from falloff.hf.families.fused import Fused, fused_class
-from falloff.hf.families.positions import POSITIONS, NoLearned, NoRotary, Positions, Swapped
+from falloff.hf.families.fused import Fused, become, check_forward, fused_class
+from falloff.hf.families.positions import (
+    POSITIONS,
+    NoLearned,
+    NoRotary,
+    Owner,
+    Positions,
+    Swapped,
+    SwappedConfig,
+    SwappedShared,
+    restored,
+)
 from falloff.hf.fusing import attend_by_falloff, check_models, check_version, models_around
-from falloff.schemes import Scheme
+from falloff.schemes import FIRE, Scheme
 from falloff.views.settings import needs_states, settings_of
 
 MakeBias = Callable[[int], Scheme]
@@ -23,18 +34,22 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     For research on positions and lengths, and for fine-tuning: the model has to learn the scheme. Known are Llama, Mistral,
     Qwen 2 and 3, GPT-NeoX (Pythia) and GPT-2. Rotary embeddings turn nothing any more; a learned embedding of positions
     gives 0, at any length. Parameters of the scheme are the model's: `falloff_bias` of each attention module, or of the
-    model. `save_pretrained` saves them, and the scheme's name and settings as `falloff_config` in the model's config; `load`
-    reads them.
+    model. What wraps modules (PEFT's `modules_to_save`, FSDP, DDP, offloading) may wrap them: swap first, then wrap.
+
+    `save_pretrained` saves them, and the scheme's name and settings as `falloff_config` in the model's config; `load` reads
+    them. Nothing else loads such a folder: `AutoModel` and the model's own class would put the old positions back, so
+    `config.json` says in the place of `model_type` and `vocab_size` that `falloff.hf.load` is wanted, and they refuse it.
 
     Args:
         model: of Transformers.
-        make_bias: called with the number of heads, makes a scheme: `FIRE`, or `lambda heads: T5Bias(heads, num_buckets=64)`.
+        make_bias: called with the number of heads, makes a scheme: `FIRE`, a class of your own, or
+            `lambda heads: T5Bias(heads, num_buckets=64)`.
         share: one scheme for all layers, instead of one for each.
 
     Raises:
         ImportError: without Transformers.
-        ValueError: for a model that this does not know, or that is swapped or fused already; what is not a scheme, or needs
-            states. Nothing has changed then.
+        ValueError: for a model that this does not know, or that is swapped or fused already, sharded or offloaded; what is
+            not a scheme, or needs states. Nothing has changed then, nor after an error of `make_bias`.
 
     >>> from falloff import FIRE
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -45,19 +60,39 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     'FIRE'
     """
     check_version()
-    bias = _put_in(model, make_bias, share)
-    described = {"scheme": type(bias).__name__, "settings": settings_of(bias), "share": share}
+    if not isinstance(share, bool):
+        raise ValueError(f"share: got {share!r}, expected True or False")
+    places = _places(model)
+    if any(parameter.is_meta or hasattr(parameter, "placements") for parameter in model.parameters()):
+        raise ValueError(
+            f"model: got {type(model).__name__} that is offloaded or sharded, expected one whose parameters are at hand: "
+            "swap first"
+        )
+    biases = [_made(make_bias, places.heads) for _ in range(1 if share else len(places.attention))]
+    described = _described(biases[0], share)
+    _put_in(model, places, biases, share)
     model.config.falloff_config = described  # type: ignore[union-attr]
 
 
-def _put_in(model: Any, make_bias: MakeBias, share: bool) -> Scheme:
-    """Change the modules; what the config is told is left to others."""
+class _Places(NamedTuple):
+    """Where in a model positions and attention are, and its configurations."""
+
+    attention: list[Any]
+    rotary: list[nn.Module]
+    learned: list[nn.Module]
+    models: list[Any]
+    heads: int
+
+
+def _places(model: Any) -> _Places:
+    """Look at everything that could stand in the way; nothing is changed."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"model: got {type(model).__name__}, expected a PreTrainedModel")
     known = _kind_of(model)
-    attention = [module for module in model.modules() if _is(module, known.module, known.attention)]
+    modules = list(model.modules())
+    attention = [module for module in modules if _is(module, known.module, known.attention)]
     if any(getattr(module, "is_cross_attention", False) for module in attention):
         raise ValueError(f"model: got {type(model).__name__} with cross-attention, expected a decoder alone")
     models = models_around(attention, model)
@@ -67,28 +102,41 @@ def _put_in(model: Any, make_bias: MakeBias, share: bool) -> Scheme:
         if type(module).__name__.endswith("Attention") and module not in attention
     }
     check_models(models, others, model)
-    heads: int = attention[0].config.num_attention_heads
-    device = next(attention[0].parameters()).device
-    biases = [_made(make_bias, heads).to(device) for _ in (attention[:1] if share else attention)]
+    rotary = [module for module in modules if known.rotary is not None and _is(module, known.module, known.rotary)]
+    embeddings = [getattr(module, known.learned, None) for module in modules] if known.learned is not None else []
+    learned: list[nn.Module] = [module for module in embeddings if isinstance(module, nn.Embedding)]
+    for parts, change in ((rotary, NoRotary), (learned, NoLearned)):
+        for module in parts:
+            check_forward(module, fused_class(change, type(module)))
+    return _Places(attention, rotary, learned, models, attention[0].config.num_attention_heads)
 
+
+def _put_in(model: Any, places: _Places, biases: list[Scheme], share: bool) -> None:
+    """Change the modules and the configuration; what can fail has been tried before."""
     register()
-    for module in list(model.modules()):
-        if known.rotary is not None and _is(module, known.module, known.rotary):
-            module.__class__ = fused_class(NoRotary, type(module))
-        learned = None if known.learned is None else getattr(module, known.learned, None)
-        if isinstance(learned, nn.Embedding) and not isinstance(learned, Fused):
-            learned.weight.requires_grad_(False)
-            learned.__class__ = fused_class(NoLearned, type(learned))
-    if share:
-        model.falloff_bias = biases[0]
-    for index, module in enumerate(attention):
-        module.__class__ = fused_class(Swapped, type(module))
+    for module in places.rotary:
+        become(module, fused_class(NoRotary, type(module)))
+    for module in places.learned:
+        module.requires_grad_(False)
+        become(module, fused_class(NoLearned, type(module)))
+    owner = Owner(model)
+    for index, module in enumerate(places.attention):
         if share:
-            module.__dict__["falloff_bias"] = biases[0]  # not a part of it: the model's, saved once
+            become(module, fused_class(SwappedShared, type(module)))
+            module.falloff_owner = owner
         else:
-            module.falloff_bias = biases[index]
-    attend_by_falloff(models)
-    return biases[0]
+            become(module, fused_class(Swapped, type(module)))
+            module.falloff_bias = biases[index].to(_device(module, model))
+    if share:
+        model.falloff_bias = biases[0].to(_device(places.attention[0], model))
+    if not isinstance(model.config, SwappedConfig):
+        model.config.__class__ = fused_class(SwappedConfig, type(model.config))
+    attend_by_falloff(places.models)
+
+
+def _device(module: nn.Module, model: Any) -> torch.device:
+    """Where a module is; a quantized one may have no parameters."""
+    return next((parameter.device for parameter in module.parameters()), model.device)
 
 
 def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> Any:
@@ -96,42 +144,102 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
 
     Args:
         folder: as in `from_pretrained`.
-        make_bias: as in `swap`, for a scheme of your own; by default the one that the model's config names.
+        make_bias: as in `swap`, for a scheme of your own, of whose code the folder has nothing; by default what the model's
+            config names. It has to make what the model was saved with: the same class, with the same settings.
         more: for `from_pretrained`, such as dtype.
 
     Raises:
-        ValueError: for a model that was not swapped, or whose scheme is not one of falloff's.
+        ImportError: without Transformers.
+        ValueError: for a model that was not swapped; one whose scheme is not one of falloff's, without `make_bias`; or a
+            `make_bias` that makes something else.
     """
     check_version()
     import transformers
 
     where = {name: more[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in more}
-    config = transformers.AutoConfig.from_pretrained(folder, **where)
-    described = getattr(config, "falloff_config", None)
+    found: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder, **where)[0]
+    config = restored(found)
+    described = config.get("falloff_config")
     if described is None:
         raise ValueError(
             f"folder: got {str(folder)!r}, whose config has no falloff_config, expected a model that was swapped"
         )
-    make = make_bias or _named(described)
-    original: Any = getattr(transformers, config.architectures[0])
+    make, share = make_bias or _named(described), described["share"]
+    original: Any = getattr(transformers, config["architectures"][0])
+    fresh: list[Scheme] = []
 
     def swapped_from_the_start(model: Any, *arguments: Any, **named: Any) -> None:
         original.__init__(model, *arguments, **named)
         model.__class__ = original
-        _put_in(model, make, described["share"])
+        places = _places(model)
+        with torch.device("cpu"):  # Transformers has chosen the device meta, where nothing can be looked at
+            fresh.append(_as_described(_made(make, places.heads), described))
+        _put_in(model, places, [make(places.heads) for _ in (places.attention[:1] if share else places.attention)], share)
+        if config is found:
+            _reshape_scalars(model, ())  # FIRE had some when such a folder was saved
 
-    loading: Any = type(original.__name__, (original,), {"__init__": swapped_from_the_start})
-    model = loading.from_pretrained(folder, **more)
+    config_class = fused_class(SwappedConfig, transformers.CONFIG_MAPPING[config["model_type"]])
+    loading: Any = type(original.__name__, (original,), {"__init__": swapped_from_the_start, "config_class": config_class})
+    model, info = loading.from_pretrained(folder, **more | {"output_loading_info": True})
+    _reshape_scalars(model, (1,))
+    wrong = sorted(name for kind in ("missing_keys", "unexpected_keys") for name in info[kind] if "falloff_bias" in name)
+    if wrong:
+        raise ValueError(
+            f"make_bias: it made {type(fresh[0]).__name__} with other parameters than folder {str(folder)!r} has, expected "
+            f"the same ({', '.join(wrong)})"
+        )
+    for module in model.modules():
+        if type(module) is type(fresh[0]):
+            _restore_buffers(module, fresh[0])
     swapped = [module for module in model.modules() if isinstance(module, Swapped)]
     attend_by_falloff(models_around(swapped, model))  # `from_pretrained` has chosen one again
     return model
 
 
 def _named(described: dict[str, Any]) -> MakeBias:
-    scheme = getattr(schemes, described["scheme"], None)
-    if not isinstance(scheme, type) or not issubclass(scheme, Scheme):
-        raise ValueError(f"make_bias: got None for a model with {described['scheme']}, which is not a scheme of falloff's")
+    name = described["scheme"]
+    scheme = getattr(schemes, name, None)
+    if described.get("own") or not isinstance(scheme, type) or not issubclass(scheme, Scheme):
+        raise ValueError(
+            f"make_bias: got None for a model with {name}, which is not a scheme of falloff's, expected its class, or a "
+            f"function of the number of heads that makes one: load(folder, {name})"
+        )
     return lambda heads: scheme(heads, **described["settings"])
+
+
+def _described(bias: Scheme, share: bool) -> dict[str, Any]:
+    """What a folder says of a scheme."""
+    cls = type(bias)
+    own = {} if getattr(schemes, cls.__name__, None) is cls else {"own": True}
+    return {"scheme": cls.__name__, "settings": settings_of(bias), "share": share, **own}
+
+
+def _as_described(bias: Scheme, described: dict[str, Any]) -> Scheme:
+    """The scheme, which must be the one that was saved: another would be taken without a word where shapes agree."""
+    got, expected = (
+        f"{one['scheme']}({', '.join(f'{name}={value!r}' for name, value in sorted(one['settings'].items()))})"
+        for one in (_described(bias, described["share"]), described)
+    )
+    if got != expected:
+        raise ValueError(f"make_bias: it made {got}, expected {expected}, which the model was saved with")
+    return bias
+
+
+def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
+    for module in model.modules():
+        if isinstance(module, FIRE):
+            for name in module.scalars:
+                tensor = getattr(module, name)
+                tensor.data = tensor.data.reshape(shape)
+
+
+def _restore_buffers(scheme: nn.Module, fresh: Scheme) -> None:
+    """Give a scheme the buffers that are not saved, which `from_pretrained` leaves as whatever the memory held."""
+    saved = fresh.state_dict()
+    buffers = dict(scheme.named_buffers())
+    for name, value in fresh.named_buffers():
+        if name not in saved:
+            buffers[name].copy_(value)
 
 
 def _kind_of(model: nn.Module) -> Positions:
@@ -148,12 +256,18 @@ def _is(module: nn.Module, where: str, name: str) -> bool:
     return type(module).__name__ == name and type(module).__module__ == where
 
 
-def _made(make_bias: MakeBias, heads: int) -> Scheme:
+def _made(make_bias: object, heads: int) -> Scheme:
+    """What `make_bias` makes. Its heads are those of the bias itself: a scheme of your own need not keep their number."""
+    wanted = "the class of a scheme, such as FIRE, or a function of the number of heads that makes one"
+    if isinstance(make_bias, nn.Module):
+        name = type(make_bias).__name__
+        raise ValueError(f"make_bias: got {name}(...), which is made already, expected {wanted}: {name}, or a lambda")
     if not callable(make_bias):
-        raise ValueError(f"make_bias: got {make_bias!r}, expected a function of the number of heads, such as FIRE")
+        raise ValueError(f"make_bias: got {make_bias!r}, expected {wanted}")
     bias = make_bias(heads)
     if not isinstance(bias, Scheme) or needs_states(type(bias)):
         raise ValueError(f"make_bias: it made {type(bias).__name__}, expected a scheme whose bias needs no states")
-    if bias.num_heads != heads:
-        raise ValueError(f"make_bias: it made a scheme of {bias.num_heads} heads, expected {heads}")
+    found = bias(1, 1).num_heads
+    if found != heads:
+        raise ValueError(f"make_bias: it made a scheme of {found} heads, expected {heads}")
     return bias

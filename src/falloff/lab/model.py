@@ -73,7 +73,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
         length = tokens.shape[1]
         # One form for all layers: computed once, and its gradient is the sum over layers.
-        bias = None if self.scheme is None else self.scheme.form(length, length, device=tokens.device)
+        bias = None if self.scheme is None else self.scheme(length, length, device=tokens.device)
         turn = rotation(length, self.head_size, tokens.device) if self.rope else None
         hidden = self.embedding(tokens)
         for block in self.blocks:

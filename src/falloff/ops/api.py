@@ -1,10 +1,10 @@
 """`falloff.attention`: check what was asked, turn the bias into a form, and hand over to an implementation."""
 
 import math
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from falloff.forms import Form
@@ -33,7 +33,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Scheme | Form | None = None,
+    bias: nn.Module | Form | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
@@ -51,7 +51,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Scheme | Form | None = None,
+    bias: nn.Module | Form | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
@@ -68,7 +68,7 @@ def attention(
     query: Float[Tensor, "B H N D"],
     key: Float[Tensor, "B G M D"],
     value: Float[Tensor, "B G M V"],
-    bias: Scheme | Form | None = None,
+    bias: nn.Module | Form | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
@@ -90,7 +90,8 @@ def attention(
         query: (B, H, N, D), D at most 256.
         key: (B, G, M, D), where G divides H: query heads share key heads in order, H / G of them each.
         value: (B, G, M, D); or (B, G, M, V) with another size V of at most 256, which costs a copy.
-        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`), or None.
+        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`), or None. A scheme may be wrapped: it is called as
+            a module, and whatever can be called so will do, see `Scheme`.
         causal: whether keys in the future of a query are hidden.
         scale: factor of the scores; 1 / sqrt(D) by default. T5 takes 1.
         bias_scale: factor of the bias; D ** -0.5 for the notation that divides the bias by sqrt(D) too (KERPLE's Eq. 1,
@@ -192,7 +193,7 @@ def _form_of(
     """The bias as a form, or as a dense tensor from its definition."""
     if bias is None:
         return None, None
-    if isinstance(bias, type) or not isinstance(bias, Scheme | Form):
+    if isinstance(bias, type) or not isinstance(bias, nn.Module | Form):
         got = bias.__name__ + ", a class" if isinstance(bias, type) else type(bias).__name__
         expected = "a scheme such as T5Bias(num_heads), a form (Strip, Band, Warp), or None"
         if isinstance(bias, Tensor):
@@ -201,23 +202,21 @@ def _form_of(
         refuse("bias", got, expected)
     batch, heads, num_queries, _ = query.shape
     num_keys = key.shape[2]
-    # A scheme without parameters follows the query's device.
-    tensors = bias.tensors if isinstance(bias, Form) else bias.parameters()
-    device = next((tensor.device for tensor in tensors), query.device)
-    if device != query.device:
-        refuse("bias", f"device {device}", f"query's device {query.device}")
     form: Form | None = None
     matrix: Tensor | None = None
     if isinstance(bias, Form):
+        if bias.device != query.device:
+            refuse("bias", f"device {bias.device}", f"query's device {query.device}")
         bias.check_call(batch, num_queries, num_keys)
         form = bias
         if dense:  # computed in the precision of the scores, as the tiles of a kernel are
             matrix = bias.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
     else:
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-        start = None if bias.toeplitz else text_start(num_queries, key_mask, document_ids)
-        build = bias.dense if dense else bias.form
-        built = build(num_queries, num_keys, query_start, text_start=start, device=device, dtype=dtype)
+        # What does not say that it is Toeplitz, such as a wrapper, is told where texts start.
+        start = None if getattr(bias, "toeplitz", False) else text_start(num_queries, key_mask, document_ids)
+        more = {"text_start": start, "device": query.device, "dtype": dtype} | ({"dense": True} if dense else {})
+        built = _call(bias, num_queries, num_keys, query_start, more)
         _check_built(built, bias, query, num_keys, dense)
         form, matrix = (built, None) if isinstance(built, Form) else (None, built)
     bias_heads = form.num_heads if form is not None else matrix.shape[-3] if matrix is not None else heads
@@ -231,7 +230,18 @@ def _form_of(
     return form, matrix
 
 
-def _check_built(built: object, scheme: Scheme, query: Tensor, num_keys: int, dense: bool) -> None:
+def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int | None, more: dict[str, Any]) -> Any:
+    """Call a scheme, or what wraps one, as a module: what hooks do to it, such as fetching its weights, happens then."""
+    try:
+        return scheme(num_queries, num_keys, query_start, **more)
+    except TypeError as error:
+        if any(isinstance(part, Scheme) for part in scheme.modules()):
+            raise
+        said = f"bias: got {type(scheme).__name__}, expected a scheme, or a module that is called as Scheme.forward is"
+        raise ValueError(said) from error
+
+
+def _check_built(built: object, scheme: nn.Module, query: Tensor, num_keys: int, dense: bool) -> None:
     """Hold a scheme to its word: it may be a user's own, and no kernel looks again at what it reads."""
     batch, _, num_queries, _ = query.shape
     name = f"{type(scheme).__name__}.{'dense' if dense else 'form'}"

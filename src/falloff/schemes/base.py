@@ -28,7 +28,13 @@ class Scheme(nn.Module):
 
     `at(offsets)` takes integer offsets (query position - key position; positive: the key lies in the past), shape (L,),
     and returns the bias of every head at them, shape (H, L). Everything else follows from it: `form` for the kernels,
-    `dense` for looking at it, `falloff.attention(query, key, value, bias)`, `plot` and `show`.
+    `dense` for looking at it, `falloff.attention(query, key, value, bias)`, `falloff.hf.swap`, `plot` and `show`.
+
+    **Calling a scheme gives its form**, and `falloff.attention` calls it, as any module of a model is called: what wraps
+    modules (PEFT, FSDP, offloading, hooks) sees the call. A scheme that depends on positions is called with the sizes of
+    the attention, see `forward`; one that depends on what the tokens say is called by the model with its states, and
+    `attention` takes what came out: `attention(query, key, value, mixture(state))`. Its number of heads is that of the form:
+    no attribute has to tell it. A module that is no scheme will do for `attention` too, if it can be called like one.
 
     >>> class Inverse(Scheme):
     ...     '''1 / (1 + distance), the same for both heads.'''
@@ -58,6 +64,33 @@ class Scheme(nn.Module):
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         """The bias of every head at integer offsets: (L,) -> (H, L). The scheme's published definition."""
         raise NotImplementedError(f"{type(self).__name__} must define at(offsets) -> (num_heads, len(offsets))")
+
+    def forward(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        dense: bool = False,
+    ) -> Form | Tensor:
+        """`form`, or `dense` where that is asked for, as a call that hooks can see.
+
+        Raises:
+            ValueError: for a device that is not the parameters'.
+
+        >>> from falloff import ALiBi
+        >>> ALiBi(2)(3, 5).values.shape
+        torch.Size([2, 5])
+        """
+        own = next((parameter.device for parameter in self.parameters()), None)
+        asked = None if device is None else torch.device(device)
+        if own and asked and (asked.type != own.type or asked.index not in (None, own.index)):
+            raise ValueError(f"bias: got device {own}, expected query's device {asked}")
+        build = self.dense if dense else self.form
+        return build(num_queries, num_keys, query_start, text_start=text_start, device=device, dtype=dtype)
 
     def form(
         self,
@@ -94,7 +127,8 @@ class Scheme(nn.Module):
         if past is not None:
             highest = torch.sym_min(highest, past)
         offsets = torch.arange(lowest, torch.sym_max(highest, lowest) + 1, device=self._device(device))
-        return Strip(self._values_at(offsets, dtype), lowest)
+        # No view of a parameter, such as a transposed gather: FSDP warns of modules that return one.
+        return Strip(self._values_at(offsets, dtype).contiguous(), lowest)
 
     def dense(
         self,

@@ -1,6 +1,7 @@
 """FIRE: a small network over a distance that is progressively interpolated into 0 .. 1."""
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,9 @@ class FIRE(Scheme):
         init_c: start value of c.
         init_L: start value of the threshold L; `L_multiplier` (start 1) times it is learned.
 
-    Parameters `mlp` (Sequential of Linear, ReLU, Linear), `c` and `L_multiplier`, buffer `init_L`, named as in the paper's
-    code. A model in bfloat16 keeps `init_L` in eight bits too: powers of two stay exact.
+    Parameters `mlp` (Sequential of Linear, ReLU, Linear), `c` and `L_multiplier` (1,), buffer `init_L` (1,), named as in the
+    paper's code. A checkpoint in which the last three are scalars, as there, loads. A model in bfloat16 keeps `init_L` in
+    eight bits too: powers of two stay exact.
 
     Raises:
         ValueError: for settings out of range.
@@ -43,6 +45,8 @@ class FIRE(Scheme):
     paper = "Li et al. 2024, FIRE"
     reading = "Learns any function of distance relative to the row's length: beyond L, positions are squeezed to fit."
     toeplitz = False
+    scalars: ClassVar[tuple[str, ...]] = ("c", "L_multiplier", "init_L")
+    """What is one number. As tensors (1,): FSDP cannot shard what has no dimension."""
 
     def __init__(self, num_heads: int, width: int = 32, init_c: float = 0.1, init_L: float = 512.0) -> None:
         super().__init__()
@@ -55,14 +59,14 @@ class FIRE(Scheme):
         self.width = width
         self.init_c = float(init_c)
         self.mlp = nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, num_heads))
-        self.c = nn.Parameter(torch.tensor(float(init_c)))
-        self.L_multiplier = nn.Parameter(torch.tensor(1.0))
+        self.c = nn.Parameter(torch.tensor([float(init_c)]))
+        self.L_multiplier = nn.Parameter(torch.tensor([1.0]))
         self.init_L: Tensor
-        self.register_buffer("init_L", torch.tensor(float(init_L)))
+        self.register_buffer("init_L", torch.tensor([float(init_L)]))
 
     def threshold(self) -> Float[Tensor, ""]:
         """L: the query position up to which the bias depends on the offset alone."""
-        return (self._raised(self.L_multiplier) * self.init_L).abs()
+        return (self._raised(self.L_multiplier) * self.init_L).abs().reshape(())
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         """The bias in the rows i <= L, where the offset alone decides."""
@@ -138,12 +142,25 @@ class FIRE(Scheme):
         return self._psi(torch.maximum(positions, self.threshold())) + _EPSILON
 
     def _layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        first, last = self.mlp[0], self.mlp[2]
-        assert isinstance(first, nn.Linear)
-        assert isinstance(last, nn.Linear)
-        tensors = (first.weight.flatten(), first.bias, last.weight, last.bias)
-        w1, b1, w2, b2 = (self._raised(tensor) for tensor in tensors)
-        return w1, b1, w2, b2
+        first, last = self._affine(self.mlp[0], 1), self._affine(self.mlp[2], self.width)
+        w1, b1, w2, b2 = (self._raised(tensor) for tensor in (*first, *last))
+        return w1.flatten(), b1, w2, b2
+
+    def _affine(self, layer: nn.Module, inputs: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a Linear; of what stands in its place (LoRA, a quantized layer) or has hooks, from a call."""
+        hooked = layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer)
+        if type(layer) is nn.Linear and not hooked:
+            return layer.weight, layer.bias
+        at = torch.cat([self.c.new_zeros(1, inputs), torch.eye(inputs, dtype=self.c.dtype, device=self.c.device)])
+        with torch.autocast(at.device.type, enabled=False):
+            bias, *ends = layer(at).unbind()
+        return torch.stack([end - bias for end in ends], -1), bias
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for name in self.scalars:
+            if isinstance(found := state_dict.get(prefix + name), Tensor) and found.dim() == 0:
+                state_dict[prefix + name] = found.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _f(self, x: Tensor) -> Tensor:
         """The network on x of any shape: (...) -> (H, ...). Written out, so that it runs in full precision."""

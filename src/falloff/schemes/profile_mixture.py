@@ -50,8 +50,14 @@ class ProfileMixture(Scheme):
         self.extent = extent
         self.profiles = nn.Parameter(torch.randn(state_dim, extent) * 0.02)
 
-    def forward(self, state: Float[Tensor, "B H N R"]) -> Band:
-        """The band of these states: what `falloff.attention` takes as its bias."""
+    def forward(self, state: Float[Tensor, "B H N R"] | int, *_: object, **__: object) -> Band:  # type: ignore[override]
+        """The band of these states: what `falloff.attention` takes as its bias.
+
+        Raises:
+            ValueError: for states of the wrong shape, or the sizes of an attention, with which other schemes are called.
+        """
+        if isinstance(state, int):
+            self.at(torch.empty(0))
         self._check_state(state)
         return Band(state @ self.profiles.to(state.dtype))
 

@@ -1,6 +1,7 @@
 """What all fused attention modules are: objects whose class has changed, with the same parameters under the same names."""
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, ClassVar
 
 from torch import nn
@@ -40,6 +41,36 @@ def fused_class(fusion: Any, original: Any) -> Any:
         names = {"unfused": original, "fusion": fusion}
         _CLASSES[fusion, original] = type(f"Fused{original.__name__}", (fusion, original), names)
     return _CLASSES[fusion, original]
+
+
+def check_forward(module: nn.Module, cls: type) -> None:
+    """Raise ValueError where a class with a forward of its own would not be heard: the module has one in its place.
+
+    What calls the forward that it took the place of, as accelerate's hooks do, is no such case: see `become`.
+    """
+    if "forward" in vars(module) and cls.forward is not type(module).forward and not _holders(module):  # type: ignore[attr-defined]
+        raise ValueError(
+            f"model: got a {type(module).__name__} whose forward was replaced by {vars(module)['forward']!r}, expected the "
+            "module's own: change the model by falloff.hf first"
+        )
+
+
+def become(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change the class of a module. What holds its old forward, as accelerate's hooks do, holds the new one then."""
+    holders = _holders(module)
+    module.__class__ = cls
+    for name in holders:
+        vars(module)[name] = MethodType(cls.forward, module)
+
+
+def _holders(module: nn.Module) -> list[str]:
+    """The attributes of a module that hold the forward of its class."""
+    own = type(module).forward
+    return [
+        name
+        for name, held in vars(module).items()
+        if isinstance(held, MethodType) and held.__self__ is module and held.__func__ is own
+    ]
 
 
 def _empty(fusion: type, original: type) -> Any:
