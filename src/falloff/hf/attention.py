@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from falloff.forms import Form
 from falloff.hf.masks import OWN, Seen, seen_mask
 from falloff.ops.api import attention
-from falloff.schemes import Scheme
 
 NAME = "falloff"
 
@@ -61,7 +60,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Scheme | Form | None,
+    bias: nn.Module | Form | None,
     seen: Seen,
     scale: float | None,
     dropout_p: float,
