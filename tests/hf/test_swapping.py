@@ -1,15 +1,18 @@
 """A scheme in the place of rotary and learned positions."""
 
 import copy
+import json
+import logging
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("transformers")
 
 import transformers
 
-from falloff import FIRE, SCHEMES, ALiBi, ProfileMixture, T5Bias, attention, hf
+from falloff import FIRE, SCHEMES, ALiBi, ProfileMixture, Scheme, T5Bias, attention, hf
 
 SIZES = {"vocab_size": 60, "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 2, "intermediate_size": 64}
 
@@ -114,7 +117,7 @@ def test_a_scheme_of_ones_own_is_loaded_with_its_function(tmp_path):
 
     model = swapped("gpt2", Own)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^make_bias: got None for a model with Own"):
+    with pytest.raises(ValueError, match=r"^make_bias: got None for a model with Own, .* its class.* load\(folder, Own\)$"):
         hf.load(tmp_path)
     assert hf.load(tmp_path, Own).config.falloff_config["scheme"] == "Own"
     gpt2().save_pretrained(tmp_path / "plain")
@@ -183,9 +186,14 @@ def test_bad_input():
         (lambda heads: 3, "it made int"),
         (ProfileMixture, "it made ProfileMixture"),
         (lambda heads: ALiBi(2), "a scheme of 2 heads, expected 6"),
+        (FIRE(6), r"^make_bias: got FIRE\(...\), which is made already, expected the class of a scheme"),
+        (nn.Linear(6, 6), r"^make_bias: got Linear\(...\), which is made already"),
+        (None, r"^make_bias: got None, expected the class of a scheme, such as FIRE, or a function"),
     ):
         with pytest.raises(ValueError, match=message):
             hf.swap(MODELS["llama"](), make_bias)
+    with pytest.raises(ValueError, match=r"^share: got 'yes', expected True or False"):
+        hf.swap(MODELS["llama"](), ALiBi, share="yes")
     model = swapped("llama")
     with pytest.raises(ValueError, match="fused or swapped already"):
         hf.swap(model, ALiBi)
@@ -196,3 +204,162 @@ def test_bad_input():
     cross = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, add_cross_attention=True))
     with pytest.raises(ValueError, match="with cross-attention"):
         hf.swap(cross, ALiBi)
+
+
+class Logarithmic(Scheme):
+    """README's scheme of one's own: nothing tells how many heads it has but its bias."""
+
+    def __init__(self, num_heads, rate=1.0):
+        super().__init__()
+        self.rate = rate
+        self.strength = nn.Parameter(torch.ones(num_heads))
+        self.register_buffer("table", torch.log1p(torch.arange(9) * self.rate), persistent=False)
+
+    def at(self, offsets):
+        return -self.strength[:, None] * self.table[offsets.abs().clamp(max=8)]
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_scheme_with_nothing_but_at_is_swapped_and_loaded(name, share, tmp_path):
+    """Its heads are those of the bias; what it computes once and does not save is computed again."""
+    model = swapped(name, Logarithmic, share=share)
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(2, 60, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(hf.load(tmp_path, Logarithmic).eval()(ids).logits, model(ids).logits)
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    """Another scheme, or another setting, was taken without a word where shapes agree."""
+    swapped("llama", lambda heads: Logarithmic(heads, rate=2.0)).save_pretrained(tmp_path)
+    saved = r"expected Logarithmic\(rate=2.0\), which the model was saved with$"
+    with pytest.raises(ValueError, match=r"^make_bias: it made Logarithmic\(rate=1.0\), " + saved):
+        hf.load(tmp_path, Logarithmic)
+    with pytest.raises(ValueError, match=r"^make_bias: it made ALiBi\(learned=False\), " + saved):
+        hf.load(tmp_path, ALiBi)
+    hf.load(tmp_path, lambda heads: Logarithmic(heads, rate=2.0))
+
+    class Grown(Logarithmic):
+        def __init__(self, num_heads):
+            super().__init__(num_heads, rate=2.0)
+            self.more = nn.Parameter(torch.ones(1))
+
+    Grown.__name__ = "Logarithmic"
+    with pytest.raises(ValueError, match=r"^make_bias: it made Logarithmic"):
+        hf.load(tmp_path, Grown)
+
+
+def test_a_scheme_of_ones_own_that_has_the_name_of_falloffs(tmp_path):
+    class Steep(ALiBi):
+        def at(self, offsets):
+            return 3 * super().at(offsets)
+
+    Steep.__name__ = "ALiBi"
+    model = swapped("llama", Steep)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^make_bias: got None for a model with ALiBi, which is not a scheme of falloff's"):
+        hf.load(tmp_path)
+    ids = torch.randint(2, 60, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(hf.load(tmp_path, Steep).eval()(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("options", [{}, {"attn_implementation": "sdpa"}, {"dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize("scheme", [ALiBi, FIRE], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_else_loads_the_folder_of_a_swapped_model(name, scheme, options, tmp_path):
+    """Transformers made a plain model with rotary positions of it, for ALiBi without a warning."""
+    model = swapped(name, scheme)
+    model.save_pretrained(tmp_path)
+    said = "swapped by falloff: load it by falloff.hf.load"
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel, transformers.AutoConfig):
+        with pytest.raises(ValueError, match=said):
+            auto.from_pretrained(tmp_path, **options)
+    for cls in (type(model), type(model.base_model)):
+        with pytest.raises(Exception, match=said):
+            cls.from_pretrained(tmp_path, **options)
+    assert hf.load(tmp_path, **options).config.hidden_size == 48
+
+
+def test_a_loaded_model_is_saved_and_loaded_again(tmp_path):
+    """In memory the configuration is what it was: PEFT and others look up its model_type."""
+    model = swapped("qwen3", FIRE)
+    model.save_pretrained(tmp_path / "first")
+    again = hf.load(tmp_path / "first")
+    again.save_pretrained(tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
+    assert first == second
+    assert first["falloff_config"]["was"] == {"model_type": "qwen3", "hidden_size": 48}
+    assert (again.config.model_type, again.config.hidden_size) == ("qwen3", 48)
+    assert isinstance(again.config, transformers.Qwen3Config)
+    ids = torch.randint(2, 60, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(hf.load(tmp_path / "second").eval()(ids).logits, model(ids).logits)
+
+
+def test_loading_says_nothing_of_model_types_and_weights(tmp_path, caplog):
+    swapped("mistral", FIRE).save_pretrained(tmp_path)
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        hf.load(tmp_path)
+    transformers.utils.logging.disable_propagation()
+    assert not caplog.records
+
+
+def test_a_tokenizer_beside_a_swapped_model_is_loaded(tmp_path):
+    vocabulary = {"<unk>": 0, "a": 1, "b": 2}
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
+    swapped("llama", ALiBi).save_pretrained(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)("a b c")["input_ids"] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("scheme", [FIRE, ALiBi], ids=lambda scheme: scheme.name)
+def test_folders_of_old_are_loaded(scheme, tmp_path):
+    """Saved at 2747a2b: a configuration that any class takes, and FIRE's c, L_multiplier and init_L as scalars."""
+    from safetensors.torch import load_file, save_file
+
+    model = swapped("llama", scheme)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= config["falloff_config"].pop("was")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "model.safetensors")
+    scalars = {name: w.reshape(()).clone() for name, w in weights.items() if name.endswith((".c", "_multiplier", ".init_L"))}
+    assert len(scalars) == (6 if scheme is FIRE else 0)
+    save_file(weights | scalars, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = hf.load(tmp_path).eval()
+    ids = torch.randint(2, 60, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert {name: p.shape for name, p in loaded.state_dict().items()} == {n: p.shape for n, p in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_an_error_leaves_the_model_as_it_was(share):
+    torch.manual_seed(0)
+    model = MODELS["llama"]().eval()
+    ids = torch.randint(2, 60, (1, 20))
+    calls = []
+
+    def fails(heads):
+        calls.append(heads)
+        if share or len(calls) == 2:
+            raise RuntimeError("no more")
+        return FIRE(heads)
+
+    def state():
+        return [type(module) for module in model.modules()], list(model.state_dict()), model.config.to_json_string()
+
+    with torch.no_grad():
+        want = model(ids).logits
+        before = state()
+        with pytest.raises(RuntimeError, match="no more"):
+            hf.swap(model, fails, share=share)
+        assert state() == before
+        assert torch.equal(model(ids).logits, want)
+        hf.swap(model, FIRE, share=share)

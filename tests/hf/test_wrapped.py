@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
@@ -216,7 +217,7 @@ def test_hooks_that_replace_forward_stay_when_a_model_is_fused(name):
 
 
 class Counting(ModelHook):
-    calls: list = []
+    calls: ClassVar[list[str]] = []
 
     def pre_forward(self, module, *arguments, **named):
         self.calls.append(type(module).__name__)

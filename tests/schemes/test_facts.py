@@ -5,6 +5,7 @@ import torch
 
 from falloff import (
     FIRE,
+    SCHEMES,
     TISA,
     ALiBi,
     KerpleLog,
@@ -18,6 +19,7 @@ from falloff import (
     t5_bucket,
 )
 from falloff.schemes.t5 import _bucket_starts
+from falloff.views.settings import settings_of
 
 
 def test_the_books_grid():
@@ -209,3 +211,25 @@ def test_a_unit_of_fire_is_inactive_at_its_knot(name, impl, dtype):
         out = attention(query, key, value, bias, causal=True, impl=implementation)
         found.append([out, *torch.autograd.grad(out.sin().sum(), list(bias.parameters()))])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_tensor_has_a_dimension(name):
+    """FSDP shards the first dimension of each parameter: FIRE's c and L_multiplier had none."""
+    scheme = SCHEMES[name](4)
+    assert all(tensor.dim() >= 1 for tensor in (*scheme.parameters(), *scheme.buffers()))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_fire_loads_checkpoints_in_which_numbers_are_scalars(assign):
+    """Those of falloff at 2747a2b, and of the paper's code, also as a part of a model."""
+    saved = FIRE(4, init_c=0.3, init_L=20)
+    scalars = {name: saved.state_dict()[name].reshape(()) for name in ("c", "L_multiplier", "init_L")}
+    checkpoint = {f"bias.{name}": tensor for name, tensor in (saved.state_dict() | scalars).items()}
+    model = torch.nn.ModuleDict({"bias": FIRE(4)})
+    model.load_state_dict(checkpoint, assign=assign)
+    assert model["bias"].c.shape == (1,)
+    assert model["bias"].init_L.item() == 20
+    assert torch.equal(model["bias"].dense(40, 40), saved.dense(40, 40))
+    assert checkpoint["bias.c"].dim() == 0
+    assert settings_of(saved) == {"width": 32, "init_c": 0.3, "init_L": 20.0}

@@ -38,7 +38,7 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
 
     `save_pretrained` saves them, and the scheme's name and settings as `falloff_config` in the model's config; `load` reads
     them. Nothing else loads such a folder: `AutoModel` and the model's own class would put the old positions back, so
-    `config.json` says in the place of `model_type` and `vocab_size` that `falloff.hf.load` is wanted, and they refuse it.
+    `config.json` says in the place of `model_type` and `hidden_size` that `falloff.hf.load` is wanted, and they refuse it.
 
     Args:
         model: of Transformers.

@@ -66,12 +66,14 @@ class SwappedConfig(Fused):
     """
 
     falloff_config: dict[str, Any]
+    attribute_map: dict[str, str]
     said: ClassVar[str] = "swapped by falloff: load it by falloff.hf.load(folder)"
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What the file has."""
         output: dict[str, Any] = super().to_diff_dict()  # type: ignore[misc]
-        was = {name: output[name] for name in ("model_type", "vocab_size") if name in output}
+        size = self.attribute_map.get("hidden_size", "hidden_size")
+        was = {name: output[name] for name in ("model_type", size) if name in output}
         return output | dict.fromkeys(was, self.said) | {"falloff_config": self.falloff_config | {"was": was}}
 
     @classmethod
