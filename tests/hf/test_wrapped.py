@@ -224,6 +224,41 @@ class Counting(ModelHook):
         return arguments, named
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", MODELS)
+def test_fused_models_are_offloaded(name, when):
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})
+    with torch.no_grad():
+        want = model(**ids).logits
+        if when == "before":
+            accelerate.cpu_offload(model, "cpu")
+        hf.fuse(model)
+        if when == "after":
+            accelerate.cpu_offload(model, "cpu")
+        torch.testing.assert_close(model(**ids).logits, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon"])
+def test_fused_models_are_quantized(name):
+    """As the plain model is, to the rounding of its eight bits."""
+    torch.manual_seed(0)
+    plain = MODELS[name]().eval()
+    fused = copy.deepcopy(plain)
+    hf.fuse(fused)
+    ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if name == "t5" else {})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao is to move to another package
+        exact = plain(**ids).logits
+        want, got = (
+            torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)(**ids).logits
+            for model in (plain, fused)
+        )
+    assert (want - exact).abs().max() > 0
+    assert (got - want).abs().max() <= (want - exact).abs().max()
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_hooks_that_replace_forward_stay_when_positions_are_taken_away(name):
     """The rotary or learned embedding went on turning queries and keys."""

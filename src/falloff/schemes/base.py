@@ -71,7 +71,7 @@ class Scheme(nn.Module):
         num_keys: int,
         query_start: int | None = None,
         *,
-        text_start: Int[Tensor, "B N"] | None = None,
+        text_start: Int[Tensor, "B N"] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         dense: bool = False,
