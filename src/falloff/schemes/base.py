@@ -83,7 +83,7 @@ class Scheme(nn.Module):
 
         >>> from falloff import ALiBi
         >>> ALiBi(2)(3, 5).values.shape
-        torch.Size([2, 5])
+        torch.Size([2, 7])
         """
         own = next((parameter.device for parameter in self.parameters()), None)
         asked = None if device is None else torch.device(device)
