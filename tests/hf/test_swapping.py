@@ -266,8 +266,7 @@ def test_a_scheme_of_ones_own_that_has_the_name_of_falloffs(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"attn_implementation": "sdpa"}, {"dtype": "bfloat16"}], ids=str)
-@pytest.mark.parametrize("scheme", [ALiBi, FIRE], ids=lambda scheme: scheme.name)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "scheme"), [*((name, ALiBi) for name in MODELS), ("llama", FIRE)])
 def test_nothing_else_loads_the_folder_of_a_swapped_model(name, scheme, options, tmp_path):
     """Transformers made a plain model with rotary positions of it, for ALiBi without a warning."""
     model = swapped(name, scheme)

@@ -293,6 +293,36 @@ def test_swap_comes_before_what_takes_parameters_away():
         hf.swap(model, ALiBi)
 
 
+def test_a_model_is_swapped_before_it_has_weights():
+    """As for FSDP: made on the device meta, its weights loaded when it is sharded."""
+    model = swapped("fire", share=True)
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(**SIZES, num_key_value_heads=2)
+        later = transformers.LlamaForCausalLM(config).eval()
+    hf.swap(later, SCHEMES["fire"], share=True)
+    assert all(p.is_meta for p in later.parameters())
+    later.to_empty(device="cpu").load_state_dict(model.state_dict())
+    torch.testing.assert_close(logits(later), logits(model))
+
+
+@pytest.mark.usefixtures("one_process")
+def test_swap_comes_before_sharding():
+    from torch.distributed.fsdp import fully_shard
+
+    model = llama()
+    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match=r"^model: got FSDPLlamaForCausalLM that is offloaded or sharded"):
+        hf.swap(model, ALiBi)
+
+
+def test_positions_that_something_else_gives_are_refused():
+    """They stayed, and the scheme was added to them."""
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=60, n_embd=48, n_layer=1, n_head=6))
+    model.transformer.wpe = nn.Sequential(model.transformer.wpe)
+    with pytest.raises(ValueError, match=r"^model: got GPT2LMHeadModel without wpe as Transformers has it"):
+        hf.swap(model, ALiBi)
+
+
 class Doubled(nn.Module):
     """A wrapper that tells nothing of what it wraps."""
 

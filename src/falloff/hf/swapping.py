@@ -63,7 +63,10 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     if not isinstance(share, bool):
         raise ValueError(f"share: got {share!r}, expected True or False")
     places = _places(model)
-    if any(parameter.is_meta or hasattr(parameter, "placements") for parameter in model.parameters()):
+    offloaded = any(parameter.is_meta for parameter in model.parameters()) and any(
+        "_hf_hook" in vars(module) for module in model.modules()
+    )  # without hooks it is a model that gets its weights later
+    if offloaded or any(hasattr(parameter, "placements") for parameter in model.parameters()):
         raise ValueError(
             f"model: got {type(model).__name__} that is offloaded or sharded, expected one whose parameters are at hand: "
             "swap first"
@@ -105,6 +108,11 @@ def _places(model: Any) -> _Places:
     rotary = [module for module in modules if known.rotary is not None and _is(module, known.module, known.rotary)]
     embeddings = [getattr(module, known.learned, None) for module in modules] if known.learned is not None else []
     learned: list[nn.Module] = [module for module in embeddings if isinstance(module, nn.Embedding)]
+    if not rotary and not learned:
+        raise ValueError(
+            f"model: got {type(model).__name__} without {known.rotary or known.learned} as Transformers has it, expected a "
+            "model whose positions can be taken away"
+        )
     for parts, change in ((rotary, NoRotary), (learned, NoLearned)):
         for module in parts:
             check_forward(module, fused_class(change, type(module)))
