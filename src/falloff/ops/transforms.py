@@ -27,6 +27,11 @@ def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str)
     masks = (call.key_mask, call.document_ids, call.seed)
     settings = (call.causal, call.scale, call.query_start, call.window, call.dropout_p, impl)
     if torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                "impl: got a fused implementation in a compiled torch.func transform, expected torch.func.grad of a compiled "
+                "function, or impl='reference'"
+            )
         return _Attention.apply(kind, start, settings, query, key, value, *masks, *form_tensors)  # type: ignore[no-untyped-call]
     if forward_ad._current_level >= 0:
         _refuse_tangents(*(forward_ad.unpack_dual(t).tangent for t in (query, key, value, *form_tensors)))
