@@ -29,7 +29,7 @@ def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str)
     if torch._C._are_functorch_transforms_active():
         if torch.compiler.is_compiling():
             raise ValueError(
-                "impl: got a fused implementation in a compiled torch.func transform, expected torch.func.grad of a compiled "
+                "impl: got a fused implementation in a compiled torch.func transform, expected torch.func of a compiled "
                 "function, or impl='reference'"
             )
         return _Attention.apply(kind, start, settings, query, key, value, *masks, *form_tensors)  # type: ignore[no-untyped-call]
