@@ -39,6 +39,7 @@ from falloff.bench.contestants import (
 from falloff.bench.problem import Problem, problem_of
 from falloff.bench.turns import Run, first_line, run_of
 from falloff.bench.verify import WrongResultError, verify
+from falloff.files import check_replaceable, write_file
 from falloff.lab.environment import git_commit, versions
 from falloff.ops.api import attention
 
@@ -315,6 +316,7 @@ def run(part: str | None, out: Path | None, *, tiles: bool, told: Callable[[str]
 
     Raises:
         ValueError: where there is no GPU, or no such case.
+        OSError: where the file cannot be written.
     """
     if not torch.cuda.is_available():
         raise ValueError("--suite: got 'gpu', which needs a GPU that PyTorch knows, and there is none")
@@ -325,12 +327,14 @@ def run(part: str | None, out: Path | None, *, tiles: bool, told: Callable[[str]
     if tiles:
         everything = [(case, measure_tiles) for case in gpu_cases() if case.length in (1, 4096) and case.bias == "t5"]
     names = {case.name for case in cases_named(part, [case for case, _ in everything])}
+    if out is not None:
+        check_replaceable(out)
     told("x: the time of the other over that of falloff; above 1 falloff is faster.")
 
     def keep(result: dict[str, Any]) -> None:
         told(line_of(result["cases"][-1]))
         if out is not None:
-            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_file(out, (json.dumps(result, indent=1) + "\n").encode())
 
     return run_suite([(case, by) for case, by in everything if case.name in names], torch.device("cuda"), keep)
 
@@ -340,16 +344,23 @@ def all_well(result: dict[str, Any]) -> bool:
     return not any("wrong" in entry or "failed" in entry for entry in result["cases"])
 
 
+def _named(name: str) -> str:
+    if not name.strip():
+        raise argparse.ArgumentTypeError(f"got {name!r}, expected a name (is a shell variable unset?)")
+    return name
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Without falloff's own command line, which needs more packages: print a line for each case, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m falloff.bench.gpu", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, help="write the JSON to this file")
-    parser.add_argument("--cases", help="only the cases whose name holds this")
+    parser.add_argument("--out", type=_named, help="write the JSON to this file")
+    parser.add_argument("--cases", type=_named, help="only the cases whose name holds this")
     parser.add_argument("--tiles", action="store_true", help="time the candidates for tiles instead")
     asked = parser.parse_args(arguments)
     try:
-        result = run(asked.cases, asked.out, tiles=asked.tiles, told=lambda line: print(line, flush=True))
-    except ValueError as error:
+        out = None if asked.out is None else Path(asked.out)
+        result = run(asked.cases, out, tiles=asked.tiles, told=lambda line: print(line, flush=True))
+    except (ValueError, OSError) as error:
         print(f"falloff: {error}", file=sys.stderr)
         return 2
     return 0 if all_well(result) else 1

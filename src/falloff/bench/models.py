@@ -23,6 +23,7 @@ from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.turns import Run, first_line
 from falloff.bench.verify import WrongResultError
+from falloff.files import write_file
 from falloff.hf.attention import NAME
 from falloff.lab.environment import git_commit, machine, versions
 
@@ -231,7 +232,7 @@ def run_suite(part: str | None, turns: int | None, out: Path | None, progress: P
         about = {"name": case.name, "label": case.label, "work": case.work, "batch": case.batch, "length": case.length}
         result["cases"].append({**about, **found})
         if out is not None:
-            out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return result
 
 

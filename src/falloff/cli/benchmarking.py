@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from falloff.cli.settings import Json
+from falloff.files import check_replaceable, write_file
 
 if TYPE_CHECKING:
     from falloff.bench.progress import Progress
@@ -81,6 +82,8 @@ def bench(
     for option, path in (("--out", out), ("--image", image)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise ValueError(f"{option}: got {str(path)!r}, expected a file in a folder that exists")
+        if path is not None:
+            check_replaceable(path)
     if suite in ("gpu", "tiles"):
         if turns is not None or with_flex or image is not None or impl != "cpu":
             raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
@@ -99,7 +102,7 @@ def bench(
     with _measuring(as_json) as progress:
         result = run_suite(options, progress)
     if out is not None:
-        out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     if image is not None:
         from falloff.bench.figures import scaling_figure
 

@@ -1,10 +1,12 @@
 """The grid of a bias as a figure, and figures as files."""
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from falloff.files import write_file
 from falloff.views.grids import BiasGrid
 from falloff.views.palette import GridColours, text_colour
 
@@ -99,10 +101,12 @@ def save_figure(figure: "Figure", path: Path) -> list[str]:
     from matplotlib import rc_context
 
     check_image_path(path)
+    drawn = io.BytesIO()
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     with rc_context({"svg.hashsalt": "falloff"}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=200, metadata=undated)
+        figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=200, metadata=undated)
+    write_file(path, drawn.getvalue())
     return sorted({str(warning.message) for warning in caught if "Glyph" in str(warning.message)})
 
 
