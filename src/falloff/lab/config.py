@@ -1,5 +1,6 @@
 """Everything that decides the results of a comparison, as one frozen record; the presets as data."""
 
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -98,6 +99,8 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.preset, str):
+            raise ValueError(f"preset: got {self.preset!r}, expected a name")
         check_schemes(self.schemes)
         for name, least, most in (
             ("train_length", 8, 16_384),
@@ -119,9 +122,11 @@ class Settings:
                 f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}: RoPE turns pairs of a head"
             )
         for name in ("learning_rate", "bias_learning_rate", "clip_norm"):
-            _check_number(name, getattr(self, name), above=0.0, most=float("inf"))
+            _check_number(name, getattr(self, name), above=0.0, most=sys.float_info.max)
         _check_number("weight_decay", self.weight_decay, above=-1e-300, most=1.0)
         _check_number("warmup", self.warmup, above=-1e-300, most=1.0)
+        if not isinstance(self.text, tuple) or not all(isinstance(path, str) and path.strip() for path in self.text):
+            raise ValueError(f"text: got {self.text!r}, expected the paths of files or folders")
         if self.text and self.dataset is not None:
             raise ValueError(f"dataset: got {self.dataset!r} together with text, expected one of the two")
         if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset.strip()):
@@ -192,7 +197,7 @@ def check_schemes(schemes: object) -> None:
     if not isinstance(schemes, tuple) or not schemes:
         raise ValueError(f"schemes: got {schemes!r}, expected names among {known}")
     for name in schemes:
-        if name not in KINDS:
+        if not isinstance(name, str) or name not in KINDS:
             raise ValueError(f"schemes: got {name!r}, expected names among {known}")
         if schemes.count(name) > 1:
             raise ValueError(f"schemes: got {name!r} twice, expected each name once")
@@ -226,5 +231,5 @@ def _check_int(argument: str, value: object, least: int, most: int) -> None:
 
 def _check_number(argument: str, value: object, above: float, most: float) -> None:
     # `not` around the comparison, so that NaN is refused
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most or value == float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most:
         raise ValueError(f"{argument}: got {value!r}, expected a number above {max(above, 0.0):g} and at most {most:g}")

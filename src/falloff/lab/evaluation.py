@@ -4,8 +4,10 @@ The windows of all lengths end at the same places of the held-out text. So the l
 same bytes at every length, and only the context before them differs.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -18,12 +20,16 @@ from falloff.lab.progress import Progress
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
+_DIGITS = 9  # of a loss, behind the point: what is stored is what was reckoned with
 _BACKWARD_SHARE = 3  # a training step costs about as much as three forward passes of the same tokens
 
 
 @dataclass(frozen=True)
 class Score:
-    """The perplexity per byte of one model at one length; `low` and `high` bound the 95% interval of each."""
+    """The perplexity per byte of one model at one length; `low` and `high` bound the 95% interval of each.
+
+    `losses` and `tail_losses` are what they come from: the mean loss of each window, in nats per byte.
+    """
 
     length: int
     perplexity: float
@@ -32,6 +38,8 @@ class Score:
     perplexity_tail: float
     tail_low: float
     tail_high: float
+    losses: list[float]
+    tail_losses: list[float]
 
 
 def window_ends(settings: Settings, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -67,7 +75,7 @@ def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: 
         progress: is told of every batch.
 
     Raises:
-        ValueError: for a held-out text too short for the longest length.
+        ValueError: for a held-out text too short for the longest length, and where a loss is not finite.
     """
     ends = window_ends(settings, len(held_out))
     tokens = sum(settings.lengths) * len(ends)
@@ -85,12 +93,13 @@ def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: 
             progress.advance(work(settings) * done // tokens - told, doing=f"testing at {length:,}")
             told = work(settings) * done // tokens
         nats = torch.cat(losses)
-        everything, tail = nats.mean(1).numpy(), nats[:, -settings.tail :].mean(1).numpy()
+        everything, tail = (part.mean(1).numpy().round(_DIGITS) for part in (nats, nats[:, -settings.tail :]))
         low, high = interval(everything, settings.resamples, settings.seed)
         tail_low, tail_high = interval(tail, settings.resamples, settings.seed)
-        scores.append(
-            Score(length, perplexity(everything), low, high, perplexity(tail), tail_low, tail_high),
-        )
+        values = (perplexity(everything), low, high, perplexity(tail), tail_low, tail_high)
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"got the perplexity {values[0]} at length {length:,}, expected a finite number")
+        scores.append(Score(length, *values, everything.tolist(), tail.tolist()))
     return scores
 
 
@@ -119,3 +128,34 @@ def interval(nats: Floats, resamples: int, seed: int) -> tuple[float, float]:
     drawn = np.random.default_rng((seed, len(nats))).integers(0, len(nats), (resamples, len(nats)))
     low, high = np.exp(np.quantile(nats[drawn].mean(1), (0.025, 0.975)))
     return float(low), float(high)
+
+
+def difference_interval(losses: list[float], others: list[float]) -> tuple[float, float]:
+    """The 95% interval of the mean of `others` - `losses`, two models' losses on the same windows.
+
+    How hard a window is moves both losses alike, and leaves their difference: this interval is far narrower than those of
+    the two means, and may leave out 0 where they overlap. It is Student's t interval: right from 8 windows on.
+
+    >>> low, high = difference_interval([1.0] * 8, [1.1, 1.2, 1.1, 1.2, 1.1, 1.2, 1.1, 1.2])
+    >>> round(low, 4), round(high, 4)
+    (0.1053, 0.1947)
+    """
+    differences = np.asarray(others) - np.asarray(losses)
+    freedom = len(differences) - 1
+    reach = _student(freedom) * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return float(differences.mean()) - reach, float(differences.mean()) + reach
+
+
+def _student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t, from that of the normal distribution (Abramowitz and Stegun 26.7.5).
+
+    >>> [round(_student(freedom), 2) for freedom in (7, 20, 1000)]
+    [2.36, 2.09, 1.96]
+    """
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))

@@ -1,17 +1,17 @@
 """The output folder of a run: what is written, when, and what it takes to go on after a kill."""
 
+import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
+from falloff.files import PART, write_file
 from falloff.lab.config import Settings
 from falloff.lab.extras import require
 
-_PART = ".part"  # of a file that is not complete; a kill may leave one behind
 _NOT_DECIDING = frozenset({"preset", "schemes", "text", "dataset", "text_limit"})
 """Settings that may change on --resume: which schemes are wanted, and where the text (known by its hash) was read."""
 
@@ -27,10 +27,14 @@ RESULT_KEYS = (
     "perplexity_tail",
     "tail_low",
     "tail_high",
+    "losses",
+    "tail_losses",
     "parameters",
     "bias_parameters",
     "seconds_per_step",
     "peak_memory_mb",
+    "checkpoint_sha256",
+    "sha256",
 )
 """The keys of each line of results.jsonl."""
 
@@ -39,7 +43,8 @@ class RunFolder:
     """`config.json`, `results.jsonl`, `checkpoints/<scheme>.safetensors` and `report.html` of one run.
 
     Every file is written beside its place and then renamed, so that a reader, or a run that goes on after a kill, finds
-    either all of it or nothing.
+    either all of it or nothing. config.json and each line of results.jsonl hold the SHA-256 of the rest of themselves, and
+    a line that of its scheme's checkpoint: what has changed since it was written is noticed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,11 +66,13 @@ class RunFolder:
         if not self.config_path.exists():
             return None
         try:
-            config = json.loads(self.config_path.read_text(encoding="utf-8"))
+            config = _checked(self.config_path.read_bytes())
             Settings.from_json(config["settings"])
-            return {"git_commit": None, **config}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"out: got {self.config_path}, expected the config.json of a run: {error}") from None
+            _deciding(config)
+            return {name: config[name] for name in config if name != "sha256"}
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"out: got {self.config_path}, expected the config.json of a run: {reason}") from None
 
     def check_free(self) -> None:
         """Refuse a folder that a new run would write over.
@@ -85,39 +92,57 @@ class RunFolder:
         raise ValueError(f"out: got {self.path}, which holds other files, expected a new or empty folder")
 
     def _is_empty(self) -> bool:
-        return not self.path.exists() or all(entry.name.endswith(_PART) for entry in self.path.iterdir())
+        return not self.path.exists() or all(entry.name.endswith(PART) for entry in self.path.iterdir())
 
     def results(self) -> list[dict[str, Any]]:
-        """The lines of results.jsonl.
+        """The lines of results.jsonl that are as they were written."""
+        return self.read_results()[0]
+
+    def read_results(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The lines of results.jsonl that are as they were written, and what is wrong with each of the others.
 
         Raises:
-            ValueError: where a line is not JSON.
+            OSError: where the file is there and cannot be read.
         """
-        if not self.results_path.exists():
-            return []
-        try:
-            lines = [json.loads(line) for line in self.results_path.read_text(encoding="utf-8").splitlines() if line]
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"out: got {self.results_path}, expected lines of JSON: {error}") from None
-        for line in lines:
-            if not isinstance(line, dict) or not line.keys() >= set(RESULT_KEYS):
-                raise ValueError(f"out: got {self.results_path}, expected lines with the keys {', '.join(RESULT_KEYS)}")
-        return lines
+        lines: list[dict[str, Any]] = []
+        damaged: list[str] = []
+        if self.results_path.exists():
+            for number, written in enumerate(self.results_path.read_bytes().split(b"\n"), start=1):
+                if not written:
+                    continue
+                try:
+                    line = _checked(written)
+                    lines.append({key: line[key] for key in RESULT_KEYS})
+                except (KeyError, ValueError) as error:
+                    reason = f"it has no {error}" if isinstance(error, KeyError) else error
+                    damaged.append(f"line {number} of {self.results_path} is left out: {reason}")
+        return lines, damaged
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json."""
-        self._write(self.config_path, json.dumps(config, indent=2, allow_nan=False) + "\n")
+        self._write(self.config_path, json.dumps(_with_checksum(config), indent=2, allow_nan=False) + "\n")
 
     def add_scheme(self, scheme: str, weights: dict[str, Tensor], lines: Iterable[dict[str, Any]]) -> None:
         """Store a complete scheme: its checkpoint first, then all of its lines at once."""
         target = self.checkpoint_path(scheme)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + _PART)
-        require("safetensors.torch").save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part)
-        part.replace(target)
-        # Lines of the same scheme can only be there if its checkpoint was taken away since.
-        everything = [*(line for line in self.results() if line["scheme"] != scheme), *lines]
+        content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
+        write_file(target, content)
+        checksum = hashlib.sha256(content).hexdigest()
+        # Lines of the same scheme can only be there if it is done again, since something of it was lost or damaged.
+        everything = [line for line in self.results() if line["scheme"] != scheme]
+        everything += [_with_checksum({**line, "checkpoint_sha256": checksum}) for line in lines]
         self._write(self.results_path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in everything))
+
+    def checkpoint_damage(self, scheme: str, checksum: str) -> str | None:
+        """What is wrong with the checkpoint of a scheme, which should have this SHA-256; None where nothing is."""
+        path = self.checkpoint_path(scheme)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return None if found == checksum else f"{path} has changed since it was written"
 
     def load_checkpoint(self, scheme: str) -> dict[str, Tensor]:
         """The weights of a scheme's trained model.
@@ -127,7 +152,7 @@ class RunFolder:
         """
         path = self.checkpoint_path(scheme)
         try:
-            return dict(require("safetensors.torch").load_file(path))
+            return dict(require("safetensors.torch").load(path.read_bytes()))
         except Exception as error:  # safetensors has an error class of its own, in Rust
             raise ValueError(f"out: got {path}, expected the checkpoint of {scheme}: {error}") from None
 
@@ -137,12 +162,39 @@ class RunFolder:
 
     def _write(self, path: Path, content: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + _PART)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        # A name of a file that is no UTF-8 has characters that UTF-8 does not: they are shown as escapes.
+        write_file(path, content.encode("utf-8", "backslashreplace"))
+
+
+def _with_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """The content and the SHA-256 of it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    written = json.dumps(rest, sort_keys=True, allow_nan=False)
+    return {**rest, "sha256": hashlib.sha256(written.encode()).hexdigest()}
+
+
+def _checked(written: bytes) -> dict[str, Any]:
+    """The inverse of `_with_checksum`, from JSON.
+
+    Raises:
+        KeyError: where it has no checksum.
+        ValueError: where it is no JSON object, or has changed since it was written.
+    """
+
+    def refuse(number: str) -> NoReturn:
+        raise ValueError(f"{number} is no number of JSON")
+
+    try:
+        content = json.loads(written, parse_constant=refuse)
+        if not isinstance(content, dict):
+            raise ValueError("it is no object of JSON")
+        if content["sha256"] != _with_checksum(content)["sha256"]:
+            raise ValueError("it has changed since it was written (its checksum does not fit)")
+    except RecursionError:
+        raise ValueError("it has too many brackets in brackets") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"it is no JSON ({error})") from None
+    return content
 
 
 def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
@@ -166,8 +218,8 @@ def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """What decides results: most settings, the text itself, the libraries' versions, and the machine."""
     deciding = {name: value for name, value in config["settings"].items() if name not in _NOT_DECIDING}
-    deciding["text"] = config.get("text", {}).get("sha256")
-    versions, machine = config.get("versions", {}), config.get("machine", {})
+    deciding["text"] = config["text"]["sha256"]
+    versions, machine = config["versions"], config["machine"]
     deciding |= {name: versions.get(name) for name in ("falloff", "torch", "numpy", "accelerate")}
     deciding |= {name: machine.get(name) for name in ("cpu", "threads", "gpu")}
     return deciding

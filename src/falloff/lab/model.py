@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from falloff import attention
 from falloff.forms import Form
-from falloff.lab.config import Settings
+from falloff.lab.config import KINDS, Settings
 from falloff.schemes import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, Scheme, T5Bias
 from falloff.shapes import Float, Int
 
@@ -18,10 +18,13 @@ _BIAS_STREAM = 2**32  # seeds end below it, so that no bias draws from the strea
 
 
 def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
-    """The scheme by that name, with settings that fit a trained length T; None for the baselines.
+    """The scheme by that name, with settings that fit a trained length T; None for the baselines, "rope" and "none".
 
     T5 keeps its 32 buckets and its max_distance of 128, each at most T. Per-offset has a value for every offset that
     training sees. FIRE's threshold L starts at T / 4, the paper's proportion (512 of 2048). The rest has no length.
+
+    Raises:
+        ValueError: for another name.
     """
     match name:
         case "t5":
@@ -40,7 +43,9 @@ def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
             return FIRE(heads, init_L=train_length / 4)
         case "tisa":
             return TISA(heads)
-    return None
+        case "rope" | "none":
+            return None
+    raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(KINDS)}")
 
 
 class Decoder(nn.Module):
@@ -123,6 +128,9 @@ def build_model(settings: Settings, name: str) -> Decoder:
     """The model for one scheme. Its weights are drawn from the seed alone, so they agree whatever the scheme is.
 
     The scheme's own parameters are drawn from another stream of the same seed. Torch's global generator is left as it is.
+
+    Raises:
+        ValueError: for a name that is not in `KINDS`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

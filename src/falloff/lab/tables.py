@@ -3,20 +3,30 @@
 from dataclasses import dataclass
 from typing import Any
 
+from falloff.lab.evaluation import difference_interval
 from falloff.lab.extras import require
 
 GROUPS = {"learned": "Learned", "heuristic": "Heuristic", "baseline": "Baseline"}
 """The kinds in the order of the table, with their headings."""
+_MARKS = "* best, ~ level with the lowest"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A perplexity in the table; `best` where no scheme of any kind has a lower one in this column."""
+    """A perplexity in the table.
+
+    Args:
+        value, low, high: the perplexity and its own 95% interval.
+        best: whether it is lower than that of every other scheme in this column, and the paired difference carries it:
+            the 95% interval of the difference of the two schemes' losses on the same windows leaves out 0.
+        level: where no scheme is the best of the column: whether this is the lowest, or not to be told from the lowest.
+    """
 
     value: float
     low: float
     high: float
     best: bool
+    level: bool
 
 
 @dataclass(frozen=True)
@@ -38,27 +48,43 @@ def table_rows(results: list[dict[str, Any]]) -> list[Row]:
     names = list(dict.fromkeys(line["scheme"] for line in results))
     by_scheme = {name: [line for line in results if line["scheme"] == name] for name in names}
     lengths = [line["length"] for line in by_scheme[names[0]]]
-    best = {
-        (key, length): min(line[key] for line in results if line["length"] == length)
-        for key in ("perplexity_tail", "perplexity")
+    columns = {
+        (key, length): _lowest({line["scheme"]: line[key] for line in results if line["length"] == length})
+        for key in ("tail_losses", "losses")
         for length in lengths
     }
 
-    def cells(lines: list[dict[str, Any]], key: str, low: str, high: str) -> tuple[Cell, ...]:
-        return tuple(Cell(line[key], line[low], line[high], line[key] == best[key, line["length"]]) for line in lines)
+    def cells(lines: list[dict[str, Any]], key: str, low: str, high: str, losses: str) -> tuple[Cell, ...]:
+        found = []
+        for line in lines:
+            lowest = columns[losses, line["length"]]
+            among = line["scheme"] in lowest and len(names) > 1
+            alone = len(lowest) == 1
+            found.append(Cell(line[key], line[low], line[high], best=among and alone, level=among and not alone))
+        return tuple(found)
 
     rows = [
         Row(
             scheme=name,
             kind=lines[0]["kind"],
-            tail=cells(lines, "perplexity_tail", "tail_low", "tail_high"),
-            everything=cells(lines, "perplexity", "low", "high"),
+            tail=cells(lines, "perplexity_tail", "tail_low", "tail_high", "tail_losses"),
+            everything=cells(lines, "perplexity", "low", "high", "losses"),
             **{key: lines[0][key] for key in ("parameters", "bias_parameters", "seconds_per_step", "peak_memory_mb")},
         )
         for name, lines in by_scheme.items()
     ]
     order = list(GROUPS)
     return sorted(rows, key=lambda row: (order.index(row.kind), row.tail[-1].value))
+
+
+def _lowest(losses: dict[str, list[float]]) -> set[str]:
+    """The scheme with the lowest mean loss, and those that its windows cannot tell from it.
+
+    >>> sorted(_lowest({"t5": [1.0, 2.0, 3.0], "fire": [1.1, 1.9, 3.1], "rope": [2.0, 3.0, 4.0]}))
+    ['fire', 't5']
+    """
+    lowest = min(losses, key=lambda name: sum(losses[name]))
+    return {name for name in losses if name == lowest or difference_interval(losses[lowest], losses[name])[0] <= 0}
 
 
 def written(perplexity: float) -> str:
@@ -84,12 +110,18 @@ def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width
     return [_table(rows, lengths, tail, parts) for parts in layout]
 
 
+def _marked(cell: Cell) -> str:
+    if cell.best:
+        return f"[bold green]*{written(cell.value)}[/]"
+    return f"[green]~{written(cell.value)}[/]" if cell.level else written(cell.value)
+
+
 def _table(rows: list[Row], lengths: list[int], tail: int, parts: tuple[str, ...]) -> Any:
     box = require("rich.box")
     table = require("rich.table").Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
     measured = {"tail": f"of the last {tail} bytes (last)", "all": "of all bytes (all)"}
     said = " and ".join(measured[part] for part in parts if part in measured)
-    table.title = f"Perplexity per byte {said}; * best" if said else "What it costs"
+    table.title = f"Perplexity per byte {said}; {_MARKS}" if said else "What it costs"
     table.add_column("scheme", no_wrap=True)
     for part, word in (("tail", "last"), ("all", "all")):
         if part in parts:
@@ -107,7 +139,7 @@ def _table(rows: list[Row], lengths: list[int], tail: int, parts: tuple[str, ...
         cells = [f"  {row.scheme}"]
         for part, found in (("tail", row.tail), ("all", row.everything)):
             if part in parts:
-                cells += [f"[bold green]*{written(cell.value)}[/]" if cell.best else written(cell.value) for cell in found]
+                cells += [_marked(cell) for cell in found]
         if "costs" in parts:
             cells += [
                 f"{row.parameters:,}",
