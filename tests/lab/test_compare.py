@@ -1,9 +1,16 @@
+import dataclasses
+import errno
+import hashlib
 import json
+import math
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +18,12 @@ import torch
 from falloff.lab.compare import compare_schemes, resolve
 from falloff.lab.config import DEFAULT_SCHEMES, KINDS, Settings
 from falloff.lab.folder import RESULT_KEYS, RunFolder
+from falloff.lab.progress import Progress
 
 
 def _numbers(results):
-    """Everything but the time."""
-    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in results]
+    """Everything but the time, and the checksum of the line with it."""
+    return [{key: line[key] for key in line if key not in ("seconds_per_step", "sha256")} for line in results]
 
 
 def _checkpoints(folder):
@@ -47,6 +55,11 @@ def test_all_schemes_at_all_lengths(whole):
         assert line["seconds_per_step"] > 0
         assert line["peak_memory_mb"] > 4 * line["parameters"] / 1e6
         assert (line["bias_parameters"] > 0) == (line["kind"] == "learned")
+        assert len(line["losses"]) == len(line["tail_losses"]) == 8
+        assert line["perplexity"] == pytest.approx(math.exp(sum(line["losses"]) / 8))
+        assert line["perplexity_tail"] == pytest.approx(math.exp(sum(line["tail_losses"]) / 8))
+        content = whole.folder.checkpoint_path(line["scheme"]).read_bytes()
+        assert line["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
     files = {path.relative_to(whole.folder.path).as_posix() for path in whole.folder.path.rglob("*") if path.is_file()}
     assert files == {
         "config.json",
@@ -58,6 +71,7 @@ def test_all_schemes_at_all_lengths(whole):
 
 def test_config_says_what_decides(whole):
     config = json.loads(whole.folder.config_path.read_text())
+    assert len(config.pop("sha256")) == 64
     assert config == whole.config
     assert Settings.from_json(config["settings"]).seed == 0
     assert config["versions"]["torch"] == torch.__version__
@@ -194,3 +208,192 @@ def test_kill_and_resume_equals_uninterrupted(text_path, tmp_path):
     assert len(resumed.results) == 12
     assert _numbers(resumed.results) == _numbers(uninterrupted.results)
     assert _checkpoints(tmp_path / "killed") == _checkpoints(tmp_path / "uninterrupted")
+
+
+def _run_of_two(whole, settings, out):
+    """A finished run of two schemes, made of `whole`."""
+    kept = RunFolder(out)
+    out.mkdir()
+    kept.write_config({**whole.config, "settings": settings.to_json()})
+    (out / "checkpoints").mkdir()
+    written = whole.folder.results_path.read_text().splitlines(keepends=True)
+    kept.results_path.write_text("".join(line for line in written if json.loads(line)["scheme"] in settings.schemes))
+    for name in settings.schemes:
+        shutil.copy(whole.folder.checkpoint_path(name), kept.checkpoint_path(name))
+    return kept
+
+
+class _Notes(Progress):
+    def __init__(self):
+        self.lines, self.begun = [], []
+
+    def note(self, line):
+        self.lines.append(line)
+
+    def start_scheme(self, name):
+        self.begun.append(name)
+
+
+def test_what_was_damaged_is_named_and_done_again(toy, text_path, tmp_path, whole):
+    settings = toy(text=(str(text_path),), schemes=("alibi", "none"))
+    wanted = _numbers([line for line in whole.results if line["scheme"] in settings.schemes])
+
+    def damage_line(content):
+        def damage(run):
+            lines = run.results_path.read_bytes().split(b"\n")
+            lines[1] = content(lines[1])
+            run.results_path.write_bytes(b"\n".join(lines))
+
+        return damage
+
+    def flip_weight(run):
+        content = bytearray(run.checkpoint_path("none").read_bytes())
+        content[-3] ^= 0x40
+        run.checkpoint_path("none").write_bytes(content)
+
+    def nan_weight(run):
+        content = run.checkpoint_path("none").read_bytes()
+        run.checkpoint_path("none").write_bytes(content[:-4] + b"\0\0\xc0\x7f")
+
+    cases = [
+        (damage_line(lambda line: line.replace(b'"alibi"', b'["alibi"]')), "alibi", "line 2 of "),
+        (damage_line(lambda line: b"null"), "alibi", "it is no object of JSON"),
+        (damage_line(lambda line: b"[" * 200_000), "alibi", "too many brackets"),
+        (damage_line(lambda line: line.replace(b'"low": ', b'"low": Infinity, "was": ')), "alibi", "Infinity is no number"),
+        (damage_line(lambda line: line.replace(b'"high": ', b'"high": "1", "was": ')), "alibi", "its checksum does not fit"),
+        (damage_line(lambda line: line.replace(b'"perplexity": 1', b'"perplexity": 2')), "alibi", "checksum does not fit"),
+        (damage_line(lambda line: b"\xff" + line), "alibi", "it is no JSON"),
+        (damage_line(lambda line: b"{}"), "alibi", "it has no 'sha256'"),
+        (flip_weight, "none", "none.safetensors has changed since it was written"),
+        (nan_weight, "none", "none.safetensors has changed since it was written"),
+        (lambda run: run.checkpoint_path("none").unlink(), "none", "none.safetensors: No such file"),
+    ]
+    for place, (damage, scheme, reason) in enumerate(cases):
+        run = _run_of_two(whole, settings, tmp_path / str(place))
+        damage(run)
+        progress = _Notes()
+        again = compare_schemes(settings, run.path, resume=True, progress=progress)
+        assert progress.begun == [scheme], reason
+        assert reason in "\n".join(progress.lines)
+        assert f"{scheme} is done again" in "\n".join(progress.lines)
+        assert sorted(_numbers(again.results), key=str) == sorted(wanted, key=str), reason
+        assert again.results == [line for name in settings.schemes for line in run.results() if line["scheme"] == name]
+
+
+def test_no_damage_gives_a_traceback_or_another_result(toy, text_path, tmp_path, whole):
+    """Flipped bytes and cut ends, anywhere: config.json is refused, everything else is done again, to the same numbers."""
+    settings = toy(text=(str(text_path),), schemes=("none",))
+    wanted = _numbers([line for line in whole.results if line["scheme"] == "none"])
+    draw = random.Random(5)
+    names = ["config.json", "results.jsonl", "checkpoints/none.safetensors"]
+    done_again = 0
+    for place in range(45):
+        run = _run_of_two(whole, settings, tmp_path / str(place))
+        path = run.path / names[place % 3]
+        content = bytearray(path.read_bytes())
+        where = draw.randrange(len(content))
+        if place % 2:
+            content[where] ^= 1 << draw.randrange(8)
+        else:
+            del content[where:]
+        path.write_bytes(content)
+        progress = _Notes()
+        try:
+            again = compare_schemes(settings, run.path, resume=True, progress=progress)
+        except ValueError as error:
+            assert names[place % 3] == "config.json", error  # noqa: PT017
+            assert str(error).startswith(f"out: got {path}, expected the config.json of a run: ")  # noqa: PT017
+        else:
+            assert _numbers(again.results) == wanted
+            done_again += progress.begun == ["none"]
+    assert done_again >= 25
+
+
+@pytest.mark.parametrize("name", ["config.json", "t5.safetensors", "results.jsonl", "report.html"])
+def test_a_full_disk_is_one_error_that_names_the_file_and_resume_goes_on(
+    toy, text_path, tmp_path, whole, monkeypatch, name
+):
+    settings = toy(text=(str(text_path),), schemes=("none", "t5"))
+    replace = Path.replace
+    left = {"config.json": 0, "results.jsonl": 1}.get(name, 0)  # how many of them fit
+
+    def full(part, target):
+        nonlocal left
+        if target.name == name:
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left on device; free at least [0-9,]+ bytes there") as caught:
+        compare_schemes(settings, tmp_path / "run")
+    assert Path(caught.value.filename).name == name
+    assert not list((tmp_path / "run").rglob("*.part"))
+    monkeypatch.undo()
+    torch.set_num_threads(1)
+    progress = _Notes()
+    resumed = compare_schemes(settings, tmp_path / "run", resume=True, progress=progress)
+    assert progress.begun == {"config.json": ["none", "t5"], "report.html": []}.get(name, ["t5"])
+    wanted = [line for scheme in settings.schemes for line in whole.results if line["scheme"] == scheme]
+    assert _numbers(resumed.results) == _numbers(wanted)
+    assert resumed.folder.report_path.exists()
+
+
+def test_a_name_that_is_not_utf_8_is_shown_with_escapes(toy, text_path, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    shutil.copy(text_path, path)
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    comparison = compare_schemes(toy(text=(str(path),), schemes=("none", "alibi")), out)
+    assert "caf\\udce9.txt" in comparison.folder.report_path.read_text(encoding="utf-8")
+    comparison.folder.checkpoint_path("none").unlink()
+    settings, _ = resolve(None, out, resume=True)
+    assert settings.text == (str(path),)
+    resumed = compare_schemes(settings, out, resume=True)
+    assert _numbers(resumed.results) == _numbers(comparison.results)
+
+
+def test_files_have_the_permissions_of_the_umask(toy, text_path, tmp_path):
+    before = os.umask(0o027)
+    try:
+        compare_schemes(toy(text=(str(text_path),), schemes=("none",)), tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    names = ("config.json", "results.jsonl", "report.html", "none.safetensors")
+    assert modes == dict.fromkeys(names, 0o640)
+
+
+def test_planted_links_are_not_followed(toy, text_path, tmp_path):
+    """In a shared folder: links by the fixed names that incomplete files had, and one in the place of a file."""
+    target, out = tmp_path / "thesis.tex", tmp_path / "run"
+    target.write_text("years of work")
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", "results.jsonl", "report.html", "checkpoints/none.safetensors"):
+        (out / f"{name}.part").symlink_to(target)
+    settings = toy(text=(str(text_path),), schemes=("none",))
+    run = RunFolder(out)
+    run.write_config({})
+    run.add_scheme("none", {}, [])
+    run.write_report("")
+    assert target.read_text() == "years of work"
+    run.config_path.unlink()
+    run.config_path.symlink_to(target)
+    with pytest.raises(OSError, match="this is a link, which is not written over"):
+        run.write_config({})
+    with pytest.raises(ValueError, match="which holds a run"):
+        compare_schemes(settings, out)
+    assert target.read_text() == "years of work"
+
+
+def test_a_model_that_is_not_finite_when_tested_is_refused_by_name(toy, text_path, tmp_path, monkeypatch):
+    from falloff.lab import compare
+
+    def broken(*arguments):
+        trained = train(*arguments)
+        return dataclasses.replace(trained, predict=lambda tokens: trained.predict(tokens) * math.nan)
+
+    train = compare.train
+    monkeypatch.setattr(compare, "train", broken)
+    with pytest.raises(ValueError, match="none: got the perplexity nan at length 16, expected a finite number"):
+        compare_schemes(toy(text=(str(text_path),), schemes=("none",)), tmp_path / "run")

@@ -99,11 +99,11 @@ def compare(
 
     Writes to DIR: config.json, results.jsonl (one line per scheme and length), checkpoints/SCHEME.safetensors and
     report.html, one page that needs no network. A complete scheme is stored at once: Ctrl-C loses the one under way, and
-    --resume goes on.
+    --resume goes on, and does again what was damaged since.
 
     Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: scheme, kind, seed,
-    train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, parameters, bias_parameters,
-    seconds_per_step, peak_memory_mb).
+    train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, losses, tail_losses, parameters,
+    bias_parameters, seconds_per_step, peak_memory_mb, checkpoint_sha256, sha256).
 
     Example: falloff compare --preset quick --schemes t5,alibi,rope
     """
@@ -125,18 +125,32 @@ def compare(
         seed=seed,
         device=device,
     )
+    if settings.preset == "gpu" and settings.device == "cpu" and device is None and not (resume and _holds_run(folder)):
+        raise ValueError(
+            "preset: got 'gpu' on a machine without a GPU that PyTorch knows, where it would take weeks; expected quick or "
+            "small, or --device cpu to start it all the same"
+        )
     try:
         with progress_for(silent=as_json) as progress:
             comparison = compare_schemes(settings, folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
         print(f"falloff: stopped; go on with: falloff compare --resume --out {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except OSError as error:
+        if not _holds_run(folder):
+            raise
+        way = f"{error.strerror or error}; then go on with: falloff compare --resume --out {folder}"
+        raise OSError(error.errno, way, error.filename or str(folder)) from error
     if as_json:
         paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
         print(json.dumps({**paths, "config": comparison.config, "results": comparison.results}, allow_nan=False))
         return
     _print_tables(comparison.config, comparison.results)
     print(f"Report: {comparison.folder.report_path}")
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.json").exists()
 
 
 def _print_tables(config: dict[str, Any], results: list[dict[str, Any]]) -> None:

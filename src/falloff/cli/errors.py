@@ -14,7 +14,8 @@ _USAGE_ERROR, _CLICK_EXCEPTION = cast(tuple[type[Exception], type[Exception]], t
 class OneLineErrors(TyperGroup):
     """A group of commands whose errors are one line each.
 
-    A command raises ValueError (it got what it cannot use) or OSError (a file cannot be read or written).
+    A command raises ValueError (it got what it cannot use) or OSError (a file cannot be read or written). No option
+    means anything where it is empty, as an unset shell variable leaves it.
     """
 
     def main(
@@ -27,24 +28,41 @@ class OneLineErrors(TyperGroup):
         **extra: Any,
     ) -> Any:
         _write_any_character()
+        given = list(sys.argv[1:] if args is None else args)
         try:
+            _refuse_empty(given)
             status = super().main(
-                (sys.argv[1:] if args is None else args) or ["--help"],
+                given or ["--help"],
                 prog_name=prog_name,
                 complete_var=complete_var,
                 standalone_mode=False,
                 windows_expand_args=windows_expand_args,
                 **extra,
             )
+            sys.stdout.flush()  # here, and not when Python ends: a full disk is an error like others
         except _CLICK_EXCEPTION as error:
             _fail(_usage_message(error))
         except OSError as error:
-            _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+            name = error.filename or ("standard output" if error.errno else None)  # every file that is written is named
+            _fail(f"{name}: {error.strerror}" if name and error.strerror else str(error))
         except (ValueError, ImportError) as error:
             _fail(str(error))
         except typer.Abort:
             _fail("stopped")
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse options whose value is empty; a path that is empty would else be the current folder."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("--"):
+            option, equals, value = argument.partition("=")
+            empty = equals and not value.strip()
+        else:
+            option, value = before, argument
+            empty = option.startswith("--") and not value.strip()
+        if empty:
+            raise ValueError(f"{option}: got {value!r}, expected a value (is a shell variable unset?)")
 
 
 def _usage_message(error: Any) -> str:
@@ -56,7 +74,9 @@ def _usage_message(error: Any) -> str:
 
 
 def _fail(message: str) -> None:
-    print("falloff:", " ".join(message.splitlines()), file=sys.stderr)
+    line = " ".join(message.splitlines())
+    # What a name holds that a terminal would obey, or that is no UTF-8, stands there as an escape.
+    print("falloff:", "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line), file=sys.stderr)
     sys.exit(2)
 
 

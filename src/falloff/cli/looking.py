@@ -40,6 +40,12 @@ Future = Annotated[
 ]
 
 
+def _file(name: str) -> Path:
+    if not name.strip():
+        raise typer.BadParameter(f"got {name!r}, expected a file (is a shell variable unset?)")
+    return Path(name)
+
+
 @with_settings
 def show(
     scheme: SchemeName,
@@ -149,7 +155,7 @@ def buckets(
 
 @with_settings
 def check(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="The file to check.", show_default=False)],
+    grid: Annotated[Path, typer.Argument(metavar="GRID", parser=_file, help="The file to check.", show_default=False)],
     scheme: Annotated[str, typer.Option("--scheme", help="What the grid should be.", show_default=False)],
     num_heads: NumHeads = 8,
     head: Head = 0,

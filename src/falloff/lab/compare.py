@@ -26,9 +26,14 @@ MEASURES = {
         "the same places, so these are the same bytes at every length, and only the context before them differs"
     ),
     "low, high, tail_low, tail_high": "95% bootstrap interval of each over windows, the same draws for every scheme",
+    "losses, tail_losses": (
+        "what perplexity and perplexity_tail come from: the mean loss of each window in nats per byte, in the same order "
+        "for every scheme and length, so that differences can be paired"
+    ),
     "parameters, bias_parameters": "of the whole model, and of the scheme alone",
     "seconds_per_step": "median over optimizer steps after the first tenth",
     "peak_memory_mb": "10^6 bytes held by tensors during one training step: weights, optimizer, batch, activations",
+    "checkpoint_sha256, sha256": "of the bytes of the checkpoint, and of the rest of the line",
 }
 """What the keys of results.jsonl mean."""
 
@@ -65,13 +70,15 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
     Args:
         settings: what to compare, and how.
         out: the output folder; new or empty, unless `resume`.
-        resume: whether to go on with the run in that folder. Schemes that it has done are kept; those it lacks, and those
-            of `settings` that it did not have, are run. The numbers are those of a run that was never interrupted.
-        progress: is told how far the run is.
+        resume: whether to go on with the run in that folder. Schemes that it has done are kept; those it lacks, those of
+            which something has changed since it was written, and those of `settings` that it did not have, are run. The
+            numbers are those of a run that was never interrupted.
+        progress: is told how far the run is, and what was found damaged or left out.
 
     Raises:
         ValueError: for text, settings or a folder that cannot be used, and where `resume` meets another run's folder.
         ImportError: where an extra is missing.
+        OSError: naming the file, where one cannot be written; `resume` goes on from there.
 
     A complete scheme is stored before the next begins: what a kill loses is the scheme under way.
     """
@@ -86,18 +93,22 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
         before = tuple(stored["settings"]["schemes"])
         settings = settings.changed(schemes=before + tuple(name for name in settings.schemes if name not in before))
     text = read_text(settings)
+    for line in text.left_out:
+        progress.note(line)
     with cpu_threads(settings.threads):
         config = describe(settings, text)
         if stored is not None:
             check_same(stored, config)
             config = _commits_kept(config, stored)
         folder.write_config(config)
-        done = completed(folder, settings)
+        done, lost = completed(folder, settings)
+        for line in lost:
+            progress.note(line)
         progress.start(len(settings.schemes), len(done), settings.steps + work(settings))
         for name in settings.schemes:
             if name not in done:
                 run_scheme(settings, name, text, folder, progress)
-    results = completed(folder, settings)
+    results, _ = completed(folder, settings)
     comparison = Comparison(folder, config, [line for name in settings.schemes for line in results[name]])
     write_report(comparison)
     return comparison
@@ -163,7 +174,10 @@ def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, pro
     progress.start_scheme(name)
     with deterministic():
         trained = train(settings, name, text.train, progress)
-        scores = evaluate(trained.predict, settings, text.held_out, progress)
+        try:
+            scores = evaluate(trained.predict, settings, text.held_out, progress)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     parameters, bias_parameters = parameter_counts(trained.model)
     lines = [
         {
@@ -189,16 +203,23 @@ def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, pro
     )
 
 
-def completed(folder: RunFolder, settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """The lines of each scheme that has them all and its checkpoint."""
+def completed(folder: RunFolder, settings: Settings) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The lines of each scheme that has them all and its checkpoint, and what is wrong with the rest of the folder."""
+    found, lost = folder.read_results()
     lines: dict[str, list[dict[str, Any]]] = {}
-    for line in folder.results():
+    for line in found:
         lines.setdefault(line["scheme"], []).append(line)
-    return {
-        name: found
-        for name, found in lines.items()
-        if [line["length"] for line in found] == list(settings.lengths) and folder.checkpoint_path(name).exists()
-    }
+    done = {}
+    for name, of_scheme in lines.items():
+        if [line["length"] for line in of_scheme] != list(settings.lengths):
+            damage: str | None = f"{folder.results_path} lacks lines of it"
+        else:
+            damage = folder.checkpoint_damage(name, of_scheme[0]["checkpoint_sha256"])
+        if damage is None:
+            done[name] = of_scheme
+        else:
+            lost.append(f"{name} is done again: {damage}")
+    return done, lost
 
 
 def load_model(folder: RunFolder, settings: Settings, name: str) -> Decoder:

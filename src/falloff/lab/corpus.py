@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from falloff.lab.config import Settings
+from falloff.lab.config import TAIL, Settings
 from falloff.lab.dataset_text import read_dataset
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -19,6 +19,17 @@ HELD_OUT_SHARE = 0.1
 _LEAST_FILES = 20
 """Below so many files a split by file could leave either part with next to nothing."""
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+
+
+_COMPRESSED = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\0": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"PK\x03\x04": "a zip file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file",
+}
+"""What compressed files begin with: a short one may have no NUL."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Text:
         split: how it was split, in words.
         files: how many files or rows were read.
         complete: False where the limit of what is read cut it short.
+        left_out: what was found and left out, a line for each kind.
     """
 
     train: Bytes
@@ -39,6 +51,7 @@ class Text:
     split: str
     files: int
     complete: bool
+    left_out: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """As stored in config.json: all but the bytes, and their hash."""
@@ -50,6 +63,7 @@ class Text:
             "split": self.split,
             "files": self.files,
             "complete": self.complete,
+            "left_out": list(self.left_out),
             "bytes": len(self.train) + len(self.held_out),
             "train_bytes": len(self.train),
             "held_out_bytes": len(self.held_out),
@@ -61,7 +75,7 @@ def read_text(settings: Settings) -> Text:
     """Read the text that the settings name, and split it.
 
     Raises:
-        ValueError: for text that is missing, not readable, or too short for the longest test length.
+        ValueError: for text that is missing, not readable, binary, or too short for the longest test length.
         ImportError: for a dataset where the extra `datasets` is not installed.
     """
     if settings.dataset is not None:
@@ -70,13 +84,17 @@ def read_text(settings: Settings) -> Text:
         if held_out is None:
             train, held_out = _split_rows(train)
             split = "by position, the last tenth of the rows held out"
-        rows = len(train) + len(held_out)
-        text = Text(_joined(train), _joined(held_out), f"dataset {settings.dataset}", split, rows, complete)
+        for rows in (train, held_out):
+            if (kind := _binary(b"".join(rows[:1000]))) is not None:
+                raise ValueError(f"dataset: got {settings.dataset!r} with {kind} in its rows, expected text")
+        train, left_out = _without_held_out(train, held_out)
+        source, count = f"dataset {settings.dataset}", len(train) + len(held_out)
+        text = Text(_joined(train), _joined(held_out), source, split, count, complete, left_out)
     elif settings.text:
         text = _split_files(_files_of([Path(path) for path in settings.text]), ", ".join(settings.text), settings.text_limit)
     else:
         root = Path(sysconfig.get_path("stdlib"))
-        files = [(path, name) for path, name in _walk(root, _LEFT_OUT) if name.endswith(".py")]
+        files = [_File(path, name) for path, name in _walk(root, _LEFT_OUT) if name.endswith(".py")]
         text = _split_files(files, "source of Python's standard library", settings.text_limit)
     check_length(text, settings)
     return text
@@ -109,48 +127,94 @@ def _walk(root: Path, left_out: frozenset[str]) -> Iterable[tuple[Path, str]]:
     return ((root / name, name) for name in sorted(names) if (root / name).is_file())
 
 
-def _files_of(paths: list[Path]) -> list[tuple[Path, str]]:
-    """The files that paths name, each with the name that decides on which side of the split it falls."""
-    found: list[tuple[Path, str]] = []
+@dataclass(frozen=True)
+class _File:
+    """A file to read; its name decides on which side of the split it falls. `asked`: whether its own path was given."""
+
+    path: Path
+    name: str
+    asked: bool = False
+
+
+def _files_of(paths: list[Path]) -> list[_File]:
+    """The files that paths name."""
+    found: list[_File] = []
     for path in paths:
         if path.is_dir():
-            inside = list(_walk(path, frozenset({"__pycache__"})))
+            inside = [_File(*entry) for entry in _walk(path, frozenset({"__pycache__"}))]
             if not inside:
                 raise ValueError(f"text: got {path}, a folder without files, expected files or folders with text")
             found += inside
         elif path.is_file():
-            found.append((path, path.name))
+            found.append(_File(path, path.name, asked=True))
         else:
             state = "which is neither a file nor a folder" if path.exists() else "which does not exist"
             raise ValueError(f"text: got {path}, {state}, expected readable files or folders")
-    if len({path.resolve() for path, _ in found}) < len(found):
+    if len({file.path.resolve() for file in found}) < len(found):
         raise ValueError("text: got the same file twice, expected each once: it could be on both sides of the split")
     return found
 
 
-def _split_files(files: list[tuple[Path, str]], source: str, limit: int) -> Text:
+def _split_files(files: list[_File], source: str, limit: int) -> Text:
     by_file = len(files) >= _LEAST_FILES
-    train: list[bytes] = []
-    held_out: list[bytes] = []
+    sides: tuple[list[bytes], list[bytes]] = ([], [])  # train, held out
+    first: dict[bytes, tuple[str, bool]] = {}  # by content: the first file that has it, and its side
+    whole: list[bytes] = []
+    binary: list[str] = []
+    copies: list[str] = []
     left, read = limit, 0
-    for path, name in files:
+    for file in files:
         if left <= 0:
             break
-        content = _content(path, left)
-        if b"\0" in content[:8192] and len(files) > 1:
-            continue  # a binary file among others
-        left -= len(content)
-        read += 1
+        content = _content(file.path, left)
+        kind = _binary(content)
+        if kind is not None:
+            if file.asked or len(files) == 1:
+                raise ValueError(f"text: got {file.path}, {kind}, expected a file of text")
+            binary.append(f"{file.name} ({kind})")
+            continue
+        if content and len(content) == left and any(before.startswith(content) for before in whole):
+            copies.append(f"{file.name} (its beginning, up to the limit)")
+            continue
+        whole.append(content)
         if by_file:
-            (held_out if _falls(name) < HELD_OUT_SHARE else train).append(content)
+            held_out = _falls(file.name) < HELD_OUT_SHARE
+            original, side = first.setdefault(hashlib.sha256(content).digest(), (file.name, held_out))
+            if content and side != held_out:
+                copies.append(f"{file.name} (as {original})")
+                continue
+            sides[held_out].append(content)
         else:
             cut = len(content) - int(len(content) * HELD_OUT_SHARE)
-            train.append(content[:cut])
-            held_out.append(content[cut:])
+            sides[0].append(content[:cut])
+            sides[1].append(content[cut:])
+        left -= len(content)
+        read += 1
     split = "by file, about a tenth held out by the hash of its name"
     if not by_file:
         split = f"by position, the last tenth of {'the file' if len(files) == 1 else 'each file'} held out"
-    return Text(_joined(train), _joined(held_out), source, split, read, left > 0)
+    left_out = (*_counted(binary, "binary"), *_counted(copies, "identical to one on the other side of the split"))
+    return Text(_joined(sides[0]), _joined(sides[1]), source, split, read, left > 0, left_out)
+
+
+def _counted(names: list[str], what: str) -> tuple[str, ...]:
+    """How many files were left out and why, with the first three names; nothing for none.
+
+    >>> _counted(["a", "b", "c", "d"], "binary")
+    ('4 files are binary and left out: a, b, c, ...',)
+    """
+    if not names:
+        return ()
+    count = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+    return (f"{count} {what} and left out: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",)
+
+
+def _binary(content: bytes) -> str | None:
+    """Of which kind a content is that is no text, told from its beginning; None for text in any encoding without NUL."""
+    for mark, kind in _COMPRESSED.items():
+        if content.startswith(mark):
+            return kind
+    return "a binary file (it has NUL bytes)" if b"\0" in content[:8192] else None
 
 
 def _content(path: Path, limit: int) -> bytes:
@@ -164,6 +228,17 @@ def _content(path: Path, limit: int) -> bytes:
 def _falls(name: str) -> float:
     """A number from 0 to 1 that depends on the name alone, so that a file keeps its side whatever else is there."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8]) / 2**64
+
+
+def _without_held_out(train: list[bytes], held_out: list[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
+    """The rows to train on without those that are held out too, but for rows so short that chance repeats them."""
+    tested = {row for row in held_out if len(row) > TAIL}
+    kept = [row for row in train if row not in tested]
+    count = len(train) - len(kept)
+    if not count:
+        return train, ()
+    rows = "1 row of the train split is" if count == 1 else f"{count:,} rows of the train split are"
+    return kept, (f"{rows} held out too, and left out of the training",)
 
 
 def _split_rows(rows: list[bytes]) -> tuple[list[bytes], list[bytes]]:

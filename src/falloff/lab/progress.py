@@ -20,7 +20,7 @@ class Stream(Protocol):
 
 
 class Progress:
-    """Says nothing; what is told to it is the same for all.
+    """Says nothing but notes; what is told to it is the same for all.
 
     Work is counted in optimizer steps; evaluation counts as the steps that would take about as long.
     """
@@ -37,6 +37,10 @@ class Progress:
     def finish_scheme(self, name: str, summary: str) -> None:
         """A scheme is complete and stored."""
 
+    def note(self, line: str) -> None:
+        """Something that the reader of the results should know; said in any case, on stderr."""
+        print(f"Note: {line}", file=sys.stderr, flush=True)
+
     def __enter__(self) -> "Progress":
         return self
 
@@ -47,33 +51,53 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """One line when a scheme begins and one when it is done."""
+    """A line when a scheme begins, one when it is done, and one every `EVERY` seconds in between."""
+
+    EVERY = 20.0
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.schemes = self.done = 0
-        self.began = self.scheme_began = 0.0
-        self.first = 0
+        self.name = ""
+        self.began = self.scheme_began = self.said = 0.0
+        self.each = self.left = self.worked = 0  # in units of work: a scheme's, what is left of all, what this run did
 
     def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
-        self.schemes, self.done, self.first = schemes, done, done
+        self.schemes, self.done, self.each = schemes, done, work_per_scheme
+        self.left = (schemes - done) * work_per_scheme
         self.began = time.monotonic()
         if done:
             self._say(f"{done} of {schemes} schemes were done by an earlier run")
 
     def start_scheme(self, name: str) -> None:
         self.scheme_began = time.monotonic()
+        self.name = name
         self._say(f"[{self.done + 1}/{self.schemes}] {name} ...")
 
+    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+        self.worked += work
+        self.left -= work
+        if time.monotonic() - self.said >= self.EVERY:
+            place = f"[{self.done + 1}/{self.schemes}] {self.name}"
+            self._say(f"{place}: {_doing(doing, loss, tokens_per_second)}{self._rest()}")
+
     def finish_scheme(self, name: str, summary: str) -> None:
-        now = time.monotonic()
         self.done += 1
-        each = (now - self.began) / (self.done - self.first)
-        left = self.schemes - self.done
-        rest = f", about {_clock(each * left)} left" if left else ""
-        self._say(f"[{self.done}/{self.schemes}] {name}: {summary}, {_clock(now - self.scheme_began)}{rest}")
+        # Rounding of the work must not add up: the whole stands where it should.
+        self.left = (self.schemes - self.done) * self.each
+        spent = _clock(time.monotonic() - self.scheme_began)
+        self._say(f"[{self.done}/{self.schemes}] {name}: {summary}, {spent}{self._rest()}")
+
+    def note(self, line: str) -> None:
+        self._say(f"Note: {line}")
+
+    def _rest(self) -> str:
+        if not self.left or not self.worked:
+            return ""
+        return f", about {_clock((time.monotonic() - self.began) / self.worked * self.left)} left"
 
     def _say(self, line: str) -> None:
+        self.said = time.monotonic()
         print(line, file=self.stream, flush=True)
 
 
@@ -111,10 +135,7 @@ class BarProgress(Progress):
         self.scheme = self.bars.add_task(name, total=self.work, said="")
 
     def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
-        said = doing
-        if loss is not None and tokens_per_second is not None:
-            said = f"{doing}, loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
-        self.bars.update(self.scheme, advance=work, said=said)
+        self.bars.update(self.scheme, advance=work, said=_doing(doing, loss, tokens_per_second))
         self.bars.update(self.whole, advance=work)
 
     def finish_scheme(self, name: str, summary: str) -> None:
@@ -124,6 +145,9 @@ class BarProgress(Progress):
         self.bars.update(self.whole, completed=done * self.work)
         self._count(schemes, done)
         self.bars.console.print(f"[bold]{name}[/bold]: {summary}")
+
+    def note(self, line: str) -> None:
+        self.bars.console.print(f"Note: {line}", markup=False)
 
     def _count(self, schemes: int, done: int) -> None:
         self.counts = (schemes, done)
@@ -147,5 +171,13 @@ def progress_for(stream: Stream | None = None, *, silent: bool = False) -> Progr
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
 
 
+def _doing(doing: str, loss: float | None, tokens_per_second: float | None) -> str:
+    if loss is None or tokens_per_second is None:
+        return doing
+    return f"{doing}, loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+
+
 def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -59,9 +59,10 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
 <section>
 <h2>Perplexity per byte</h2>
 <p class="note">“Last {config["tail"]} bytes” looks at the same bytes at every length: only the context before them grows.
-“All bytes” is every predicted byte of the window, so longer windows have more context on average. Small print: 95% bootstrap
-interval over windows; all schemes share the windows, so that their order is surer than the intervals alone say. ★ marks the
-lowest of each column.</p>
+“All bytes” is every predicted byte of the window, so longer windows have more context on average. Small print: 95%
+bootstrap interval over windows. All schemes share the windows, so that differences are surer than these intervals say: ★ marks
+the best of a column, where the 95% interval of its paired difference from every other scheme leaves out 0; ≈ marks the lowest
+and those that these windows cannot tell from it.</p>
 <div class="scroll">{_table(rows, config)}</div>
 </section>
 <section class="whole">
@@ -95,32 +96,37 @@ included. Times hold for {escape(_machine(config))}; anything else that ran on i
 
 
 def _facts(rows: list[Row], config: dict[str, Any]) -> str:
-    """What a hurried reader takes away: the best at both ends, and who holds."""
+    """What a hurried reader takes away: the best at both ends, where there is one, and who holds."""
     lengths, tail = config["lengths"], config["tail"]
-    at_first, at_last = (min(rows, key=lambda row: row.tail[place].value) for place in (0, -1))
     holding = sorted(
         (row for row in rows if row.tail[-1].value <= _FLAT * row.tail[0].value), key=lambda row: row.tail[-1].value
     )
     names = ", ".join(row.scheme for row in holding) or "none"
-
-    def fact(term: str, what: str, small: str) -> str:
-        return f"<div><dt>{escape(term)}</dt><dd>{escape(what)}<small>{escape(small)}</small></dd></div>"
-
+    at_last = f"{lengths[-1] // lengths[0]} times it, {lengths[-1]:,}"
     return (
         '<dl class="facts">'
-        + fact(
-            f"Best at the trained length, {lengths[0]:,}",
-            at_first.scheme,
-            f"perplexity {written(at_first.tail[0].value)} of the last {tail} bytes",
-        )
-        + fact(
-            f"Best at {lengths[-1] // lengths[0]} times it, {lengths[-1]:,}",
-            at_last.scheme,
-            f"perplexity {written(at_last.tail[-1].value)} of the same bytes",
-        )
-        + fact(f"Hold from {lengths[0]:,} to {lengths[-1]:,}", f"{len(holding)} of {len(rows)}", names)
+        + _lowest_fact(rows, 0, f"the trained length, {lengths[0]:,}", f"of the last {tail} bytes")
+        + _lowest_fact(rows, -1, at_last, "of the same bytes")
+        + _fact(f"Hold from {lengths[0]:,} to {lengths[-1]:,}", f"{len(holding)} of {len(rows)}", names)
         + "</dl>"
     )
+
+
+def _lowest_fact(rows: list[Row], place: int, where: str, of_what: str) -> str:
+    """The best scheme at a length, or those that share the lowest place."""
+    found = sorted(rows, key=lambda row: row.tail[place].value)
+    low = written(found[0].tail[place].value)
+    level = [row for row in found if row.tail[place].level]
+    if not level:
+        word = "Best" if found[0].tail[place].best else "Tested"
+        return _fact(f"{word} at {where}", found[0].scheme, f"perplexity {low} {of_what}")
+    names = ", ".join(row.scheme for row in level)
+    high = written(level[-1].tail[place].value)
+    return _fact(f"Lowest at {where}", names, f"perplexity {low} to {high} {of_what}: not to be told apart")
+
+
+def _fact(term: str, what: str, small: str) -> str:
+    return f"<div><dt>{escape(term)}</dt><dd>{escape(what)}<small>{escape(small)}</small></dd></div>"
 
 
 def _table(rows: list[Row], config: dict[str, Any]) -> str:
@@ -136,12 +142,16 @@ def _table(rows: list[Row], config: dict[str, Any]) -> str:
             kind = row.kind
             body.append(f'<tr class="group"><th colspan="{2 * count + 5}" scope="colgroup">{GROUPS[kind]}</th></tr>')
         cells = "".join(
-            _cell(cell, edge=place == 0) for part in (row.tail, row.everything) for place, cell in enumerate(part)
+            _cell(cell, f"{part} at {length:,}", edge=length == lengths[0])
+            for part, found in (("last", row.tail), ("all", row.everything))
+            for length, cell in zip(lengths, found, strict=True)
         )
         body.append(
             f'<tr><th scope="row"><i style="background:{scheme_colour(row.scheme)}"></i>{escape(row.scheme)}</th>{cells}'
-            f'<td class="edge">{row.parameters:,}</td><td>{row.bias_parameters:,}</td>'
-            f"<td>{1000 * row.seconds_per_step:.1f}</td><td>{row.peak_memory_mb:.1f}</td></tr>"
+            f'<td data-label="parameters" class="edge">{row.parameters:,}</td>'
+            f'<td data-label="of the bias">{row.bias_parameters:,}</td>'
+            f'<td data-label="ms per step">{1000 * row.seconds_per_step:.1f}</td>'
+            f'<td data-label="peak MB">{row.peak_memory_mb:.1f}</td></tr>'
         )
     return f"""<table>
 <thead>
@@ -154,10 +164,10 @@ def _table(rows: list[Row], config: dict[str, Any]) -> str:
 </table>"""
 
 
-def _cell(cell: Cell, *, edge: bool) -> str:
-    classes = " ".join(name for name, applies in (("best", cell.best), ("edge", edge)) if applies)
+def _cell(cell: Cell, label: str, *, edge: bool) -> str:
+    classes = " ".join(name for name, applies in (("best", cell.best), ("level", cell.level), ("edge", edge)) if applies)
     interval = f"{written(cell.low)}&ndash;{written(cell.high)}"
-    return f'<td class="{classes}">{written(cell.value)}<small>{interval}</small></td>'
+    return f'<td data-label="{label}" class="{classes}">{written(cell.value)}<small>{interval}</small></td>'
 
 
 def _biases(order: list[str], schemes: dict[str, Scheme], settings: dict[str, Any]) -> str:
