@@ -64,3 +64,13 @@ def test_the_cases_are_those_that_people_run():
 def test_without_a_gpu_it_says_so(capsys):
     assert gpu.main([]) == 2
     assert "needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--cases"])
+def test_an_empty_name_is_refused_before_anything_runs(capsys, monkeypatch, option):
+    monkeypatch.setattr(gpu, "run", None)
+    for value in ("", " "):
+        with pytest.raises(SystemExit) as stopped:
+            gpu.main([option, value])
+        assert stopped.value.code == 2
+        assert f"argument {option}: got {value!r}, expected a name" in capsys.readouterr().err

@@ -137,6 +137,11 @@ REFUSED = [
     (["--image", "no/x.png", "--suite", "scaling"], "--image: got 'no/x.png', expected a file in a folder that exists"),
     (["--out", "no/such/bench.json"], "--out: got 'no/such/bench.json', expected a file in a folder that exists"),
     (["--out", "."], "--out: got '.', expected a file"),
+    (["--out", ""], "--out: got '', expected a value (is a shell variable unset?)"),
+    (["--out="], "--out: got ''"),
+    (["--image", " "], "--image: got ' '"),
+    (["--cases", ""], "--cases: got ''"),
+    (["--impl", ""], "--impl: got ''"),
     (["words"], "unexpected extra argument"),
     (["--fast"], "No such option: --fast"),
 ]
@@ -150,6 +155,28 @@ def test_bad_input_is_one_line_and_status_2(falloff, monkeypatch, arguments, mes
     assert message in result.stderr
     assert result.stderr.startswith("falloff: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_out_is_no_link_and_an_error_names_it(falloff, monkeypatch, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "bench.json").symlink_to(tmp_path / "thesis.tex")
+    for option, suite in (("--out", "cpu"), ("--out", "scaling"), ("--image", "scaling")):
+        name = "bench.json" if option == "--out" else "bench.png"
+        (tmp_path / "bench.png").unlink(missing_ok=True)
+        (tmp_path / "bench.png").symlink_to(tmp_path / "thesis.tex")
+        with monkeypatch.context() as patched:
+            patched.setattr(suites, "verify", None)  # refused before anything runs
+            result = falloff(option, name, "--suite", suite)
+        assert (result.exit_code, result.stderr) == (2, f"falloff: {name}: this is a link, which is not written over\n")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = falloff("--turns", 1, "--out", "new.json", "--cases", "forms")
+    assert result.exit_code == 2
+    assert re.fullmatch(r"falloff: new.json: No space left on device; free at least [0-9,]+ bytes there\n", result.stderr)
 
 
 def test_an_instruction_set_that_is_not_there(falloff, monkeypatch):

@@ -1,13 +1,17 @@
+import gzip
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from falloff.cli import app, run
 from falloff.lab.folder import RESULT_KEYS
+from falloff.lab.presets import PRESETS
 
 QUICK = ["--preset", "quick", "--train-length", "16", "--steps", "3", "--schemes", "t5,rope", "--device", "cpu"]
 
@@ -105,6 +109,15 @@ HOSTILE = [
     (["--text", "{text}", "--dataset", "x"], "dataset: got 'x' together with text"),
     (["--dataset", ""], "dataset: got ''"),
     (["--dataset", "{short}"], "dataset: got "),
+    (["--text", ""], "--text: got '', expected a value (is a shell variable unset?)"),
+    (["--text="], "--text: got ''"),
+    (["--text", " \t"], r"--text: got ' \t'"),
+    (["--text", "{text}", ""], "text: got ('{text}', ''), expected the paths of files or folders"),
+    (["--out", ""], "--out: got '', expected a value (is a shell variable unset?)"),
+    (["--out=", "--resume"], "--out: got ''"),
+    (["--preset", ""], "--preset: got ''"),
+    (["--device", " "], "--device: got ' '"),
+    (["--text", "{packed}"], "packed, a gzip file, expected a file of text"),
     (["--out", "{text}"], "which is not a folder"),
     (["--out", "{full}"], "which holds other files"),
     (["--out", "{broken}", "--resume"], "expected the config.json of a run"),
@@ -124,16 +137,68 @@ def test_refuses_in_one_line(capsys, tmp_path, text, arguments, message):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     (tmp_path / "short").write_text("hello, world!")
-    paths = {name: tmp_path / name for name in ("empty", "full", "broken", "short")} | {"text": text}
+    (tmp_path / "packed").write_bytes(gzip.compress(b"text " * 20_000))
+    paths = {name: tmp_path / name for name in ("empty", "full", "broken", "short", "packed")} | {"text": text}
     arguments = [argument.format(**paths) for argument in arguments]
-    start = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    start = [] if any(argument.startswith("--out") for argument in arguments) else ["--out", str(tmp_path / "out")]
     code, out, err = _falloff(capsys, *start, *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("falloff: ")
     assert err.count("\n") == 1
-    assert message in err
+    assert message.format(**paths) in err
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_gpu_preset_is_for_gpus(capsys, tmp_path, text, monkeypatch):
+    """Without one it would start, and show nothing for minutes; who names the CPU gets it, and may go on with it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    gpu = ["--preset", "gpu", "--text", text, "--out", tmp_path / "run", "--schemes", "none"]
+    code, out, err = _falloff(capsys, *gpu)
+    assert (code, out) == (2, "")
+    assert err.startswith("falloff: preset: got 'gpu' on a machine without a GPU that PyTorch knows, ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    sizes = {"train_length": 16, "steps": 3, "batch_size": 2, "layers": 1, "width": 16, "heads": 2, "windows": 8}
+    monkeypatch.setitem(PRESETS, "gpu", PRESETS["gpu"] | sizes)
+    for more in (["--device", "cpu"], ["--resume"], ["--resume", "--device", "cpu"]):
+        assert _falloff(capsys, *gpu, *more)[0] == 0
+
+
+def test_a_full_disk_says_what_to_free_and_how_to_go_on(capsys, tmp_path, text, monkeypatch):
+    replace = Path.replace
+
+    def full(part, target):
+        if target.name == "rope.safetensors":
+            raise OSError(28, "No space left on device")
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    out = tmp_path / "run"
+    code, said, err = _falloff(capsys, *QUICK, "--text", text, "--out", out)
+    assert (code, said) == (2, "")
+    assert re.fullmatch(
+        rf"falloff: {out}/checkpoints/rope.safetensors: No space left on device; free at least [0-9,]+ bytes there; "
+        rf"then go on with: falloff compare --resume --out {out}",
+        err.splitlines()[-1],
+    )
+    monkeypatch.undo()
+    code, said, err = _falloff(capsys, "--resume", "--out", out)
+    assert code == 0
+    assert err.startswith("1 of 2 schemes were done")
+
+
+def test_a_name_that_is_not_utf_8_runs_through(capsys, tmp_path, text):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\x1b[31m.txt"))
+    path.write_bytes(Path(text).read_bytes())
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")
+    code, said, _ = _falloff(capsys, *QUICK, "--schemes", "none", "--text", path, "--out", out, "--json")
+    assert code == 0
+    assert json.loads(said)["config"]["settings"]["text"] == [str(path)]
+    path.unlink()
+    code, said, err = _falloff(capsys, "--text", path, "--out", tmp_path / "other")
+    assert (code, said) == (2, "")
+    assert "caf\\udce9\\x1b[31m.txt, which does not exist" in err
 
 
 def test_missing_extra_is_one_line(capsys, tmp_path, text, monkeypatch):

@@ -261,7 +261,7 @@ def test_what_was_damaged_is_named_and_done_again(toy, text_path, tmp_path, whol
         (damage_line(lambda line: b"[" * 200_000), "alibi", "too many brackets"),
         (damage_line(lambda line: line.replace(b'"low": ', b'"low": Infinity, "was": ')), "alibi", "Infinity is no number"),
         (damage_line(lambda line: line.replace(b'"high": ', b'"high": "1", "was": ')), "alibi", "its checksum does not fit"),
-        (damage_line(lambda line: line.replace(b'"perplexity": 1', b'"perplexity": 2')), "alibi", "checksum does not fit"),
+        (damage_line(lambda line: line.replace(b'"perplexity": ', b'"perplexity": 1')), "alibi", "checksum does not fit"),
         (damage_line(lambda line: b"\xff" + line), "alibi", "it is no JSON"),
         (damage_line(lambda line: b"{}"), "alibi", "it has no 'sha256'"),
         (flip_weight, "none", "none.safetensors has changed since it was written"),
@@ -287,7 +287,7 @@ def test_no_damage_gives_a_traceback_or_another_result(toy, text_path, tmp_path,
     draw = random.Random(5)
     names = ["config.json", "results.jsonl", "checkpoints/none.safetensors"]
     done_again = 0
-    for place in range(45):
+    for place in range(24):
         run = _run_of_two(whole, settings, tmp_path / str(place))
         path = run.path / names[place % 3]
         content = bytearray(path.read_bytes())
@@ -306,13 +306,11 @@ def test_no_damage_gives_a_traceback_or_another_result(toy, text_path, tmp_path,
         else:
             assert _numbers(again.results) == wanted
             done_again += progress.begun == ["none"]
-    assert done_again >= 25
+    assert done_again >= 12
 
 
 @pytest.mark.parametrize("name", ["config.json", "t5.safetensors", "results.jsonl", "report.html"])
-def test_a_full_disk_is_one_error_that_names_the_file_and_resume_goes_on(
-    toy, text_path, tmp_path, whole, monkeypatch, name
-):
+def test_a_full_disk_is_one_error_that_names_the_file_and_resume_goes_on(toy, text_path, tmp_path, whole, monkeypatch, name):
     settings = toy(text=(str(text_path),), schemes=("none", "t5"))
     replace = Path.replace
     left = {"config.json": 0, "results.jsonl": 1}.get(name, 0)  # how many of them fit
@@ -326,7 +324,7 @@ def test_a_full_disk_is_one_error_that_names_the_file_and_resume_goes_on(
         return replace(part, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space left on device; free at least [0-9,]+ bytes there") as caught:
+    with pytest.raises(OSError, match=r"No space left on device; free at least [0-9,]+ bytes there") as caught:
         compare_schemes(settings, tmp_path / "run")
     assert Path(caught.value.filename).name == name
     assert not list((tmp_path / "run").rglob("*.part"))

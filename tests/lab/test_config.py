@@ -38,6 +38,12 @@ HOSTILE = [
     ({"clip_norm": -1.0}, "clip_norm: got -1.0"),
     ({"weight_decay": -0.1}, "weight_decay: got -0.1"),
     ({"warmup": 1.5}, "warmup: got 1.5, expected a number"),
+    ({"text": ("",)}, r"text: got \('',\), expected the paths of files or folders"),
+    ({"text": ("a", "  ")}, "text: got"),
+    ({"text": "abc"}, "text: got 'abc', expected the paths"),
+    ({"text": (3,)}, "text: got"),
+    ({"schemes": (["t5"],)}, r"schemes: got \['t5'\]"),
+    ({"learning_rate": 10**400}, "learning_rate: got 1000"),
     ({"text": ("a",), "dataset": "b"}, "dataset: got 'b' together with text"),
     ({"dataset": " "}, "dataset: got ' '"),
     ({"device": "tpu"}, "device: got 'tpu', expected 'auto', 'cpu'"),
@@ -76,6 +82,12 @@ def test_settings_of_other_versions_are_refused():
     del stored["steps"]
     with pytest.raises(ValueError, match="steps"):
         Settings.from_json(stored)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_stored_preset_is_a_name():
+    with pytest.raises(ValueError, match=r"preset: got \('quick',\), expected a name"):
+        Settings.from_json({**Settings.of_preset("quick").to_json(), "preset": ["quick"]})
 
 
 def test_none_changes_nothing():

@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 
 import numpy as np
@@ -28,9 +31,9 @@ def test_default_is_the_standard_library_by_file(toy):
 
 
 def test_one_file_is_split_by_position(toy, tmp_path):
-    content = bytes(range(256)) * 20
-    (tmp_path / "one.bin").write_bytes(content)
-    text = read_text(toy(text=(str(tmp_path / "one.bin"),)))
+    content = bytes(range(1, 256)) * 20  # text in some encoding
+    (tmp_path / "one.txt").write_bytes(content)
+    text = read_text(toy(text=(str(tmp_path / "one.txt"),)))
     assert text.train.tobytes() + text.held_out.tobytes() == content
     assert len(text.held_out) == len(content) // 10
     assert "last tenth of the file" in text.split
@@ -52,8 +55,57 @@ def test_folders_leave_out_what_is_hidden_or_binary(toy, tmp_path):
     (tmp_path / ".git" / "config").write_bytes(b"h" * 5000)
     (tmp_path / "picture").write_bytes(b"\0p" * 5000)
     (tmp_path / "text").write_bytes(b"t" * 5000)
+    (tmp_path / "packed").write_bytes(gzip.compress(b"t" * 5000))
     text = read_text(toy(text=(str(tmp_path),)))
     assert set(np.unique(text.train)) == {ord("t")}
+    said = "2 files are binary and left out: packed (a gzip file), picture (a binary file (it has NUL bytes))"
+    assert text.left_out == (said,)
+    assert text.describe()["left_out"] == [said]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"text " * 9000, 9), "a gzip file"),
+        (bz2.compress(b"text " * 9000), "a bzip2 file"),
+        (lzma.compress(b"text " * 9000), "an xz file"),
+        (b"PK\x03\x04" + b"text" * 9000, "a zip file"),
+        (("text " * 9000).encode("utf-16"), "a binary file"),
+        (b"weights\0" * 9000, "a binary file"),
+    ],
+)
+def test_a_binary_file_that_was_asked_for_is_refused(toy, tmp_path, content, kind):
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    (tmp_path / "more.txt").write_text("text " * 9000)
+    for paths in ((path,), (path, tmp_path / "more.txt")):
+        with pytest.raises(ValueError, match=f"text: got .*text.txt, {kind}.*, expected a file of text"):
+            read_text(toy(text=tuple(map(str, paths))))
+
+
+def test_identical_files_are_never_on_both_sides_of_the_split(toy, tmp_path):
+    """60 names, 20 contents: each content's names fall on both sides somewhere."""
+    for index in range(60):
+        (tmp_path / f"{index}.txt").write_bytes(bytes([65 + index % 20]) * 2000)
+    text = read_text(toy(text=(str(tmp_path),)))
+    assert len(text.held_out) > 0
+    assert not set(np.unique(text.train)) & set(np.unique(text.held_out))
+    assert text.files < 60
+    (said,) = text.left_out
+    assert said.startswith(f"{60 - text.files} files are identical to one on the other side of the split and left out: ")
+
+
+def test_a_copy_that_the_limit_cuts_is_left_out(toy, tmp_path):
+    """Its last tenth, held out, would lie in what the whole copy trains on."""
+    content = os.urandom(12000).replace(b"\0", b"a")
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "b.txt").write_bytes(content)
+    text = read_text(toy(text=(str(tmp_path),), text_limit=18000))
+    assert text.held_out.tobytes() not in text.train.tobytes()
+    assert text.train.tobytes() + text.held_out.tobytes() == content
+    assert text.left_out == (
+        "1 file is identical to one on the other side of the split and left out: b.txt (its beginning, up to the limit)",
+    )
 
 
 def test_several_paths_and_a_limit(toy, tmp_path):

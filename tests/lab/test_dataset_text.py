@@ -78,3 +78,22 @@ def test_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ImportError, match=r"datasets is not installed: pip install 'falloff\[datasets\]'"):
         read_dataset("anything", 1000)
+
+
+def test_rows_of_both_splits_are_not_trained_on(toy, tmp_path):
+    """Short rows, such as empty ones and headings, may come again."""
+    splits = {
+        "train": datasets.Dataset.from_dict({"text": [*ROWS[10:], *ROWS[:5], "= heading ="]}),
+        "test": datasets.Dataset.from_dict({"text": ["= heading =", *ROWS[:10]]}),
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    text = read_text(toy(dataset=str(tmp_path / "saved")))
+    assert text.train.tobytes() == _joined([*ROWS[10:], "= heading ="])
+    assert text.held_out.tobytes() == _joined(["= heading =", *ROWS[:10]])
+    assert text.left_out == ("5 rows of the train split are held out too, and left out of the training",)
+
+
+def test_rows_that_are_no_text_are_refused(toy, tmp_path):
+    datasets.Dataset.from_dict({"text": ["\0" + row for row in ROWS]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"dataset: got .*saved' with a binary file .* in its rows, expected text"):
+        read_text(toy(dataset=str(tmp_path / "saved")))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from falloff.lab.evaluation import evaluate, interval, perplexity, window_ends, work
+from falloff.lab.evaluation import difference_interval, evaluate, interval, perplexity, window_ends, work
 from falloff.lab.progress import Progress
 
 TEXT = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8)
@@ -90,3 +90,19 @@ def test_progress_adds_up_to_the_work(toy):
     settings = toy(windows=20)
     evaluate(lambda tokens: torch.zeros(*tokens.shape, 256), settings, TEXT, progress)
     assert progress.total == work(settings) > 0
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(8, 2.364624), (48, 2.011741), (256, 1.969311)])
+def test_difference_is_students_interval_of_pairs(count, quantile):
+    """Quantiles of Student's t from tables. What the windows share cancels."""
+    draw = np.random.default_rng(3)
+    shared, differences = draw.normal(2.0, 5.0, count), draw.normal(0.1, 0.02, count)
+    low, high = difference_interval(shared.tolist(), (shared + differences).tolist())
+    reach = quantile * differences.std(ddof=1) / math.sqrt(count)
+    assert (low, high) == pytest.approx((differences.mean() - reach, differences.mean() + reach), rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_refused(toy):
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"got the perplexity (nan|inf) at length 16, expected a finite number"):
+            evaluate(lambda tokens, v=value: torch.full((*tokens.shape, 256), v), toy(), TEXT, Progress())

@@ -14,6 +14,7 @@ def _config(**changes):
         "text": {"sha256": "abc"},
         "versions": {"torch": "2.13.0", "falloff": "0.1.0"},
         "machine": {"cpu": "a", "threads": 2, "gpu": None},
+        "git_commit": None,
     }
 
 
@@ -44,7 +45,44 @@ def test_config_comes_back(tmp_path):
     run = RunFolder(tmp_path)
     assert run.stored_config() is None
     run.write_config(_config())
-    assert run.stored_config() == {**_config(), "git_commit": None}
+    assert run.stored_config() == _config()
+
+
+def test_a_config_that_changed_since_it_was_written_is_refused(tmp_path):
+    """Another seed in a config that is JSON all the same would mix two runs."""
+    run = RunFolder(tmp_path)
+    run.write_config(_config())
+    written = run.config_path.read_text()
+    for old, new in (
+        ('"seed": 0', '"seed": 1'),
+        ('"sha256": "abc"', '"sha256": "abd"'),
+        ('"rope"', '["rope"]'),
+        ('"steps": 200', '"steps": null'),
+        ('"steps": 200', '"steps": "200"'),
+        ('"steps": 200', '"steps": 1e999'),
+        ('"steps": 200', '"steps": NaN'),
+        ('"steps": 200', '"steps": ' + "[" * 200_000),
+        ('"threads": 2', '"threads": ' + "9" * 5000),
+        ('"sha256"', '"sha255"'),
+    ):
+        assert old in written
+        run.config_path.write_text(written.replace(old, new))
+        with pytest.raises(ValueError, match=r"out: got .*config.json, expected the config.json of a run: .") as caught:
+            run.stored_config()
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("lost", ["text", "versions", "machine", "settings"])
+def test_a_config_whose_parts_are_missing_or_of_another_kind_is_refused(tmp_path, lost):
+    """Even where its checksum fits, as in a run of another version."""
+    for content in (None, [], 3, "x"):
+        run = RunFolder(tmp_path)
+        run.write_config({**_config(), lost: content})
+        with pytest.raises(ValueError, match=r"expected the config.json of a run"):
+            run.stored_config()
+    run.write_config({name: value for name, value in _config().items() if name != lost})
+    with pytest.raises(ValueError, match=f"expected the config.json of a run: it has no '{lost}'"):
+        run.stored_config()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"settings": {}}', '{"settings": 3}', "\0\xff"])
@@ -80,11 +118,17 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert run.results_path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["{", "3\n", '{"scheme": "t5"}\n'])
-def test_foreign_results_are_refused(tmp_path, content):
-    (tmp_path / "results.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=r"out: got .*results.jsonl, expected lines"):
-        RunFolder(tmp_path).results()
+@pytest.mark.parametrize("content", [b"{", b"3", b'{"scheme": "t5"}', b"[" * 200_000, b"\xff", b"null"])
+def test_lines_that_falloff_did_not_write_are_left_out_and_named(tmp_path, content):
+    run = RunFolder(tmp_path)
+    run.add_scheme("t5", {}, [_line("t5")])
+    sound = run.results()
+    with run.results_path.open("ab") as file:
+        file.write(content)
+    lines, damaged = run.read_results()
+    assert lines == sound
+    assert len(damaged) == 1
+    assert damaged[0].startswith(f"line 2 of {run.results_path} is left out: it ")
 
 
 def test_missing_and_damaged_checkpoints_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.lab.config import DEFAULT_SCHEMES, KINDS
 from falloff.lab.model import build_model, build_scheme, parameter_counts, rotated, rotation
 
 
@@ -78,3 +78,13 @@ def test_none_knows_no_order_and_rope_does(toy):
     none, rope = (build_model(toy(), name) for name in ("none", "rope"))  # one layer: a set of keys, without positions
     torch.testing.assert_close(none(tokens)[:, -1], none(shuffled)[:, -1])
     assert not torch.allclose(rope(tokens)[:, -1], rope(shuffled)[:, -1])
+
+
+@pytest.mark.parametrize("name", ["t6", "", "RoPE", "profile-mixture"])
+def test_an_unknown_scheme_is_refused(toy, name):
+    """It would be trained without a bias, and stored under that name."""
+    with pytest.raises(ValueError, match=f"scheme: got '{name}', expected one of t5, per-offset, .*, rope, none"):
+        build_scheme(name, 2, 16)
+    with pytest.raises(ValueError, match=f"scheme: got '{name}'"):
+        build_model(toy(), name)
+    assert {name for name in KINDS if build_scheme(name, 2, 16) is None} == {"rope", "none"}

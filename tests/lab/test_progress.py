@@ -58,3 +58,34 @@ def test_bars_on_a_terminal(monkeypatch):
 def test_silence(capfd):
     _run(Progress())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_gets_a_line_every_so_often(monkeypatch):
+    """Steps of 7 seconds, said every 20 with what is left."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = LineProgress(stream)
+    progress.start(schemes=2, done=0, work_per_scheme=10)
+    progress.start_scheme("t5")
+    for step in range(10):
+        now[0] += 7
+        progress.advance(1, doing=f"step {step + 1}/10", loss=2.5, tokens_per_second=812.4)
+    progress.finish_scheme("t5", "perplexity 5")
+    assert stream.getvalue().splitlines() == [
+        "[1/2] t5 ...",
+        "[1/2] t5: step 3/10, loss 2.500, 812 tokens/s, about 119 s left",
+        "[1/2] t5: step 6/10, loss 2.500, 812 tokens/s, about 98 s left",
+        "[1/2] t5: step 9/10, loss 2.500, 812 tokens/s, about 77 s left",
+        "[1/2] t5: perplexity 5, 70 s, about 70 s left",
+    ]
+
+
+def test_notes_are_said_whatever_the_progress_is(capfd, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    Progress().note("[bold] is a name")
+    assert capfd.readouterr() == ("", "Note: [bold] is a name\n")
+    for stream, kind in ((io.StringIO(), LineProgress), (Terminal(), BarProgress)):
+        with kind(stream) as progress:
+            progress.note("[bold] is a name")
+        assert "Note: [bold] is a name" in stream.getvalue()

@@ -6,6 +6,7 @@ import pytest
 from falloff import FIRE, ALiBi
 from falloff.lab.charts import _STYLES, bias_chart, extrapolation_chart
 from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.lab.folder import RunFolder
 from falloff.lab.report import report_page
 
 CONFIG = {
@@ -64,6 +65,38 @@ def test_facts_are_those_of_the_table(own):
         ("Best at 2 times it, 32", "alibi", "perplexity 6.00 of the same bytes"),
         ("Hold from 16 to 32", "1 of 4", "alibi"),
     ]
+
+
+def test_level_schemes_are_not_crowned(results):
+    """t5 and fire differ by less than their windows carry: no best, in table and facts."""
+    even = {"t5": [1.0, 2.0, 3.0], "fire": [1.0, 2.1, 2.95], "alibi": [2.0, 3.0, 4.0], "rope": [2.0, 3.0, 4.0]}
+    lines = [{**line, "losses": even[line["scheme"]], "tail_losses": even[line["scheme"]]} for line in results]
+    page = report_page(CONFIG, lines, {})
+    page = page[page.index("<body>") :]
+    assert ("Lowest at the trained length, 16", "t5, fire") in re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>", page)
+    assert 'class="level edge">4.00' in page
+    assert "best edge" not in page
+    assert "Best at" not in page
+
+
+def test_a_narrow_screen_shows_every_column_with_its_label(own):
+    """At 390 pixels 13 columns have no room: each cell stands in a block of its scheme, below it what it is."""
+    table = own[own.index("<table>") : own.index("</table>")]
+    labels = re.findall(r"<td([^>]*)>", table)
+    assert len(labels) == 4 * (2 * 2 + 4)
+    assert [re.search(r'data-label="([^"]*)"', label)[1] for label in labels[:8]] == [
+        *("last at 16", "last at 32", "all at 16", "all at 32"),
+        *("parameters", "of the bias", "ms per step", "peak MB"),
+    ]
+    narrow = own[own.index("@media screen and (max-width") :]
+    assert "content: attr(data-label)" in narrow[: narrow.index("@media print")]
+
+
+def test_names_that_are_no_utf_8_can_be_written(results, tmp_path):
+    config = {**CONFIG, "text": {**CONFIG["text"], "source": "caf\udce9.txt"}}
+    run = RunFolder(tmp_path)
+    run.write_report(report_page(config, results, {}))
+    assert "caf\\udce9.txt" in run.report_path.read_text(encoding="utf-8")
 
 
 def test_what_users_write_is_escaped(own):

@@ -33,3 +33,40 @@ def test_fits_the_terminal(results, width, count):
     assert "…" not in said
     words = ["Learned", "Heuristic", "Baseline", "fire", "*4.00", "*6.00", "50.0", "21.5", "16.6", "1,234"]
     assert [word for word in words if word not in said] == []
+
+
+def _with_losses(results, **losses):
+    """The results with these losses of windows, at every length."""
+    return [
+        {**line, "losses": losses[line["scheme"]], "tail_losses": losses[line["scheme"]]}
+        for line in results
+        if line["scheme"] in losses
+    ]
+
+
+def test_best_is_only_what_a_paired_difference_carries(results):
+    """t5 is the lowest of all. Its windows tell it from alibi, whatever their own intervals are, but not from fire."""
+    t5 = [1.0, 2.0, 3.0, 4.0, 1.5, 2.5, 3.5, 4.5]
+    fire = [loss + step for loss, step in zip(t5, (0.3, -0.2, 0.3, -0.2, 0.3, -0.2, 0.3, -0.2), strict=True)]
+    alibi = [loss + 0.2 for loss in t5]
+    rows = {row.scheme: row.tail[0] for row in table_rows(_with_losses(results, t5=t5, fire=fire, alibi=alibi))}
+    assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {
+        "t5": (False, True),
+        "fire": (False, True),
+        "alibi": (False, False),
+    }
+    rows = {row.scheme: row.tail[0] for row in table_rows(_with_losses(results, t5=t5, alibi=alibi))}
+    assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {"t5": (True, False), "alibi": (False, False)}
+    (row,) = table_rows(_with_losses(results, t5=t5))
+    assert (row.tail[0].best, row.tail[0].level) == (False, False)  # of one there is no best
+
+
+def test_the_terminal_marks_what_is_level(results):
+    even = _with_losses(results, t5=[1.0, 2.0, 3.0], fire=[1.0, 2.1, 2.9])
+    console = Console(file=io.StringIO(), width=140)
+    for table in terminal_tables(CONFIG, even, 140):
+        console.print(table)
+    said = console.file.getvalue()
+    assert "* best, ~ level with the lowest" in " ".join(said.split())
+    assert "~4.00" in said
+    assert "*4.00" not in said

@@ -60,9 +60,9 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
 <h2>Perplexity per byte</h2>
 <p class="note">“Last {config["tail"]} bytes” looks at the same bytes at every length: only the context before them grows.
 “All bytes” is every predicted byte of the window, so longer windows have more context on average. Small print: 95%
-bootstrap interval over windows. All schemes share the windows, so that differences are surer than these intervals say: ★ marks
-the best of a column, where the 95% interval of its paired difference from every other scheme leaves out 0; ≈ marks the lowest
-and those that these windows cannot tell from it.</p>
+bootstrap interval over windows. All schemes share the windows, so that differences are surer than these intervals say:
+★ marks the best of a column, where the 95% interval of its paired difference from every other scheme leaves out 0;
+≈ marks the lowest and those that these windows cannot tell from it.</p>
 <div class="scroll">{_table(rows, config)}</div>
 </section>
 <section class="whole">
