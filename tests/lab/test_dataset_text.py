@@ -97,3 +97,11 @@ def test_rows_that_are_no_text_are_refused(toy, tmp_path):
     datasets.Dataset.from_dict({"text": ["\0" + row for row in ROWS]}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"dataset: got .*saved' with a binary file .* in its rows, expected text"):
         read_text(toy(dataset=str(tmp_path / "saved")))
+
+
+def test_no_split_is_taken_for_the_train_split(tmp_path):
+    """The first of several was trained on without a word."""
+    splits = {name: datasets.Dataset.from_dict({"text": ROWS}) for name in ("test", "validation")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"dataset: got .* with splits test, validation, expected one called train"):
+        read_dataset(str(tmp_path / "saved"), 10**6)

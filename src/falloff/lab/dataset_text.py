@@ -24,10 +24,12 @@ def read_dataset(name: str, limit: int) -> tuple[list[bytes], list[bytes] | None
         whether that is all.
 
     Raises:
-        ValueError: where it cannot be loaded, or has no column of text.
+        ValueError: where it cannot be loaded, has several splits and no train split, or has no column of text.
         ImportError: where the extra `datasets` is not installed.
     """
     splits = _load(name)
+    if "train" not in splits and len(splits) > 1:
+        raise ValueError(f"dataset: got {name!r} with splits {', '.join(splits)}, expected one called train, or one alone")
     first = "train" if "train" in splits else next(iter(splits))
     held_out_name = next((split for split in _HELD_OUT_SPLITS if split in splits and split != first), None)
     train, all_of_train = _rows(name, splits[first], limit)
