@@ -16,8 +16,8 @@ from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from falloff.forms import form_from_tensors
 from falloff.ops.call import Call, empty_output, sum_dtype
+from falloff.ops.checks import check_devices, check_gradients, check_inputs, form_of, refuse
 
 IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
     "cpu": "falloff.ops.cpu",
@@ -52,8 +52,10 @@ def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> Implementation:
     """The implementation of that name, or for "auto" the first that serves the call.
 
     Raises:
-        ValueError: if the one asked for by name cannot serve the call, saying why.
+        ValueError: if there is none of that name, or it cannot serve the call, saying why.
     """
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        refuse("impl", repr(impl), "'auto' or one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
     for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
         implementation = cast(Implementation, import_module(IMPLEMENTATIONS[name]))
         refusal = implementation.refusal(query, key, call)
@@ -84,12 +86,25 @@ def fused_attention(
     call = _call(
         form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
     )
+    check_inputs(query, key, value, call)
     with torch.autocast(query.device.type, enabled=False):  # an implementation chooses its own precision
         return choose(impl, query, key, call).forward(query, key, value, call)
 
 
 @fused_attention.register_fake
-def _(query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    form_kind: str,
+    form_tensors: Sequence[Tensor],
+    form_start: int,
+    key_mask: Tensor | None,
+    document_ids: Tensor | None,
+    seed: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    check_devices(query, (key, value, *form_tensors, key_mask, document_ids, seed))
     return empty_output(query), query.new_empty(query.shape[:3], dtype=sum_dtype(query))
 
 
@@ -120,6 +135,8 @@ def fused_attention_backward(
     call = _call(
         form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
     )
+    check_inputs(query, key, value, call)
+    check_gradients(grad_out, grad_lse, query, out, lse, needs)
     needs_query, needs_key, needs_value, needs_form = needs
     with torch.autocast(query.device.type, enabled=False):
         *grads, form_grads = choose(impl, query, key, call).backward(
@@ -146,8 +163,13 @@ def _(
     needs: Sequence[bool],
     form_kind: str,
     form_tensors: Sequence[Tensor],
+    form_start: int,
+    key_mask: Tensor | None,
+    document_ids: Tensor | None,
+    seed: Tensor | None,
     *_: Any,
 ) -> list[Tensor]:
+    check_devices(query, (grad_out, grad_lse, key, value, out, lse, *form_tensors, key_mask, document_ids, seed))
     inputs = (query, key, value, *form_tensors)
     needed = (*needs[:3], *(needs[3] for _ in form_tensors))
     return [
@@ -250,7 +272,7 @@ def _call(
     dropout_p: float,
 ) -> Call:
     return Call(
-        form=form_from_tensors(form_kind, list(form_tensors), form_start) if form_kind else None,
+        form=form_of(form_kind, form_tensors, form_start),
         causal=causal,
         scale=scale,
         query_start=query_start,

@@ -162,7 +162,9 @@ inline void backward(const Problem& p, long item, float* scratch) {
     }
     const long tiles = (p.M + BACKWARD_KEYS - 1) / BACKWARD_KEYS;
     for (long index = tiles * chunk / p.key_chunks; index < tiles * (chunk + 1) / p.key_chunks; index++) {
+        if (p.given_up()) return;
         const Span tile{index * BACKWARD_KEYS, smaller((index + 1) * BACKWARD_KEYS, p.M)};
+        const int32_t* labels = hidden_from(p, b, tile.begin);
         for (long x = 0; x < tile.count() * Dp; x++) at.grad_key[x] = at.grad_value[x] = 0.0f;
         bool packed = false;
         for (long h = g * fold; h < (g + 1) * fold; h++)
@@ -174,18 +176,18 @@ inline void backward(const Problem& p, long item, float* scratch) {
                 span = that_matters(p, block, span, p.query_norm + row, p.reached + row);
                 if (span.empty()) continue;
                 if (!packed) {
-                    pack_left(p, p.value, b, g, tile.begin, tile.count(), at.keys);
+                    pack_left(p, p.value, b, g, tile.begin, tile.count(), at.keys, labels);
                     pack_panels(p, at.keys, tile.count(), at.value_panels);
-                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.keys);
+                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.keys, labels);
                     pack_panels(p, at.keys, tile.count(), at.key_panels);
-                    if (in_pairs(p)) pack_right(p, p.key, b, g, tile.begin, tile.count(), at.keys);
+                    if (in_pairs(p)) pack_right(p, p.key, b, g, tile.begin, tile.count(), at.keys, labels);
                     packed = true;
                 }
                 attend_backward(p, chunk, block, tile, span, at);
             }
         const long row = (b * p.G + g) * p.M + tile.begin;
-        if (p.needs_key) unpack_rows(p, at.grad_key, tile.count(), p.scale, p.grad_key, row);
-        if (p.needs_value) unpack_rows(p, at.grad_value, tile.count(), 1.0f, p.grad_value, row);
+        if (p.needs_key) unpack_rows(p, at.grad_key, tile.count(), p.scale, p.grad_key, row, labels);
+        if (p.needs_value) unpack_rows(p, at.grad_value, tile.count(), 1.0f, p.grad_value, row, labels);
     }
 }
 

@@ -60,7 +60,9 @@ struct ForwardScratch {
 inline size_t forward_floats(const Problem& p) { return ForwardScratch::floats(p); }
 
 // One tile: scores, weights, and the weighted sum of values, with a running row maximum and row sum (online softmax).
-inline void attend(const Problem& p, const Block& block, Span tile, Span span, const ForwardScratch& at, long local) {
+inline void attend(
+    const Problem& p, const Block& block, Span tile, Span span, const ForwardScratch& at, long local, bool in_place
+) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - tile.begin;
     const Steps steps(p, block, span);
     float* sums = at.sums + local * Dp;
@@ -89,7 +91,7 @@ inline void attend(const Problem& p, const Block& block, Span tile, Span span, c
         total += to_weights(s, width, less);
         if (p.dropout.on) drop(p, block, i, span.begin, width, s, s);
     }
-    if (few(p) && p.D % W == 0) {
+    if (in_place) {
         const float* values = row_of_float(p.value, block.b, block.h / p.fold(), span.begin);
         multiply_keys(p, block, steps, at.scores, KEYS, values, p.value.row, sums);
     } else {
@@ -146,8 +148,10 @@ inline void forward(const Problem& p, long item, float* scratch) {
     const long middle = position(p, p.causal ? last.first + last.rows - 1 : (first.first + last.first + last.rows) / 2);
     const long nearest = smaller(larger(middle / KEYS, part.begin), part.end - 1);
     auto visit = [&](long index) {
+        if (p.given_up()) return;
         const Span tile{index * KEYS, smaller((index + 1) * KEYS, p.M)};
-        bool packed = few(p) && p.D % W == 0;
+        const bool in_place = few(p) && p.D % W == 0 && !hides_some(p, b, tile);  // values need no packing
+        bool packed = in_place;
         for (long n = 0; n < blocks; n++) {
             const Block block = block_at(n);
             Span span = seen_by_block(p, block, tile);
@@ -159,10 +163,10 @@ inline void forward(const Problem& p, long item, float* scratch) {
                     pack_left(p, p.key, b, g, tile.begin, tile.count(), at.rows);
                     pack_panels(p, at.rows, tile.count(), at.keys);
                 }
-                pack_right(p, p.value, b, g, tile.begin, tile.count(), at.values);
+                pack_right(p, p.value, b, g, tile.begin, tile.count(), at.values, hidden_from(p, b, tile.begin));
                 packed = true;
             }
-            attend(p, block, tile, span, at, n * ROWS);
+            attend(p, block, tile, span, at, n * ROWS, in_place);
         }
     };
     for (long index = nearest; index >= part.begin; index--) visit(index);

@@ -10,7 +10,7 @@
 //   softmax.h   scores into weights; dropout
 //   forward.h, backward.h   the order of tiles, and what each of them does
 // and, known to no instruction set, problem.h (a call as plain data), run.cpp (what is prepared once, the order of steps),
-// threads.cpp, and module.cpp (Python). sanitize.cpp runs it all under sanitizers.
+// threads.cpp, check.cpp (what was handed over fits together), and module.cpp (Python). sanitize.cpp runs it all under sanitizers.
 //
 // Words: a tile is a block of query rows times a span of keys. A panel is 64 keys (16 with AVX2), transposed, so that a row
 // of a panel is one number of each key: the right factor of scores. A strip of rows is 6 rows, one register block high: causal

@@ -30,12 +30,22 @@ inline const uint16_t* row_of_bfloat16(const Rows& t, long b, long h, long i) {
     return static_cast<const uint16_t*>(t.data) + b * t.batch + h * t.head + i * t.row;
 }
 
-// `count` rows from row `first`: (count, Dp) floats, Dp = padded(p), zero beyond D.
-inline void pack_rows(const Problem& p, const Rows& t, long b, long h, long first, long count, float* to) {
+// Labels of the keys from `first` on, for packing: a key that key_mask hides (label -1) may hold anything, NaN too, and is
+// packed as zeros, for 0 * NaN is not 0. Null where nothing is hidden so.
+inline const int32_t* hidden_from(const Problem& p, long b, long first) {
+    return p.key_labels ? p.key_labels + b * p.M + first : nullptr;
+}
+
+// `count` rows from row `first`: (count, Dp) floats, Dp = padded(p), zero beyond D and where `labels` are negative.
+inline void pack_rows(
+    const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
+) {
     const long D = p.D, Dp = padded(p);
     for (long i = 0; i < count; i++, to += Dp) {
         long d = 0;
-        if (p.type == Type::float32) {
+        if (labels && labels[i] < 0) {
+            // zeros below
+        } else if (p.type == Type::float32) {
             const float* from = row_of_float(t, b, h, first + i);
             for (; d + W <= D; d += W) store(to + d, load(from + d));
             for (; d < D; d++) to[d] = from[d];
@@ -55,23 +65,31 @@ inline long padded_inner(const Problem& p) { return round_up(inner_of(p), W); }
 inline long along(const Problem& p, long rows) { return in_pairs(p) ? (rows + 1) / 2 : rows; }
 
 // `count` rows as a left factor, and as what pack_panels takes: (count, padded_inner).
-inline void pack_left(const Problem& p, const Rows& t, long b, long h, long first, long count, float* to) {
-    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to);
+inline void pack_left(
+    const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
+) {
+    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to, labels);
     for (long i = 0; i < count; i++, to += padded_inner(p)) {
-        std::memset(to + padded_inner(p) - W, 0, W * sizeof(float));
-        std::memcpy(to, row_of_bfloat16(t, b, h, first + i), p.D * sizeof(uint16_t));
+        const bool hidden = labels && labels[i] < 0;
+        const long clear = hidden ? padded_inner(p) : W;
+        std::memset(to + padded_inner(p) - clear, 0, clear * sizeof(float));
+        if (!hidden) std::memcpy(to, row_of_bfloat16(t, b, h, first + i), p.D * sizeof(uint16_t));
     }
 }
 
 // `count` rows as a right factor that is summed over the rows: (along(count), Dp).
-inline void pack_right(const Problem& p, const Rows& t, long b, long h, long first, long count, float* to) {
-    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to);
+inline void pack_right(
+    const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
+) {
+    if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to, labels);
+    static constexpr uint16_t zeros[256] = {};  // as long as a head may be: see check.cpp
+    auto row = [&](long i) {
+        return i >= count || (labels && labels[i] < 0) ? zeros : row_of_bfloat16(t, b, h, first + i);
+    };
     for (long i = 0; i < count; i += 2, to += padded(p)) {
-        const uint16_t* even = row_of_bfloat16(t, b, h, first + i);
-        const uint16_t* odd = i + 1 < count ? row_of_bfloat16(t, b, h, first + i + 1) : nullptr;
+        const uint16_t *even = row(i), *odd = row(i + 1);
         uint32_t* words = reinterpret_cast<uint32_t*>(to);
-        if (odd) for (long d = 0; d < p.D; d++) words[d] = even[d] | uint32_t(odd[d]) << 16;
-        else for (long d = 0; d < p.D; d++) words[d] = even[d];
+        for (long d = 0; d < p.D; d++) words[d] = even[d] | uint32_t(odd[d]) << 16;
         for (long d = p.D; d < padded(p); d++) words[d] = 0;
     }
 }
@@ -127,9 +145,15 @@ inline void unpack_row(const Problem& p, const float* from, float factor, void* 
     }
 }
 
-// Packed rows (count, Dp), times `factor`, to a contiguous tensor (.., D).
-inline void unpack_rows(const Problem& p, const float* rows, long count, float factor, void* to, long first_row) {
-    for (long i = 0; i < count; i++) unpack_row(p, rows + i * padded(p), factor, to, (first_row + i) * p.D);
+// Packed rows (count, Dp), times `factor`, to a contiguous tensor (.., D); zeros where `labels` are negative.
+inline void unpack_rows(
+    const Problem& p, float* rows, long count, float factor, void* to, long first_row, const int32_t* labels = nullptr
+) {
+    for (long i = 0; i < count; i++) {
+        float* row = rows + i * padded(p);
+        if (labels && labels[i] < 0) std::memset(row, 0, padded(p) * sizeof(float));
+        unpack_row(p, row, factor, to, (first_row + i) * p.D);
+    }
 }
 
 }  // namespace falloff::FALLOFF_ISA

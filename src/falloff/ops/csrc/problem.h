@@ -84,6 +84,11 @@ struct Problem {
     double* grad_lines = nullptr;  // (key_chunks, B, H, 2, S): slope, intercept
     double* grad_a = nullptr;      // (key_chunks, B, H, N)
 
+    // Asked between tiles by whoever works on the call; see run.cpp.
+    bool (*stopped)(void*) = nullptr;
+    void* interrupt = nullptr;
+    [[gnu::always_inline]] bool given_up() const { return stopped && stopped(interrupt); }
+
     [[gnu::always_inline]] long fold() const { return H / G; }
 };
 

@@ -8,6 +8,8 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 
 #include "threads.h"
 
@@ -68,24 +70,89 @@ struct Scratch {
 };
 
 // Scratch that a thread keeps from call to call: for short calls, asking the system for it would take as long as the work.
-float* scratch_of_thread(size_t floats) {
-    thread_local std::unique_ptr<Scratch> kept;
-    thread_local size_t size = 0;
-    if (!kept || size < floats) {
-        kept = std::make_unique<Scratch>(floats);
+// Borrowed while it is in use: a signal's handler may call attention on the same thread, in the middle of an item.
+class Borrowed {
+public:
+    explicit Borrowed(size_t floats) : scratch(std::move(kept)), size(std::exchange(kept_size, 0)) {
+        if (scratch && size >= floats) return;
+        scratch = std::make_unique<Scratch>(floats);
         size = floats;
     }
-    return kept->data;
-}
+    ~Borrowed() {
+        if (size < kept_size) return;
+        kept = std::move(scratch);
+        kept_size = size;
+    }
+    Borrowed(const Borrowed&) = delete;
+    Borrowed& operator=(const Borrowed&) = delete;
+    float* data() const { return scratch->data; }
+
+private:
+    static thread_local std::unique_ptr<Scratch> kept;
+    static thread_local size_t kept_size;
+    std::unique_ptr<Scratch> scratch;
+    size_t size;
+};
+thread_local std::unique_ptr<Scratch> Borrowed::kept;
+thread_local size_t Borrowed::kept_size = 0;
+
+// Whether a call is to be given up. The thread that called asks `pending`, every 50 ms: a short call never does, and a long
+// one does not notice. The others see what it found.
+class Interrupt {
+public:
+    explicit Interrupt(Pending pending) : pending(pending) {}
+
+    bool operator()() {
+        if (found.load(std::memory_order_relaxed)) return true;
+        if (!pending || std::this_thread::get_id() != caller || Clock::now() < next) return false;
+        next = Clock::now() + std::chrono::milliseconds(50);
+        looked = true;
+        if (pending()) found.store(true, std::memory_order_relaxed);
+        return found.load(std::memory_order_relaxed);
+    }
+
+    // The caller, out of work in a long call, goes on looking while others work.
+    void look_until_alone(const std::atomic<int>& working) {
+        if (std::this_thread::get_id() != caller) return;
+        while (looked && working.load() > 0 && !(*this)()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    const Pending pending;
+    const std::thread::id caller = std::this_thread::get_id();
+    std::atomic<bool> found{false};
+    // Of the caller alone.
+    bool looked = false;
+    Clock::time_point next = Clock::now() + std::chrono::milliseconds(50);
+};
+
+// Counts a thread that works, for as long as it does: until an exception, too.
+struct Working {
+    explicit Working(std::atomic<int>& count) : count(count) { count++; }
+    ~Working() { count--; }
+    std::atomic<int>& count;
+};
 
 // Threads take items in order, so that the first are the first to start; which thread runs which does not matter.
-void run(const Work& work, const Problem& p, int threads) {
+void run(const Work& work, const Problem& p, int threads, Interrupt& interrupt) {
     const long items = work.items(p);
     std::atomic<long> next{0};
+    std::atomic<int> working{0};
     on_threads(int(std::min<long>(threads, items)), [&](int) {
-        float* scratch = scratch_of_thread(work.floats(p));
-        for (long item; (item = next.fetch_add(1)) < items;) work.run(p, item, scratch);
+        {
+            const Working counted(working);
+            const Borrowed scratch(work.floats(p));
+            for (long item; !interrupt() && (item = next.fetch_add(1)) < items;) work.run(p, item, scratch.data());
+        }
+        interrupt.look_until_alone(working);
     });
+    if (interrupt()) throw Interrupted();
+}
+
+void watch(Problem& p, Interrupt& interrupt) {
+    p.interrupt = &interrupt;
+    p.stopped = [](void* one) { return (*static_cast<Interrupt*>(one))(); };
 }
 
 // A form in the shape that kernels read, alive as long as the call.
@@ -93,15 +160,15 @@ struct Prepared {
     std::vector<float> strip, strip_max, strip_tail, distances, key_norm, key_norm_before;
     std::vector<int32_t> bends;
 
-    Prepared(Problem& p, const Kernels& kernels, int threads) {
+    Prepared(Problem& p, const Kernels& kernels, int threads, Interrupt& interrupt) {
         if (p.form == Form::strip) prepare_strip(p);
-        if (p.form == Form::warp) prepare_warp(p, kernels, threads);
+        if (p.form == Form::warp) prepare_warp(p, kernels, threads, interrupt);
         if (p.form == Form::strip && falls_far(p)) {
             prepare_bounds(p);
             key_norm.resize(p.B * p.G * key_blocks(p));
             key_norm_before.resize(key_norm.size());
             p.key_norm = key_norm.data(), p.key_norm_before = key_norm_before.data();
-            run(kernels.key_norms, p, threads);
+            run(kernels.key_norms, p, threads, interrupt);
         }
     }
 
@@ -122,7 +189,8 @@ struct Prepared {
         p.strip = strip.data();
     }
 
-    // The largest value of each block of a strip, and the log-sum-exp of all from there on. A NaN counts as infinity.
+    // The largest value of each block of a strip, and at least the log-sum-exp of all from there on. A NaN counts as infinity.
+    // Tails are added up in double and rounded upwards: in float, a large bias would swallow the logarithm of a count.
     void prepare_bounds(Problem& p) {
         constexpr float infinity = std::numeric_limits<float>::infinity();
         const long blocks = strip_blocks(p);
@@ -130,25 +198,25 @@ struct Prepared {
         strip_tail.resize(p.H * blocks);
         for (long h = 0; h < p.H; h++) {
             const float* values = p.values + h * p.K;
-            float tail = values[p.K - 1] + std::log(float(p.M));  // the last value, as often as keys may meet it
+            double tail = values[p.K - 1] + std::log(double(p.M));  // the last value, as often as keys may meet it
             for (long block = blocks - 1; block >= 0; block--) {
                 const long begin = block * STRIP_BLOCK, end = std::min(begin + STRIP_BLOCK, p.K);
                 float most = -infinity, total = 0.0f;
                 for (long k = begin; k < end; k++) most = std::isnan(values[k]) ? infinity : std::max(most, values[k]);
                 for (long k = begin; k < end; k++) total += std::exp(values[k] - most);
-                // Largest first; what is infinite, or not a number by way of it, stays infinite. 1e-3: sums are rounded.
-                const float sum = most + std::log(total), high = std::max(sum, tail), low = std::min(sum, tail);
+                // Largest first; what is infinite, or not a number by way of it, stays infinite. 1e-4: `total` is rounded.
+                const double sum = most + std::log(double(total)), high = std::max(sum, tail), low = std::min(sum, tail);
                 const bool finite = most < infinity && high < infinity;
-                tail = !finite ? infinity : high == -infinity ? high : high + std::log1p(std::exp(low - high)) + 1e-3f;
+                tail = !finite ? infinity : high == -infinity ? high : high + std::log1p(std::exp(low - high)) + 1e-4;
                 strip_max[h * blocks + block] = most;
-                strip_tail[h * blocks + block] = tail;
+                strip_tail[h * blocks + block] = std::nextafter(float(tail), infinity);
             }
         }
         p.strip_max = strip_max.data();
         p.strip_tail = strip_tail.data();
     }
 
-    void prepare_warp(Problem& p, const Kernels& kernels, int threads) {
+    void prepare_warp(Problem& p, const Kernels& kernels, int threads, Interrupt& interrupt) {
         const long top = p.query_start + p.N - 1;  // the largest offset; they fall from here
         distances.resize(p.N + p.M + 2 * STRIP_PAD);
         for (long x = 0; x < long(distances.size()); x++)
@@ -156,7 +224,7 @@ struct Prepared {
         p.distances = distances.data();
         bends.resize((p.a_batch ? p.B : 1) * p.N * (p.S - 1));
         p.bends = bends.data();
-        run(kernels.bends, p, threads);
+        run(kernels.bends, p, threads, interrupt);
     }
 };
 
@@ -178,9 +246,11 @@ std::vector<std::string> instruction_sets() {
     return names;
 }
 
-void run_forward(Problem p, const std::string& isa, int threads) {
+void run_forward(Problem p, const std::string& isa, int threads, Pending pending) {
     const Kernels& kernels = kernels_for(isa);
-    const Prepared prepared(p, kernels, threads);
+    Interrupt interrupt(pending);
+    watch(p, interrupt);
+    const Prepared prepared(p, kernels, threads, interrupt);
     // Few rows against many keys (decoding): the keys are split, so that several threads have work. By shape alone.
     const long items = kernels.row_chunks(p), most = (p.M + 1023) / 1024;
     p.splits = std::clamp((15 + items) / items, 1L, std::max(most, 1L));
@@ -189,19 +259,23 @@ void run_forward(Problem p, const std::string& isa, int threads) {
         partial.resize(p.B * p.H * p.splits * p.N * (kernels.padded_head_size(p) + 2));
         p.partial = partial.data();
     }
-    run(kernels.forward, p, threads);
-    run(kernels.merge, p, threads);
+    run(kernels.forward, p, threads, interrupt);
+    run(kernels.merge, p, threads, interrupt);
 }
 
-void run_backward(Problem p, const FormGradients& form, const std::string& isa, int threads) {
+void run_backward(
+    Problem p, const FormGradients& form, const std::string& isa, int threads, Pending pending
+) {
     const Kernels& kernels = kernels_for(isa);
-    const Prepared prepared(p, kernels, threads);
+    Interrupt interrupt(pending);
+    watch(p, interrupt);
+    const Prepared prepared(p, kernels, threads, interrupt);
     const long heads = p.B * p.H, Dp = kernels.padded_head_size(p);
     std::vector<float> delta(heads * p.N), query_norm(heads * p.N), reached(heads * p.N);
     p.delta = delta.data();
     p.query_norm = query_norm.data();
     p.reached = reached.data();
-    run(kernels.prepare_backward, p, threads);
+    run(kernels.prepare_backward, p, threads, interrupt);
 
     // A single key head: its keys are split, by shape alone, at the cost of a second gradient of the queries.
     p.key_chunks = p.B * p.G == 1 && p.M >= 512 ? 2 : 1;
@@ -222,8 +296,8 @@ void run_backward(Problem p, const FormGradients& form, const std::string& isa, 
     p.grad_lines = grad_lines.data();
     p.grad_a = grad_a.data();
     p.grad_band = form.values;
-    run(kernels.backward, p, threads);
-    run(kernels.finish_backward, p, threads);
+    run(kernels.backward, p, threads, interrupt);
+    run(kernels.finish_backward, p, threads, interrupt);
     if (!p.needs_form) return;
 
     const long entries = p.key_chunks * p.B;  // parts in which each head's gradient comes

@@ -17,9 +17,17 @@ struct FormGradients {
     float *g = nullptr, *a = nullptr, *slope = nullptr, *intercept = nullptr;  // of a warp; a: (N) or (B, N)
 };
 
+// Asked now and then, by the thread that called, in a call that takes long: whether it is to be given up.
+using Pending = bool (*)();
+
+// Thrown where it was: results are unfinished, and no thread works on them any more.
+struct Interrupted {};
+
 // `problem` holds sizes, inputs, masks, the form's tensors, and where the results go; the rest is filled in here.
-void run_forward(Problem problem, const std::string& isa, int threads);
-void run_backward(Problem problem, const FormGradients& form, const std::string& isa, int threads);
+void run_forward(Problem problem, const std::string& isa, int threads, Pending pending = nullptr);
+void run_backward(
+    Problem problem, const FormGradients& form, const std::string& isa, int threads, Pending pending = nullptr
+);
 
 // 10^9 float operations a second: the best of several turns of multiply-adds in registers, on all threads at once.
 double fma_peak(const std::string& isa, int threads);

@@ -10,6 +10,14 @@ namespace falloff::FALLOFF_ISA {
 // at most M keys weighs less than its share, or all keys further in the past than some point do, since the biases from there
 // on sum up to little. A score is at most |query| |key| |scale| + bias. Norms are +inf where something is not finite, which
 // fails every comparison: nothing that is not finite is ever skipped.
+//
+// Why the bound holds in float arithmetic. The comparison: rounding never turns x >= y into fl(x) < fl(y), so
+// fl(bias + product) < fl(reached - margin) says the same of what was rounded. The product: relative rounding of norms, of the
+// product and of the scores themselves (D <= 256 terms) is below 1e-4. Underflow, and processors that take denormals for 0,
+// lose less than 2^-125 of each square, so less than TINY of the sum of 256, which norms therefore count in addition: no norm
+// is below 2^-50, and where scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow
+// is below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
+constexpr float TINY = 7.8886091e-31f;  // 2^-100
 constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
 
 // At least the largest bias of a block of rows and keys begin .. end - 1.
@@ -61,7 +69,7 @@ inline Span that_matters(const Problem& p, const Block& block, Span span, const 
 inline float norm(const float* row, long Dp) {
     Vec squares{};
     for (long d = 0; d < Dp; d += W) squares += load(row + d) * load(row + d);
-    const float s = __builtin_sqrtf(sum(squares));
+    const float s = __builtin_sqrtf(sum(squares) + TINY);
     return s == s ? s : INF;
 }
 
@@ -79,10 +87,11 @@ inline void key_norms(const Problem& p, long item, float* scratch) {
     float before = 0.0f;
     for (long block = 0; block < key_blocks(p); block++) {
         const long first = block * KEY_BLOCK, count = smaller(p.M - first, KEY_BLOCK);
-        pack_rows(p, p.key, b, g, first, count, scratch);
+        const int32_t* labels = hidden_from(p, b, first);
+        pack_rows(p, p.key, b, g, first, count, scratch, labels);
         float most = 0.0f;
         for (long j = 0; j < count; j++) most = larger(norm(scratch + j * Dp, Dp), most);
-        pack_rows(p, p.value, b, g, first, count, scratch);
+        pack_rows(p, p.value, b, g, first, count, scratch, labels);
         Vec zero{};  // 0 * value: NaN where a value is not finite
         for (long x = 0; x < count * Dp; x += W) zero += 0.0f * load(scratch + x);
         if (sum(zero) != 0.0f) most = INF;  // NaN is not 0 either

@@ -44,6 +44,14 @@ inline Span seen_by_block(const Problem& p, const Block& block, Span tile) {
     return any ? span : Span{0, 0};
 }
 
+// Whether key_mask hides one of a tile's keys.
+inline bool hides_some(const Problem& p, long b, Span tile) {
+    if (!p.key_labels) return false;
+    bool any = false;
+    for (long j = tile.begin; j < tile.end; j++) any |= p.key_labels[b * p.M + j] < 0;
+    return any;
+}
+
 // How far into a span of keys each strip of BLOCK_ROWS rows of a block sees: what lies beyond is not computed.
 struct Steps {
     static constexpr long MOST = 8;

@@ -1,0 +1,140 @@
+"""What the operators were handed, checked once for all implementations: kernels read and write raw memory.
+
+`falloff.attention` refuses what does not fit in the words of its caller. The registered operators can be called by anyone, with
+anything that their schema carries, and a form may come from a scheme that somebody else wrote: whatever passes here lies
+within its tensors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from falloff.forms import FORMS, Form, form_from_tensors
+from falloff.offsets import is_position
+from falloff.ops.call import Call, sum_dtype
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_MAX_HEAD_SIZE = 256
+
+
+def refuse(argument: str, got: object, expected: str) -> None:
+    """Raise the error of an argument that does not fit."""
+    raise ValueError(f"{argument}: got {got}, expected {expected}")
+
+
+def check_inputs(query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
+    """Refuse query, key and value that do not fit each other or the call.
+
+    Raises:
+        ValueError: naming the argument, what was got and what is expected.
+    """
+    for name, tensor in (("query", query), ("key", key)):
+        if tensor.dim() != 4:
+            refuse(name, f"shape {tuple(tensor.shape)}", "four dimensions (B, heads, length, D)")
+    batch, heads, num_queries, head_size = query.shape
+    _, groups, num_keys, _ = key.shape
+    if query.dtype not in _DTYPES:
+        refuse("query", f"dtype {query.dtype}", "float32, bfloat16, float16 or float64")
+    if not 1 <= head_size <= _MAX_HEAD_SIZE:
+        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {_MAX_HEAD_SIZE}")
+    if groups == 0 or heads == 0 or heads % groups:
+        refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query")
+    _check_tensor("query", query, query.shape, query.dtype, query.device)
+    _check_tensor("key", key, (batch, groups, num_keys, head_size), query.dtype, query.device)
+    _check_tensor("value", value, key.shape, query.dtype, query.device)
+    if not is_position(call.query_start):
+        refuse("query_start", call.query_start, "a position within 2^60")
+    if call.window is not None and call.window < 1:
+        refuse("window", call.window, "None or an int of at least 1")
+    if not 0 <= call.dropout_p <= 1:
+        refuse("dropout_p", call.dropout_p, "a probability from 0 to 1")
+    if call.key_mask is not None:
+        _check_tensor("key_mask", call.key_mask, (batch, num_keys), torch.bool, query.device)
+    if call.document_ids is not None:
+        if num_queries != num_keys:
+            refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")
+        integers = call.document_ids.dtype if call.document_ids.dtype in _INTEGERS else torch.int64
+        _check_tensor("document_ids", call.document_ids, (batch, num_queries), integers, query.device)
+    if call.seed is not None:
+        _check_tensor("seed", call.seed, (), torch.int64, query.device)
+    elif call.dropout_p > 0:
+        refuse("seed", None, "an int64 tensor of shape () where dropout_p is above 0")
+    if call.form is not None:
+        _check_form(call.form, query, num_keys)
+
+
+def check_gradients(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    needs: Sequence[bool],
+) -> None:
+    """Refuse what the backward takes beside the inputs where it does not fit them.
+
+    Raises:
+        ValueError: naming the argument, what was got and what is expected.
+    """
+    _check_tensor("grad_out", grad_out, query.shape, query.dtype, query.device)
+    _check_tensor("out", out, query.shape, query.dtype, query.device)
+    _check_tensor("lse", lse, query.shape[:3], sum_dtype(query), query.device)
+    if grad_lse is not None:
+        _check_tensor("grad_lse", grad_lse, query.shape[:3], sum_dtype(query), query.device)
+    if len(needs) != 4:
+        refuse("needs", f"{len(needs)} flags", "four: for query, key, value and the form")
+
+
+def check_devices(query: Tensor, others: Sequence[Tensor | None]) -> None:
+    """Refuse tensors on several devices. With one on "meta", torch asks for shapes alone and would compute nothing."""
+    for tensor in others:
+        if tensor is not None and tensor.device != query.device:
+            refuse("query", f"device {query.device} beside a tensor on {tensor.device}", "all tensors on one device")
+
+
+def form_of(kind: str, tensors: Sequence[Tensor], start: int) -> Form | None:
+    """The form that an operator was handed, None for kind "".
+
+    Raises:
+        ValueError: if they make no form.
+    """
+    if kind == "":
+        if tensors:
+            refuse("form_tensors", f"{len(tensors)} tensors", "none for form_kind ''")
+        return None
+    if kind not in FORMS:
+        refuse("form_kind", repr(kind), "'' or one of " + ", ".join(map(repr, FORMS)))
+    names = FORMS[kind].tensor_names
+    if len(tensors) != len(names):
+        refuse("form_tensors", f"{len(tensors)} tensors", f"{len(names)} for form_kind {kind!r}: {', '.join(names)}")
+    return form_from_tensors(kind, list(tensors), start)
+
+
+def _check_form(form: Form, query: Tensor, num_keys: int) -> None:
+    batch, heads, num_queries, _ = query.shape
+    if form.num_heads != heads:
+        refuse(form.tensor_names[-1], f"{form.num_heads} heads", f"the {heads} heads of query")
+    form.check_call(batch, num_queries, num_keys)
+    for name, tensor in zip(form.tensor_names, form.tensors, strict=True):
+        dtype = tensor.dtype if tensor.dtype in _DTYPES else torch.float32
+        _check_tensor(name, tensor, tensor.shape, dtype, query.device)
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    if tensor.shape != shape:
+        refuse(name, f"shape {tuple(tensor.shape)}", f"shape {tuple(shape)}")
+    if tensor.dtype != dtype:
+        refuse(name, f"dtype {tensor.dtype}", str(dtype))
+    if tensor.device != device:
+        refuse(name, f"device {tensor.device}", f"query's device {device}")
+    # Storage can be taken away from under a tensor, as FSDP does between uses: its size is all that says so.
+    end = tensor.storage_offset() + 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if size == 0:
+            return
+        end += (size - 1) * stride
+    there = tensor.untyped_storage().nbytes()
+    if end * tensor.itemsize > there:
+        refuse(name, f"a storage of {there} bytes", f"one of {end * tensor.itemsize} at least, which shape and strides need")

@@ -1,0 +1,245 @@
+#include "check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace falloff {
+namespace {
+
+// More numbers than memory can hold. Sizes below it, and positions below FARTHEST (offsets.py's bound too), leave all index
+// arithmetic within 64 bits.
+constexpr int64_t MOST = 1LL << 48, FARTHEST = 1LL << 60;
+constexpr int64_t MOST_HEAD_SIZE = 256;
+constexpr int64_t MOST_THREADS = 4096;
+
+using Shape = std::vector<int64_t>;
+
+std::string show(const int64_t* sizes, size_t count) {
+    std::string text = "(";
+    for (size_t d = 0; d < count; d++) text += (d ? ", " : "") + std::to_string(sizes[d]);
+    return text + ")";
+}
+std::string shape_of(const Tensor& t) { return "shape " + show(t.shape, t.ndim); }
+
+[[noreturn]] void refuse(const std::string& name, const std::string& got, const std::string& expected) {
+    throw std::invalid_argument(name + ": got " + got + ", expected " + expected);
+}
+
+const char* name_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::float32: return "float32";
+        case Dtype::bfloat16: return "bfloat16";
+        case Dtype::int32: return "int32";
+        case Dtype::other: break;
+    }
+    return "another dtype";
+}
+
+void check_dimensions(const char* name, const Tensor& t, int ndim) {
+    if (t.ndim != ndim) refuse(name, std::to_string(t.ndim) + " dimensions", std::to_string(ndim));
+}
+
+// The product of sizes, as long as it is not absurd.
+int64_t count(const char* name, std::initializer_list<int64_t> sizes) {
+    __int128 product = 1;
+    for (const int64_t size : sizes) {
+        product *= size;
+        if (size < 0 || size > MOST || product > MOST)
+            refuse(name, "sizes " + show(sizes.begin(), sizes.size()), "at most 2^48 numbers");
+    }
+    return int64_t(product);
+}
+
+// Dtype and shape are these, the last dimension is contiguous and, where `whole`, so are all; the memory reaches to the end.
+void check(const char* name, const Tensor& t, Dtype dtype, std::initializer_list<int64_t> shape, bool whole = true) {
+    if (t.dtype != dtype) refuse(name, name_of(t.dtype), name_of(dtype));
+    if (size_t(t.ndim) != shape.size() || !std::equal(shape.begin(), shape.end(), t.shape))
+        refuse(name, shape_of(t), show(shape.begin(), shape.size()));
+    if (count(name, shape) == 0) return;
+    __int128 last = 0;  // the place of the last element
+    int64_t contiguous = 1;
+    for (int d = t.ndim - 1; d >= 0; d--) {
+        if (t.shape[d] == 1) continue;
+        const bool right = whole || d == t.ndim - 1 ? t.strides[d] == contiguous : t.strides[d] >= 0;
+        if (!right) refuse(name, "strides " + show(t.strides, t.ndim), whole ? "a contiguous tensor" : "a last stride of 1");
+        last += __int128(t.shape[d] - 1) * t.strides[d];
+        contiguous *= t.shape[d];
+    }
+    if (last >= std::min(t.length, FARTHEST)) refuse(name, "strides " + show(t.strides, t.ndim), "memory for all of them");
+    if (!t.data) refuse(name, "a tensor without memory", "one with memory");
+}
+
+// A tensor (.., .., .., D) as kernels take it.
+template <class T>
+T rows_of(const Tensor& t) {
+    return {t.data, long(t.strides[0]), long(t.strides[1]), long(t.strides[2])};
+}
+
+template <class T = float>
+T* data_of(const Tensor& t) {
+    return static_cast<T*>(t.data);
+}
+
+Dtype dtype_of(const Problem& p) { return p.type == Type::float32 ? Dtype::float32 : Dtype::bfloat16; }
+
+void check_position(const char* name, int64_t position) {
+    if (position < -FARTHEST || position > FARTHEST) refuse(name, std::to_string(position), "a position within 2^60");
+}
+
+void add_sizes(Problem& p, const Inputs& in) {
+    check_dimensions("query", in.query, 4);
+    check_dimensions("key", in.key, 4);
+    if (in.query.dtype != Dtype::float32 && in.query.dtype != Dtype::bfloat16)
+        refuse("query", name_of(in.query.dtype), "float32 or bfloat16");
+    p.type = in.query.dtype == Dtype::float32 ? Type::float32 : Type::bfloat16;
+    p.B = in.query.shape[0], p.H = in.query.shape[1], p.N = in.query.shape[2], p.D = in.query.shape[3];
+    p.G = in.key.shape[1], p.M = in.key.shape[2];
+    if (p.B < 1 || p.H < 1 || p.N < 1) refuse("query", shape_of(in.query), "at least one batch entry, head and row");
+    if (p.D < 1 || p.D > MOST_HEAD_SIZE) refuse("query", shape_of(in.query), "a head size D of 1 .. 256");
+    if (p.G < 1 || p.H % p.G) refuse("key", shape_of(in.key), "a number of heads that divides query's " + std::to_string(p.H));
+    count("query", {p.B, p.H, p.N, 2 * MOST_HEAD_SIZE});  // what is kept of rows, for two chunks of keys
+    check("query", in.query, in.query.dtype, {p.B, p.H, p.N, p.D}, false);
+    check("key", in.key, in.query.dtype, {p.B, p.G, p.M, p.D}, false);
+    check("value", in.value, in.query.dtype, {p.B, p.G, p.M, p.D}, false);
+    p.query = rows_of<Rows>(in.query), p.key = rows_of<Rows>(in.key), p.value = rows_of<Rows>(in.value);
+}
+
+void add_labels(Problem& p, const Inputs& in) {
+    if (in.row_labels.has_value() != in.key_labels.has_value()) refuse("row_labels, key_labels", "one", "both or neither");
+    if (!in.row_labels) return;
+    check("row_labels", *in.row_labels, Dtype::int32, {p.B, p.N});
+    check("key_labels", *in.key_labels, Dtype::int32, {p.B, p.M});
+    p.row_labels = data_of<int32_t>(*in.row_labels), p.key_labels = data_of<int32_t>(*in.key_labels);
+}
+
+void add_dropout(Problem& p, const Inputs& in) {
+    if (!(in.dropout_p >= 0.0 && in.dropout_p <= 1.0)) refuse("dropout_p", std::to_string(in.dropout_p), "a probability");
+    if (!in.seed && in.dropout_p > 0.0) refuse("seed", "none", "one where dropout_p is above 0");
+    if (!in.seed) return;
+    const uint64_t bits = uint64_t(*in.seed);
+    p.dropout = {
+        true, uint32_t(bits), uint32_t(bits >> 32), uint64_t(std::nearbyint(in.dropout_p * 4294967296.0)),
+        in.dropout_p < 1.0 ? float(1.0 / (1.0 - in.dropout_p)) : 1.0f
+    };
+}
+
+const Tensor& form_tensor(const Inputs& in, size_t index, const char* name, int ndim) {
+    check_dimensions(name, in.form_tensors[index], ndim);
+    return in.form_tensors[index];
+}
+
+// A warp's `a`: one for all batch entries, or one each.
+void check_a(const char* name, const Problem& p, const Tensor& a) {
+    if (a.ndim == 2) check(name, a, Dtype::float32, {p.B, p.N});
+    else check(name, a, Dtype::float32, {p.N});
+}
+
+void add_form(Problem& p, const Inputs& in) {
+    const size_t tensors = in.form_tensors.size();
+    const size_t expected = in.form == "warp" ? 5 : in.form.empty() ? 0 : 1;
+    if (in.form != "" && in.form != "strip" && in.form != "band" && in.form != "warp")
+        refuse("form", "'" + in.form + "'", "'', 'strip', 'band' or 'warp'");
+    if (tensors != expected) refuse("form_tensors", std::to_string(tensors), std::to_string(expected));
+    check_position("form_start", in.form_start);
+    if (in.form == "strip") {
+        const Tensor& values = form_tensor(in, 0, "values", 2);
+        p.form = Form::strip, p.K = values.shape[1], p.start = in.form_start;
+        if (p.K < 1) refuse("values", shape_of(values), "at least one offset");
+        count("values", {p.B, p.H, p.K, 2});  // its gradient, for two chunks of keys
+        check("values", values, Dtype::float32, {p.H, p.K});
+        p.values = data_of(values);
+    } else if (in.form == "band") {
+        const Tensor& values = form_tensor(in, 0, "values", 4);
+        p.form = Form::band, p.E = values.shape[3];
+        if (p.E < 1) refuse("values", shape_of(values), "at least one offset");
+        check("values", values, Dtype::float32, {p.B, p.H, p.N, p.E});
+        p.values = data_of(values);
+    } else if (in.form == "warp") {
+        const Tensor &g = form_tensor(in, 0, "g", 1), &a = in.form_tensors[1];
+        const Tensor &knots = form_tensor(in, 2, "knots", 1), &slope = form_tensor(in, 3, "slope", 2);
+        p.form = Form::warp, p.K = g.shape[0];
+        if (p.K < 1 || p.K >= INT32_MAX) refuse("g", shape_of(g), "1 .. 2^31 - 2 distances");
+        if (slope.shape[1] < 1 || slope.shape[1] > 1 << 20) refuse("slope", shape_of(slope), "1 .. 2^20 segments");
+        p.S = int(slope.shape[1]);
+        count("g", {p.B, p.H, p.K, 2}), count("slope", {p.B, p.H, p.S, 4}), count("a", {p.B, p.N, p.S});
+        check("g", g, Dtype::float32, {p.K});
+        check_a("a", p, a);
+        check("knots", knots, Dtype::float32, {p.S - 1});
+        check("slope", slope, Dtype::float32, {p.H, p.S});
+        check("intercept", in.form_tensors[4], Dtype::float32, {p.H, p.S});
+        p.g = data_of(g), p.a = data_of(a), p.knots = data_of(knots), p.slope = data_of(slope);
+        p.intercept = data_of(in.form_tensors[4]);
+        p.a_batch = a.ndim == 2 ? p.N : 0;
+    }
+}
+
+}  // namespace
+
+Problem problem_of(const Inputs& in) {
+    Problem p{};
+    add_sizes(p, in);
+    check_position("query_start", in.query_start);
+    if (in.window && *in.window < 1) refuse("window", std::to_string(*in.window), "at least 1");
+    if (in.threads < 1 || in.threads > MOST_THREADS) refuse("threads", std::to_string(in.threads), "1 .. 4096");
+    p.scale = float(in.scale), p.query_start = in.query_start, p.causal = in.causal;
+    p.window = std::min(in.window.value_or(FARTHEST * 2), FARTHEST * 2);  // further than any offset
+    add_labels(p, in);
+    add_dropout(p, in);
+    add_form(p, in);
+    return p;
+}
+
+void add_outputs(Problem& p, const Outputs& outputs) {
+    check("out", outputs.out, dtype_of(p), {p.B, p.H, p.N, p.D}, false);
+    check("lse", outputs.lse, Dtype::float32, {p.B, p.H, p.N});
+    p.out = rows_of<Target>(outputs.out), p.lse = data_of(outputs.lse);
+}
+
+FormGradients add_gradients(Problem& p, const Gradients& grads) {
+    const Dtype dtype = dtype_of(p);
+    check("grad_out", grads.grad_out, dtype, {p.B, p.H, p.N, p.D}, false);
+    check("out", grads.out, dtype, {p.B, p.H, p.N, p.D}, false);
+    check("lse", grads.lse, Dtype::float32, {p.B, p.H, p.N});
+    p.grad_out = rows_of<Rows>(grads.grad_out), p.out_rows = rows_of<Rows>(grads.out), p.lse = data_of(grads.lse);
+    if (grads.grad_lse) {
+        check("grad_lse", *grads.grad_lse, Dtype::float32, {p.B, p.H, p.N});
+        p.grad_lse = data_of(*grads.grad_lse);
+    }
+    p.needs_query = grads.grad_query.has_value(), p.needs_key = grads.grad_key.has_value();
+    p.needs_value = grads.grad_value.has_value(), p.needs_form = !grads.grad_form.empty();
+    if (p.needs_query) {
+        check("grad_query", *grads.grad_query, dtype, {p.B, p.H, p.N, p.D});
+        p.grad_query_out = grads.grad_query->data;
+    }
+    if (p.needs_key) {
+        check("grad_key", *grads.grad_key, dtype, {p.B, p.G, p.M, p.D});
+        p.grad_key = grads.grad_key->data;
+    }
+    if (p.needs_value) {
+        check("grad_value", *grads.grad_value, dtype, {p.B, p.G, p.M, p.D});
+        p.grad_value = grads.grad_value->data;
+    }
+    FormGradients form;
+    if (!p.needs_form) return form;
+    const size_t expected = p.form == Form::warp ? 5 : p.form == Form::none ? 0 : 1;
+    if (grads.grad_form.size() != expected)
+        refuse("grad_form", std::to_string(grads.grad_form.size()) + " tensors", std::to_string(expected));
+    const Tensor& first = grads.grad_form[0];
+    if (p.form == Form::strip) check("grad_form[0]", first, Dtype::float32, {p.H, p.K});
+    if (p.form == Form::band) check("grad_form[0]", first, Dtype::float32, {p.B, p.H, p.N, p.E});
+    if (p.form != Form::warp) {
+        form.values = data_of(first);
+        return form;
+    }
+    check("grad_form[0]", first, Dtype::float32, {p.K});
+    if (p.a_batch) check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.B, p.N});
+    else check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.N});
+    check("grad_form[3]", grads.grad_form[3], Dtype::float32, {p.H, p.S});
+    check("grad_form[4]", grads.grad_form[4], Dtype::float32, {p.H, p.S});
+    form.g = data_of(first), form.a = data_of(grads.grad_form[1]);
+    form.slope = data_of(grads.grad_form[3]), form.intercept = data_of(grads.grad_form[4]);
+    return form;
+}
+
+}  // namespace falloff
