@@ -421,18 +421,19 @@ def _bounds(
     groups, num_keys = key.shape[1:3]
     row_blocks, key_blocks = triton.cdiv(num_queries, SKIP_ROWS.value), triton.cdiv(num_keys, SKIP_KEYS.value)
     norms = query.new_empty(batch, groups, key_blocks, dtype=torch.float32)
-    key_norms[(norms.numel(),)](problem.key, problem.value, norms, num_keys, groups, key_blocks, settings)
-    # Sums are rounded: 1e-3 covers it.
+    key_norms[(norms.numel(),)](problem, norms, num_keys, groups, key_blocks, settings)
+    # Tails are added up in float64: in float32, a large bias would swallow the logarithm of a count. 1e-3 and upwards: rounding.
     values, keys = form.values.detach().float().contiguous(), math.log(num_keys)
-    past_tail = torch.logaddexp(values.flip(1).logcumsumexp(1).flip(1), values[:, -1:] + keys) + 1e-3
-    future_tail = torch.logaddexp(values.logcumsumexp(1), values[:, :1] + keys) + 1e-3
+    wide = values.double()
+    past_tail = torch.logaddexp(wide.flip(1).logcumsumexp(1).flip(1), wide[:, -1:] + keys) + 1e-3
+    future_tail = torch.logaddexp(wide.logcumsumexp(1), wide[:, :1] + keys) + 1e-3
     bounds = torch.empty(batch, heads, row_blocks, 2, dtype=torch.int32, device=query.device)
     bounds_kernel[(batch * heads * row_blocks,)](
         problem,
         lse,
         values,
-        past_tail,
-        future_tail,
+        _rounded_up(past_tail),
+        _rounded_up(future_tail),
         norms.cummax(-1).values,
         norms.flip(-1).cummax(-1).values.flip(-1),
         bounds,
@@ -448,6 +449,12 @@ def _bounds(
         settings,
     )
     return bounds
+
+
+def _rounded_up(values: Tensor) -> Tensor:
+    """Float64 as float32, none of them less than it was."""
+    nearest = values.float()
+    return nearest.nextafter(torch.full_like(nearest, torch.inf))
 
 
 def _tiles(kernel: str, block_d: int, query: Tensor) -> Tiles:

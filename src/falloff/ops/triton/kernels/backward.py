@@ -23,7 +23,7 @@ from falloff.ops.triton.kernels.bias import (
 )
 from falloff.ops.triton.kernels.problem import Place, Tile
 from falloff.ops.triton.kernels.skip import keys_that_matter, rows_that_matter
-from falloff.ops.triton.kernels.tile import LOG2E, kept, load_rows, store_rows, visible
+from falloff.ops.triton.kernels.tile import LOG2E, kept, key_seen, load_rows, load_seen, store_rows, visible
 from falloff.ops.triton.kernels.zones import key_zones, row_zones
 
 
@@ -108,8 +108,8 @@ def visit_keys(
     g = h // place.fold
     for first_key in range(begin, end, KEYS):
         t = Tile(b, h, first_row, first_key, r, c, a_low, a_high)
-        k = load_rows(p.key, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
-        v = load_rows(p.value, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
+        k = load_seen(p, p.key, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
+        v = load_seen(p, p.value, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
         scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION)
         weights = weights_of(scores, lse2[:, None], far, p, place, t, s, ZONE)
         dp = tl.dot(do, tl.trans(v), input_precision=s.PRECISION)
@@ -255,7 +255,7 @@ def key_gradient_kernel(
     b = group // (H // fold)
     g = group % (H // fold)
     k = load_rows(p.key, b, g, first_key, M, KEYS, s, True)
-    v = load_rows(p.value, b, g, first_key, M, KEYS, s, True)
+    v = load_seen(p, p.value, b, g, first_key, M, KEYS, s, True)
     r = tl.arange(0, ROWS)[None, :]
     c = tl.arange(0, KEYS)[:, None]
     state = (tl.zeros((KEYS, s.BLOCK_D), tl.float32), tl.zeros((KEYS, s.BLOCK_D), tl.float32))
@@ -275,5 +275,9 @@ def key_gradient_kernel(
         if s.PAST or s.MIDDLE != "edge":
             state = visit_rows(state, k, v, p, place, grads, key_tile, edge, end, 0.0, ROWS, KEYS, s, "edge")
     dk, dv = state
+    if p.key_mask is not None:  # a row that is NaN reaches no key that is hidden from it
+        seen = key_seen(p, b, first_key + c, M)
+        dk = tl.where(seen, dk, 0.0)
+        dv = tl.where(seen, dv, 0.0)
     store_rows(grads.key, dk * p.scale, b, g, first_key, M, KEYS, s)
     store_rows(grads.value, dv, b, g, first_key, M, KEYS, s)

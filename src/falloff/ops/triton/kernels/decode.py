@@ -9,7 +9,7 @@ import triton.language as tl
 
 from falloff.ops.triton.kernels.bias import add_bias, range_of_a
 from falloff.ops.triton.kernels.problem import Place, Tile
-from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, visible
+from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, load_seen, visible
 
 
 @triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "splits", "span"])
@@ -77,7 +77,7 @@ def decode_kernel(
         row_max = new_max
         if p.dropout is not None:
             weights *= kept(p.dropout, t)
-        v = load_rows(p.value, b, g, first_key, M, KEYS, s, True)
+        v = load_seen(p, p.value, b, g, first_key, M, KEYS, s, True)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=s.PRECISION)
 
     at = ((tl.cast(b, tl.int64) * H + head) * N + i) * splits + split

@@ -19,7 +19,7 @@ from falloff.ops.triton.kernels.bias import (
 )
 from falloff.ops.triton.kernels.problem import Place, Tile
 from falloff.ops.triton.kernels.skip import rows_that_matter
-from falloff.ops.triton.kernels.tile import LOG2E, kept, load_rows, visible
+from falloff.ops.triton.kernels.tile import LOG2E, kept, load_rows, load_seen, visible
 from falloff.ops.triton.kernels.zones import down
 
 
@@ -93,7 +93,7 @@ def diagonal_kernel(
         q = load_rows(p.query, b, h, first_row, N, SIDE, s, True)
         k = load_rows(p.key, b, h // fold, first_key, M, SIDE, s, True)
         do = load_rows(grads.out, b, h, first_row, N, SIDE, s, True)
-        v = load_rows(p.value, b, h // fold, first_key, M, SIDE, s, True)
+        v = load_seen(p, p.value, b, h // fold, first_key, M, SIDE, s, True)
         lse2 = tl.load(grads.lse2 + at, mask=i < N, other=float("inf"))
         loss = tl.load(grads.loss + at, mask=i < N, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION)

@@ -9,7 +9,7 @@ import triton.language as tl
 from falloff.ops.triton.kernels.bias import add_bias, far_values, range_of_a
 from falloff.ops.triton.kernels.problem import Place, Tile
 from falloff.ops.triton.kernels.skip import keys_that_matter
-from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, store_rows, visible
+from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, load_seen, store_rows, visible
 from falloff.ops.triton.kernels.zones import key_zones
 
 
@@ -47,7 +47,7 @@ def attend(state, q, p, place, row_tile, begin, end, far, ROWS: tl.constexpr, KE
         row_max = new_max
         if p.dropout is not None:
             weights *= kept(p.dropout, t)
-        v = load_rows(p.value, b, g, first_key, place.M, KEYS, s, EDGE)
+        v = load_seen(p, p.value, b, g, first_key, place.M, KEYS, s, EDGE)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=s.PRECISION)
     return acc, row_max, row_sum
 

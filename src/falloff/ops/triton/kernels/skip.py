@@ -7,15 +7,22 @@ All that is skipped of a row weighs less than 2^-24 of it: less than 2^-25 at ei
 
 What a row reaches is its log-sum-exp in the backward, and in the forward at least its score with the key at its own
 position. Norms are +inf where something is not finite, and comparisons with NaN fail: what is not finite is never skipped.
+
+Why this holds in float arithmetic. The comparison: rounding never turns x >= y into fl(x) < fl(y). The product: relative
+rounding of norms, of the product and of sums over D <= 256 is below 1e-4. Underflow, and hardware that flushes denormals, loses
+less than 2^-125 of each square or product, so less than 1e-4 TINY of the sum of 256: norms count TINY in addition, so that none
+is below 2^-50, and where scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow is
+below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
 """
 
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.tile import load_rows
+from falloff.ops.triton.kernels.tile import load_rows, load_seen
 
 SKIP_ROWS = tl.constexpr(64)  # rows that share bounds
 SKIP_KEYS = tl.constexpr(64)  # keys that share a norm; bounds are multiples of it
+TINY = tl.constexpr(2.0**-100)
 MARGIN = tl.constexpr(17.4)  # e^-17.4 is below 2^-25
 
 
@@ -60,16 +67,19 @@ def rows_that_matter(bounds, head, first_key, lean, place, KEYS: tl.constexpr, S
 
 
 @triton.jit(do_not_specialize=["M", "groups", "blocks"])
-def key_norms(key, value, norms, M, groups, blocks, s):
-    """The largest |key| of each block of SKIP_KEYS keys, (B, G, blocks); +inf where a key or value is not finite."""
+def key_norms(p, norms, M, groups, blocks, s):
+    """The largest |key| of each block of SKIP_KEYS keys, (B, G, blocks); +inf where a key or value is not finite.
+
+    Keys that key_mask hides count as 0.
+    """
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     b = head // groups
     g = head % groups
-    k = load_rows(key, b, g, block * SKIP_KEYS, M, SKIP_KEYS, s, True).to(tl.float32)
-    v = load_rows(value, b, g, block * SKIP_KEYS, M, SKIP_KEYS, s, True).to(tl.float32)
+    k = load_seen(p, p.key, b, g, block * SKIP_KEYS, M, SKIP_KEYS, s, True).to(tl.float32)
+    v = load_seen(p, p.value, b, g, block * SKIP_KEYS, M, SKIP_KEYS, s, True).to(tl.float32)
     zero = tl.sum(tl.sum(k * 0.0 + v * 0.0, 1), 0)  # NaN where something is not finite
-    norm = tl.sqrt(tl.max(tl.sum(k * k, 1), 0))
+    norm = tl.sqrt(tl.max(tl.sum(k * k, 1), 0) + TINY)
     tl.store(norms + tl.program_id(0), tl.where(zero == 0, norm, float("inf")))
 
 
@@ -107,7 +117,7 @@ def bounds_kernel(
     i = first_row + tl.arange(0, SKIP_ROWS)
     d = tl.arange(0, s.BLOCK_D)[None, :]
     q = load_rows(p.query, b, h, first_row, N, SKIP_ROWS, s, True).to(tl.float32)
-    size = tl.sqrt(tl.sum(q * q, 1)) * p.scale
+    size = tl.sqrt(tl.sum(q * q, 1) + TINY) * p.scale
     if lse is None:
         own = query_start + i
         exists = (own >= 0) & (own < M)
@@ -117,7 +127,7 @@ def bounds_kernel(
         pointers = keys + tl.cast(own, tl.int64)[:, None] * p.key.row + d
         k = tl.load(pointers, mask=exists[:, None] & (d < s.D), other=0.0).to(tl.float32)
         bias = tl.load(values + tl.cast(h, tl.int64) * extent + tl.minimum(tl.maximum(-strip_start, 0), extent - 1))
-        rounding = 1e-4 * size * tl.sqrt(tl.sum(k * k, 1))
+        rounding = 1e-4 * size * tl.sqrt(tl.sum(k * k, 1) + TINY) + 1e-6 * tl.abs(bias)
         reached = tl.where(exists, tl.sum(q * k, 1) * p.scale - rounding + bias, float("-inf"))
     else:
         reached = tl.load(lse + tl.cast(head, tl.int64) * N + i, mask=i < N, other=0.0)

@@ -34,6 +34,26 @@ def load_rows(rows, b, h, first, length, COUNT: tl.constexpr, s, RAGGED: tl.cons
 
 
 @triton.jit
+def load_seen(p, rows, b, g, first, M, COUNT: tl.constexpr, s, RAGGED: tl.constexpr):
+    """Keys or values as `load_rows`, and 0 where key_mask hides them: there may be anything, and 0 * NaN is not 0."""
+    if p.key_mask is None:
+        return load_rows(rows, b, g, first, M, COUNT, s, RAGGED)
+    else:
+        pointers, row, d = row_pointers(rows, b, g, first, COUNT, s)
+        seen = key_seen(p, b, row, M)
+        return tl.load(pointers, mask=seen & (d < s.D), other=0.0)
+
+
+@triton.jit
+def key_seen(p, b, key, M):
+    """Whether keys exist and key_mask, where there is one, leaves them."""
+    seen = (key >= 0) & (key < M)
+    if p.key_mask is not None:
+        seen &= tl.load(p.key_mask + tl.cast(b, tl.int64) * M + key, mask=seen, other=0) != 0
+    return seen
+
+
+@triton.jit
 def store_rows(rows, block, b, h, first, length, COUNT: tl.constexpr, s):
     """Write rows first .. first + COUNT - 1 of one head, those that exist."""
     pointers, row, d = row_pointers(rows, b, h, first, COUNT, s)
@@ -46,13 +66,11 @@ def visible(p, place, t, s, EDGE: tl.constexpr):
     i = t.first_row + t.r
     j = t.first_key + t.c
     exists = (j >= 0) & (j < place.M)
-    seen = exists & (i >= 0)
+    seen = key_seen(p, t.b, j, place.M) & (i >= 0)
     if EDGE and s.CAUSAL:
         seen &= j <= i + place.last
     if EDGE and s.WINDOW:
         seen &= j >= i + place.first
-    if p.key_mask is not None:
-        seen &= tl.load(p.key_mask + tl.cast(t.b, tl.int64) * place.M + j, mask=exists, other=0) != 0
     if p.documents is not None:
         of_row = tl.load(p.documents + tl.cast(t.b, tl.int64) * place.N + i, mask=i < place.N, other=0)
         seen &= tl.load(p.documents + tl.cast(t.b, tl.int64) * place.M + j, mask=exists, other=0) == of_row
