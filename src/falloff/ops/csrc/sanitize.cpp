@@ -1,13 +1,19 @@
 // Runs the kernels over many shapes, forms and masks, without Python: what `make sanitize` builds with the compiler's
 // sanitizers. Every buffer is as long as it must be and not longer. Beside what the sanitizers watch for, results must be the
 // same bits for 1 and 4 threads, and agree among the instruction sets. That they are right is what the Python tests show.
+//
+// Then come calls that do not fit: each of the good ones is spoilt in a place or two, and check.cpp must refuse it, or the
+// kernels stay within its buffers all the same. `sanitize CASES SPOILT` says how many of each.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
-#include "run.h"
+#include "check.h"
 
 using namespace falloff;
 
@@ -17,115 +23,172 @@ std::mt19937 generator(1);
 
 long pick(long low, long high) { return std::uniform_int_distribution<long>(low, high)(generator); }
 bool coin() { return pick(0, 1) == 1; }
-
-std::vector<float> normal(long count) {
-    std::normal_distribution<float> distribution;
-    std::vector<float> values(count);
-    for (float& value : values) value = distribution(generator);
-    return values;
+template <class T>
+T any(std::initializer_list<T> choices) {
+    return choices.begin()[pick(0, long(choices.size()) - 1)];
 }
 
-// A tensor (B, heads, length, D) in memory that ends with its last number, with gaps between rows.
-struct Input {
-    std::vector<float> floats;
-    std::vector<uint16_t> halves;
-    Rows rows;
+// A tensor in memory of its own, which ends with the tensor's last number.
+struct Owned {
+    Dtype dtype;
+    std::vector<int64_t> shape, strides;
+    int64_t length;  // elements
+    std::unique_ptr<char[]> memory;
 
-    Input(long B, long heads, long length, long D, Type type) {
-        const long row = D + pick(0, 3), head = length * row, batch = heads * head;
-        const long count = (B - 1) * batch + (heads - 1) * head + (length - 1) * row + D;
-        floats = normal(count);
-        rows = {floats.data(), batch, head, row};
-        if (type == Type::float32) return;
-        for (const float value : floats) {
-            uint32_t bits;
-            __builtin_memcpy(&bits, &value, sizeof bits);
-            halves.push_back(uint16_t(bits >> 16));
-        }
-        rows.data = halves.data();
+    Owned(Dtype dtype, std::vector<int64_t> shape, long gap = 0) : dtype(dtype), shape(shape), strides(shape.size()) {
+        make_contiguous(gap);
+        length = 1;
+        for (size_t d = 0; d < shape.size(); d++) length = shape[d] == 0 ? 0 : length + (shape[d] - 1) * strides[d] * (length > 0);
+        memory.reset(new char[bytes()]());
     }
+    void make_contiguous(long gap = 0) {  // but for a gap after each row
+        int64_t stride = 1;
+        for (size_t d = shape.size(); d-- > 0; stride = stride * shape[d] + (d + 1 == shape.size() ? gap : 0)) strides[d] = stride;
+    }
+    long size() const { return dtype == Dtype::bfloat16 ? 2 : 4; }
+    size_t bytes() const { return length * size(); }
+    void set(long at, float value) {
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        if (dtype == Dtype::bfloat16) bits >>= 16;
+        std::memcpy(memory.get() + at * size(), &bits, size());
+    }
+    float get(long at) const {
+        uint32_t bits = 0;
+        std::memcpy(&bits, memory.get() + at * size(), size());
+        if (dtype == Dtype::bfloat16) bits <<= 16;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+    template <class Make>
+    Owned& fill(Make make) {
+        for (long at = 0; at < length; at++) set(at, make(at));
+        return *this;
+    }
+    Owned& fill_integers(long low, long high) {
+        for (long at = 0; at < length; at++) reinterpret_cast<int32_t*>(memory.get())[at] = int32_t(pick(low, high));
+        return *this;
+    }
+    Tensor tensor() const { return {memory.get(), dtype, int(shape.size()), shape.data(), strides.data(), length}; }
 };
 
-struct Case {
-    Problem p{};
-    std::vector<Input> inputs;
-    std::vector<float> values, g, a, knots, slope, intercept, grad_lse;
-    std::vector<int32_t> row_labels, key_labels;
+float normal(long) { return std::normal_distribution<float>()(generator); }
 
-    explicit Case(int number) {
-        p.type = number % 3 == 2 ? Type::bfloat16 : Type::float32;
-        p.B = pick(1, 2), p.G = pick(1, 2), p.H = p.G * pick(1, 2);
-        p.N = pick(1, number % 5 ? 130 : 3), p.M = pick(1, number % 7 ? 330 : 2500), p.D = pick(1, 70);
-        p.scale = 1.0f / std::sqrt(float(p.D));
-        p.query_start = coin() ? p.M - p.N : pick(-20, 500);
-        p.causal = coin();
-        p.window = coin() ? pick(1, 100) : 1L << 61;
-        inputs.reserve(4);
-        for (const long length : {p.N, p.M, p.M, p.N})
-            inputs.emplace_back(p.B, length == p.N && inputs.size() % 3 == 0 ? p.H : p.G, length, p.D, p.type);
-        p.query = inputs[0].rows, p.key = inputs[1].rows, p.value = inputs[2].rows, p.grad_out = inputs[3].rows;
-        if (coin()) {
-            for (long i = 0; i < p.B * p.N; i++) row_labels.push_back(int32_t(pick(0, 2)));
-            for (long j = 0; j < p.B * p.M; j++) key_labels.push_back(int32_t(pick(-1, 2)));
-            p.row_labels = row_labels.data(), p.key_labels = key_labels.data();
+struct Case {
+    Inputs in;
+    std::vector<Owned> all;  // in the order of Part; what a call does not have is not given to it
+    enum Part { QUERY, KEY, VALUE, ROW_LABELS, KEY_LABELS, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
+    size_t form_tensors = 0;  // from FORM on, and as many gradients behind them
+    bool labels, back_for_lse;
+
+    Case(int number, bool small) {
+        const Dtype dtype = number % 3 == 2 ? Dtype::bfloat16 : Dtype::float32;
+        const long B = pick(1, 2), G = pick(1, 2), H = G * pick(1, 2);
+        const long N = pick(1, number % 5 == 0 ? 3 : small ? 20 : 130);
+        const long M = pick(1, small ? 40 : number % 7 ? 330 : 2500), D = pick(1, small ? 20 : 70);
+        in.scale = 1 / std::sqrt(double(D)), in.query_start = coin() ? M - N : pick(-20, 500), in.causal = coin();
+        if (coin()) in.window = pick(1, 100);
+        labels = coin(), back_for_lse = coin();
+        all.reserve(FORM + 10);
+        auto add = [&](Dtype type, std::vector<int64_t> shape, long gap = 0) -> Owned& {
+            return all.emplace_back(type, shape, gap).fill(normal);
+        };
+        add(dtype, {B, H, N, D}, pick(0, 3)), add(dtype, {B, G, M, D}, pick(0, 3)), add(dtype, {B, G, M, D}, pick(0, 3));
+        add(Dtype::int32, {B, N}).fill_integers(0, 2), add(Dtype::int32, {B, M}).fill_integers(-1, 2);
+        add(dtype, {B, H, N, D}, pick(0, 3)), add(Dtype::float32, {B, H, N});
+        add(dtype, {B, H, N, D}), add(Dtype::float32, {B, H, N});
+        add(dtype, {B, H, N, D}), add(dtype, {B, G, M, D}), add(dtype, {B, G, M, D});
+        if (coin()) in.seed = 5 + (7LL << 32), in.dropout_p = 0.3;
+        if (number % 4 == 1) {
+            const long K = pick(1, small ? 60 : 700), slope = pick(0, 1);  // where it falls, keys are skipped
+            in.form = "strip", in.form_start = pick(-300, 300);
+            add(Dtype::float32, {H, K}).fill([&](long x) { return normal(x) - float(slope * (x % K)); });
+        } else if (number % 4 == 2) {
+            in.form = "band", add(Dtype::float32, {B, H, N, pick(1, small ? 30 : 200)});
+        } else if (number % 4 == 3) {
+            const long S = pick(1, 9);
+            in.form = "warp";
+            add(Dtype::float32, {pick(1, 300)}).fill([](long n) { return float(n); });
+            add(Dtype::float32, coin() ? std::vector<int64_t>{B, N} : std::vector<int64_t>{N})
+                .fill([](long) { return float(pick(1, 100)) / 100; });
+            add(Dtype::float32, {S - 1}).fill([](long s) { return float(10 * s); });
+            add(Dtype::float32, {H, S}), add(Dtype::float32, {H, S});
         }
-        if (coin()) p.dropout = {true, 5, 7, uint64_t(0.3 * 4294967296.0), 1 / 0.7f};
-        p.form = Form(number % 4);
-        if (p.form == Form::strip) {
-            p.K = pick(1, 700), p.start = pick(-300, 300);
-            values = normal(p.H * p.K);
-            if (coin())
-                for (long x = 0; x < p.H * p.K; x++) values[x] -= float(x % p.K);  // falls, so that keys are skipped
-        }
-        if (p.form == Form::band) {
-            p.E = pick(1, 200);
-            values = normal(p.B * p.H * p.N * p.E);
-        }
-        p.values = values.data();
-        if (p.form == Form::warp) {
-            p.K = pick(1, 300), p.S = int(pick(1, 9));
-            for (long n = 0; n < p.K; n++) g.push_back(float(n));
-            for (long i = 0; i < p.B * p.N; i++) a.push_back(float(pick(1, 100)) / 100);
-            for (long s = 0; s < p.S - 1; s++) knots.push_back(float(10 * s));
-            slope = normal(p.H * p.S), intercept = normal(p.H * p.S);
-            p.g = g.data(), p.a = a.data(), p.knots = knots.data(), p.slope = slope.data();
-            p.intercept = intercept.data();
-            p.a_batch = coin() ? p.N : 0;
-        }
-        grad_lse = normal(p.B * p.H * p.N);
-        p.grad_lse = coin() ? grad_lse.data() : nullptr;
-        p.needs_query = p.needs_key = p.needs_value = true;
-        p.needs_form = p.form != Form::none;
+        form_tensors = all.size() - FORM;
+        for (size_t t = 0; t < form_tensors; t++) add(Dtype::float32, all[FORM + t].shape);
+    }
+
+    // Forward and backward. Throws what check.cpp does.
+    void run(const std::string& isa, int threads) {
+        auto tensors = [&](size_t from) {
+            std::vector<Tensor> some;
+            for (size_t t = from; t < from + form_tensors && t < all.size(); t++) some.push_back(all[t].tensor());
+            return some;
+        };
+        in.query = all[QUERY].tensor(), in.key = all[KEY].tensor(), in.value = all[VALUE].tensor();
+        if (labels) in.row_labels = all[ROW_LABELS].tensor(), in.key_labels = all[KEY_LABELS].tensor();
+        in.form_tensors = tensors(FORM), in.threads = threads;
+        Problem p = problem_of(in);
+        add_outputs(p, {all[OUT].tensor(), all[LSE].tensor()});
+        run_forward(p, isa, threads);
+        Gradients grads{all[GRAD_OUT].tensor(),   all[OUT].tensor(),      all[LSE].tensor(), std::nullopt,
+                        all[GRAD_QUERY].tensor(), all[GRAD_KEY].tensor(), all[GRAD_VALUE].tensor(), {}};
+        if (back_for_lse) grads.grad_lse = all[GRAD_LSE].tensor();
+        grads.grad_form = tensors(FORM + form_tensors);
+        const FormGradients form = add_gradients(p, grads);
+        run_backward(p, form, isa, threads);
     }
 
     // Everything that forward and backward give, one after another.
     std::vector<float> results(const std::string& isa, int threads) {
-        const long size = p.type == Type::float32 ? sizeof(float) : sizeof(uint16_t);
-        std::vector<char> out(p.B * p.H * p.N * p.D * size), grad_query(out.size());
-        std::vector<char> grad_key(p.B * p.G * p.M * p.D * size), grad_value(grad_key.size());
-        std::vector<float> lse(p.B * p.H * p.N), grad_form(values.size()), grad_g(g.size()), grad_a(a.size());
-        std::vector<float> grad_slope(slope.size()), grad_intercept(intercept.size());
-        p.out = {out.data(), p.H * p.N * p.D, p.N * p.D, p.D}, p.lse = lse.data();
-        run_forward(p, isa, threads);
-        p.out_rows = {out.data(), p.H * p.N * p.D, p.N * p.D, p.D};
-        p.grad_query_out = grad_query.data(), p.grad_key = grad_key.data(), p.grad_value = grad_value.data();
-        const FormGradients form{
-            grad_form.data(), grad_g.data(), grad_a.data(), grad_slope.data(), grad_intercept.data()
-        };
-        run_backward(p, form, isa, threads);
+        run(isa, threads);
+        std::vector<float> numbers;
+        for (size_t t = OUT; t < all.size(); t++)
+            for (long at = 0; (t < FORM || t >= FORM + form_tensors) && at < all[t].length; at++) numbers.push_back(all[t].get(at));
+        return numbers;
+    }
 
-        std::vector<float> all = lse;
-        for (const auto* part : {&grad_form, &grad_g, &grad_a, &grad_slope, &grad_intercept})
-            all.insert(all.end(), part->begin(), part->end());
-        for (const auto* part : {&out, &grad_query, &grad_key, &grad_value})
-            for (size_t at = 0; at < part->size(); at += size) {
-                uint32_t bits = 0;
-                __builtin_memcpy(reinterpret_cast<char*>(&bits) + (sizeof bits - size), part->data() + at, size);
-                float value;
-                __builtin_memcpy(&value, &bits, sizeof value);
-                all.push_back(value);
+    void spoil() {
+        Owned& one = all[pick(0, long(all.size()) - 1)];
+        const size_t d = one.shape.empty() ? 0 : size_t(pick(0, long(one.shape.size()) - 1));
+        for (const auto* numbers : {&one.shape, &one.strides})
+            for (const int64_t x : *numbers) if (x < 0 || x > 1 << 20) return;  // spoilt already
+        const int64_t wild = any<int64_t>({0, 1, 2, 3, 5, -1, 257, 1L << 31, 1L << 40, 1L << 62, INT64_MAX, INT64_MIN});
+        switch (pick(0, 11)) {
+            case 0: if (!one.shape.empty()) one.shape[d] += coin() ? 1 : -1; break;
+            case 1: if (!one.shape.empty()) one.shape[d] = wild; break;
+            case 2: if (!one.shape.empty()) one.strides[d] = coin() ? wild : one.strides[d] + (coin() ? 1 : -1); break;
+            case 3:  // a size that fits its strides, and maybe its memory
+                if (one.shape.empty()) break;
+                one.shape[d] = pick(0, 2 * one.shape[d] + 1), one.make_contiguous();
+                break;
+            case 4: {  // memory that ends early, or is not there
+                const int64_t left = coin() ? 0 : pick(0, one.length);
+                std::unique_ptr<char[]> shorter(left ? new char[left * one.size()] : nullptr);
+                if (left) std::memcpy(shorter.get(), one.memory.get(), left * one.size());
+                one.memory = std::move(shorter), one.length = left;
+                break;
             }
-        return all;
+            case 5: one.shape.push_back(pick(0, 2)), one.strides.push_back(1); break;
+            case 6: if (!one.shape.empty()) one.shape.pop_back(), one.strides.pop_back(); break;
+            case 7:
+                // Of two bytes a number, there are twice as many; of four, half.
+                one.length = one.length * one.size();
+                one.dtype = any({Dtype::float32, Dtype::bfloat16, Dtype::int32, Dtype::other});
+                one.length /= one.size();
+                break;
+            case 8: in.query_start = coin() ? wild : pick(-1000, 1000); break;
+            case 9: in.form_start = coin() ? wild : pick(-1000, 1000); break;
+            case 10:
+                if (coin()) in.window = wild;
+                else in.dropout_p = any({-1.0, 0.0, 1.0, 2.0, std::nan("")}), in.seed = wild;
+                break;
+            case 11:
+                in.form = any<const char*>({"", "strip", "band", "warp", "other"});
+                form_tensors = size_t(pick(0, 6));
+                break;
+        }
     }
 };
 
@@ -144,17 +207,30 @@ double furthest(const std::vector<float>& x, const std::vector<float>& y) {
     return most / scale;
 }
 
+// Whether a spoilt call is refused; else it ran, and the sanitizers saw nothing.
+bool refused(int number) {
+    Case one(number, true);
+    for (long places = pick(1, 2); places > 0; places--) one.spoil();
+    const auto sets = instruction_sets();
+    try {
+        one.run(sets[number % sets.size()], number % 50 ? 1 : 2);
+    } catch (const std::invalid_argument&) {
+        return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    const int cases = argc > 1 ? std::atoi(argv[1]) : 120;
+    const int cases = argc > 1 ? std::atoi(argv[1]) : 120, spoilt = argc > 2 ? std::atoi(argv[2]) : 3000;
     for (int number = 0; number < cases; number++) {
-        Case one(number);
+        Case one(number, false);
         std::vector<float> first;
         for (const std::string& isa : instruction_sets()) {
             const std::vector<float> alone = one.results(isa, 1), together = one.results(isa, 4);
             if (first.empty()) first = alone;
-            const double tolerance = one.p.type == Type::float32 ? 1e-3 : 5e-2;
+            const double tolerance = one.all[Case::QUERY].dtype == Dtype::float32 ? 1e-3 : 5e-2;
             if (!same_bits(alone, together) || !(furthest(first, alone) < tolerance)) {
                 std::printf("case %d, %s: results differ (%g)\n", number, isa.c_str(), furthest(first, alone));
                 return 1;
@@ -163,5 +239,7 @@ int main(int argc, char** argv) {
     }
     std::printf("%d cases, the same bits for 1 and 4 threads on each of:", cases);
     for (const std::string& isa : instruction_sets()) std::printf(" %s", isa.c_str());
-    std::printf("\n");
+    int refusals = 0;
+    for (int number = 0; number < spoilt; number++) refusals += refused(number);
+    std::printf("\n%d spoilt calls: %d refused, %d ran within their buffers\n", spoilt, refusals, spoilt - refusals);
 }

@@ -1,0 +1,304 @@
+"""What does not fit is refused by the operators themselves, forward and backward, before a kernel touches memory.
+
+Each case is run twice: here, for the error that it raises, and all of them in a process of their own, where a fault that no
+error tells of (a segmentation fault) ends the process and so the test.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from falloff.ops import cpu
+
+IMPLEMENTATIONS = ("cpu", "blockwise", "triton", "auto")
+B, H, G, N, D = 2, 4, 2, 7, 8
+
+
+def call(form="strip", **changes):
+    """The arguments of the forward operator, by name: a valid call, changed."""
+    tensors = {
+        "": [],
+        "strip": [torch.randn(H, 6)],
+        "band": [torch.randn(B, H, N, 5)],
+        "warp": [torch.arange(12.0), torch.rand(N), torch.arange(3.0), torch.randn(H, 4), torch.randn(H, 4)],
+    }[form]
+    arguments = {
+        "query": torch.randn(B, H, N, D),
+        "key": torch.randn(B, G, N, D),
+        "value": torch.randn(B, G, N, D),
+        "form_kind": form,
+        "form_tensors": tensors,
+        "form_start": -2 if form == "strip" else 0,
+        "key_mask": torch.rand(B, N) > 0.2,
+        "document_ids": torch.zeros(B, N, dtype=torch.long),
+        "seed": torch.tensor(5),
+        "causal": True,
+        "scale": 0.3,
+        "query_start": 0,
+        "window": 5,
+        "dropout_p": 0.1,
+        "impl": "cpu",
+    }
+    return arguments | changes
+
+
+def without_storage(tensor):
+    """A tensor whose memory was given back, as FSDP does between uses."""
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def with_less_storage(tensor):
+    tensor.untyped_storage().resize_(tensor.untyped_storage().nbytes() - tensor.itemsize)
+    return tensor
+
+
+def warp(**changes):
+    names = ("g", "a", "knots", "slope", "intercept")
+    tensors = dict(zip(names, call("warp")["form_tensors"], strict=True)) | changes
+    return call("warp", form_tensors=list(tensors.values()))
+
+
+def rows(*shape, dtype=torch.float32):
+    return torch.randn(shape).to(dtype)
+
+
+# Name of the argument that the error names, and the call.
+FORWARD = {
+    "no heads in a strip": ("values", lambda: call(form_tensors=[torch.zeros(0, 6)])),
+    "one head in a strip": ("values", lambda: call(form_tensors=[torch.zeros(1, 6)])),
+    "no offsets in a strip": ("values", lambda: call(form_tensors=[torch.zeros(H, 0)])),
+    "integers in a strip": ("values", lambda: call(form_tensors=[torch.zeros(H, 6, dtype=torch.int32)])),
+    "freed strip": ("values", lambda: call(form_tensors=[without_storage(torch.zeros(H, 6))])),
+    "strip on meta": ("device", lambda: call(form_tensors=[torch.zeros(H, 6, device="meta")])),
+    "far start": ("start", lambda: call(form_start=2**62)),
+    "band without offsets": ("values", lambda: call("band", form_tensors=[torch.zeros(B, H, N, 0)])),
+    "band of fewer rows": ("bias", lambda: call("band", form_tensors=[torch.zeros(B, H, 4, 5)])),
+    "band of fewer entries": ("bias", lambda: call("band", form_tensors=[torch.zeros(1, H, N, 5)])),
+    "band of fewer heads": ("values", lambda: call("band", form_tensors=[torch.zeros(B, 1, N, 5)])),
+    "warp with a short a": ("bias", lambda: warp(a=torch.rand(4))),
+    "warp with an a of another batch": ("bias", lambda: warp(a=torch.rand(1, N))),
+    "warp without distances": ("g", lambda: warp(g=torch.rand(0))),
+    "warp with more knots": ("slope", lambda: warp(knots=torch.rand(9))),
+    "warp with fewer intercepts": ("intercept", lambda: warp(intercept=torch.rand(1, 4))),
+    "warp of fewer heads": ("intercept", lambda: warp(slope=torch.rand(1, 4), intercept=torch.rand(1, 4))),
+    "freed knots": ("knots", lambda: warp(knots=without_storage(torch.arange(3.0)))),
+    "unknown form": ("form_kind", lambda: call(form_kind="spiral")),
+    "form without a kind": ("form_tensors", lambda: call(form_kind="")),
+    "form without tensors": ("form_tensors", lambda: call(form_tensors=[])),
+    "form with too many tensors": ("form_tensors", lambda: call(form_tensors=[torch.zeros(H, 6)] * 2)),
+    "key heads that do not divide": ("key", lambda: call(key=rows(B, 5, N, D), value=rows(B, 5, N, D))),
+    "no key heads": ("key", lambda: call(key=rows(B, 0, N, D), value=rows(B, 0, N, D))),
+    "no query heads": ("key", lambda: call(query=rows(B, 0, N, D))),
+    "key of another batch": ("key", lambda: call(key=rows(1, G, N, D))),
+    "key of another size": ("key", lambda: call(key=rows(B, G, N, D - 1), value=rows(B, G, N, D - 1))),
+    "float64 key": ("key", lambda: call(key=rows(B, G, N, D, dtype=torch.float64))),
+    "key of three dimensions": ("key", lambda: call(key=rows(B, N, D))),
+    "query of three dimensions": ("query", lambda: call(query=rows(B, N, D))),
+    "short value": ("value", lambda: call(value=rows(B, G, N - 3, D))),
+    "bfloat16 value": ("value", lambda: call(value=rows(B, G, N, D, dtype=torch.bfloat16))),
+    "integer query": ("query", lambda: call(query=torch.zeros(B, H, N, D, dtype=torch.int32))),
+    "large heads": ("query", lambda: call(query=rows(B, H, N, 400), key=rows(B, G, N, 400), value=rows(B, G, N, 400))),
+    "heads of size 0": ("query", lambda: call(query=rows(B, H, N, 0), key=rows(B, G, N, 0), value=rows(B, G, N, 0))),
+    "key on meta": ("device", lambda: call(key=torch.zeros(B, G, N, D, device="meta"))),
+    "freed query": ("query", lambda: call(query=without_storage(rows(B, H, N, D)))),
+    "freed key": ("key", lambda: call(key=without_storage(rows(B, G, N, D)))),
+    "freed value": ("value", lambda: call(value=without_storage(rows(B, G, N, D)))),
+    "value that ends early": ("value", lambda: call(value=with_less_storage(rows(B, G, N, D)))),
+    "strided key that ends early": ("key", lambda: call(key=with_less_storage(rows(B, N, G, D).transpose(1, 2)))),
+    "short mask": ("key_mask", lambda: call(key_mask=torch.ones(B, N - 2, dtype=torch.bool))),
+    "mask of integers": ("key_mask", lambda: call(key_mask=torch.ones(B, N, dtype=torch.long))),
+    "mask of one entry": ("key_mask", lambda: call(key_mask=torch.ones(1, N, dtype=torch.bool))),
+    "freed mask": ("key_mask", lambda: call(key_mask=without_storage(torch.ones(B, N, dtype=torch.bool)))),
+    "short documents": ("document_ids", lambda: call(document_ids=torch.zeros(B, N - 2, dtype=torch.long))),
+    "documents of floats": ("document_ids", lambda: call(document_ids=torch.zeros(B, N))),
+    "documents of fewer queries": ("document_ids", lambda: call("", query=rows(B, H, 3, D))),
+    "freed documents": ("document_ids", lambda: call(document_ids=without_storage(torch.zeros(B, N, dtype=torch.long)))),
+    "seed of int32": ("seed", lambda: call(seed=torch.tensor(5, dtype=torch.int32))),
+    "two seeds": ("seed", lambda: call(seed=torch.tensor([5, 6]))),
+    "no seed": ("seed", lambda: call(seed=None)),
+    "freed seed": ("seed", lambda: call(seed=without_storage(torch.tensor(5)))),
+    "far query_start": ("query_start", lambda: call(query_start=2**63 - 1)),
+    "far query_start in the past": ("query_start", lambda: call(query_start=-(2**63))),
+    "window of none": ("window", lambda: call(window=0)),
+    "window before all": ("window", lambda: call(window=-(2**63))),
+    "probability above 1": ("dropout_p", lambda: call(dropout_p=1.5)),
+    "no probability": ("dropout_p", lambda: call(dropout_p=float("nan"))),
+    "unknown implementation": ("impl", lambda: call(impl="spiral")),
+}
+
+ROWS, LSE = (B, H, N, D), (B, H, N)
+# What the backward is given beside a valid call.
+BACKWARD = {
+    "short grad_out": ("grad_out", lambda: {"grad_out": rows(B, H, N - 1, D)}),
+    "grad_out of another dtype": ("grad_out", lambda: {"grad_out": rows(*ROWS, dtype=torch.float64)}),
+    "freed grad_out": ("grad_out", lambda: {"grad_out": without_storage(rows(*ROWS))}),
+    "grad_out on meta": ("device", lambda: {"grad_out": torch.zeros(ROWS, device="meta")}),
+    "short out": ("out", lambda: {"out": rows(B, H, N, D - 1)}),
+    "out of another dtype": ("out", lambda: {"out": rows(*ROWS, dtype=torch.bfloat16)}),
+    "out that ends early": ("out", lambda: {"out": with_less_storage(rows(*ROWS))}),
+    "short lse": ("lse", lambda: {"lse": rows(B, H, N - 1)}),
+    "lse of another dtype": ("lse", lambda: {"lse": rows(*LSE, dtype=torch.float64)}),
+    "lse of one number": ("lse", lambda: {"lse": torch.tensor(0.0)}),
+    "freed lse": ("lse", lambda: {"lse": without_storage(rows(*LSE))}),
+    "short grad_lse": ("grad_lse", lambda: {"grad_lse": rows(B, H, 1)}),
+    "grad_lse of another dtype": ("grad_lse", lambda: {"grad_lse": rows(*LSE, dtype=torch.float64)}),
+    "freed grad_lse": ("grad_lse", lambda: {"grad_lse": without_storage(rows(*LSE))}),
+    "three needs": ("needs", lambda: {"needs": [True] * 3}),
+}
+
+
+def forward(arguments):
+    return torch.ops.falloff.attention(*arguments.values())
+
+
+def backward(arguments, **changes):
+    beside = {"grad_out": rows(*ROWS), "grad_lse": rows(*LSE)}
+    inputs = {name: arguments[name] for name in ("query", "key", "value")}
+    results = {"out": rows(*ROWS), "lse": rows(*LSE), "needs": [True] * 4}
+    first = beside | inputs | results | changes
+    rest = [argument for name, argument in arguments.items() if name not in inputs]
+    return torch.ops.falloff.attention_backward(*first.values(), *rest)
+
+
+def misuses(impl):
+    """Every case for one implementation, as (name, argument, what runs)."""
+    for name, (argument, make) in FORWARD.items():
+        for run in (forward, backward):
+            yield (
+                f"{run.__name__}: {name}",
+                argument,
+                lambda run=run, make=make: run(make() if "implementation" in name else make() | {"impl": impl}),
+            )
+    for name, (argument, make) in BACKWARD.items():
+        for form in ("", "strip", "band", "warp"):
+            yield f"{form}: {name}", argument, lambda form=form, make=make: backward(call(form, impl=impl), **make())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_what_does_not_fit_is_refused(impl):
+    """No input may reach memory outside its tensors: the process that runs all cases must live, and each is a ValueError."""
+    script = Path(__file__)
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1]), "FALLOFF_SHAPE_CHECKS": "0"}
+    done = subprocess.run([sys.executable, script, impl], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for name, argument, run in misuses(impl):
+        with pytest.raises(ValueError, match=f"(^|\\W){argument}\\b"):
+            print(name)  # shown where the test fails
+            run()
+
+
+@pytest.mark.parametrize("form", ["", "strip", "band", "warp"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_what_fits_is_not_refused(impl, form):
+    """The call that the cases above change is a valid one."""
+    out, lse = forward(call(form, impl=impl))
+    assert out.isfinite().all()
+    grads = backward(call(form, impl=impl), out=out, lse=lse)
+    assert [grad.shape[:1] for grad in grads[:3]] == [(B,)] * 3
+
+
+def test_a_tensor_that_shares_a_longer_storage_fits():
+    """Views of any offset and stride: a slice, an expanded head, rows of another order, and nothing at all."""
+    whole = torch.randn(3, G, N, D)
+    expanded = torch.randn(B, 1, N, D).expand(B, G, N, D)
+    for key in (whole[1:], expanded, torch.randn(B, N, G, D).transpose(1, 2), torch.randn(B, G, D, N).mT):
+        forward(call(key=key))
+    empty = {"query": rows(B, H, 0, D), "key": rows(B, G, 0, D), "value": rows(B, G, 0, D), "form_tensors": [], "form_kind": ""}
+    masks = {"key_mask": None, "document_ids": None}
+    assert forward(call(**empty, **masks))[0].shape == (B, H, 0, D)
+
+
+def kernel_call(**changes):
+    """The C++ kernels' own arguments: a valid call, changed."""
+    tensors = {"query": rows(B, H, N, D), "key": rows(B, G, N, D), "value": rows(B, G, N, D)}
+    labels = {"row_labels": torch.zeros(B, N, dtype=torch.int32), "key_labels": torch.zeros(B, N, dtype=torch.int32)}
+    numbers = {"scale": 1.0, "query_start": 0, "causal": True, "window": None, "seed": None, "dropout_p": 0.0}
+    form = {"form": "strip", "form_tensors": [rows(H, 6)], "form_start": 0}
+    run = {"isa": cpu.instruction_set(), "threads": 1}
+    return cpu._module().Call(**(tensors | labels | numbers | form | run | changes))
+
+
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("query", {"query": rows(B, H, N, 0), "key": rows(B, G, N, 0), "value": rows(B, G, N, 0)}),
+        ("query", {"query": rows(B, H, N, D, dtype=torch.float64)}),
+        ("query", {"query": rows(B, H, D, N).mT}),
+        ("query", {"query": without_storage(rows(B, H, N, D))}),
+        ("key", {"key": rows(B, 5, N, D)}),
+        ("value", {"value": rows(B, G, N, D).bfloat16()}),
+        ("key_labels", {"key_labels": torch.zeros(B, N - 1, dtype=torch.int32)}),
+        ("row_labels", {"row_labels": torch.zeros(B, N, dtype=torch.int64)}),
+        ("row_labels", {"key_labels": None}),
+        ("values", {"form_tensors": [rows(0, 6)]}),
+        ("values", {"form_tensors": [rows(6, H).T]}),
+        ("form_tensors", {"form_tensors": []}),
+        ("form", {"form": "spiral"}),
+        ("form_start", {"form_start": 2**62}),
+        ("query_start", {"query_start": -(2**62)}),
+        ("window", {"window": 0}),
+        ("threads", {"threads": 0}),
+        ("dropout_p", {"dropout_p": -0.5}),
+        ("seed", {"dropout_p": 0.5}),
+    ],
+)
+def test_the_kernels_check_for_themselves(argument, changes):
+    """They take raw memory through DLPack, so that they do not trust who calls them."""
+    with pytest.raises(ValueError, match=f"^{argument}\\b"):
+        kernel_call(**changes)
+
+
+def test_the_kernels_check_what_they_write_into():
+    call_ = kernel_call()
+    out, lse = rows(*ROWS), rows(*LSE)
+    for argument, outputs in (
+        ("out", (rows(B, H, N - 1, D), lse)),
+        ("out", (rows(*ROWS, dtype=torch.bfloat16), lse)),
+        ("lse", (out, rows(B, H, N - 1))),
+        ("lse", (out, rows(B, N, H).mT)),
+    ):
+        with pytest.raises(ValueError, match=f"^{argument}\\b"):
+            call_.forward(*outputs)
+    call_.forward(out, lse)
+    keys = rows(B, G, N, D)
+    right = {
+        "grad_out": out,
+        "grad_lse": lse,
+        "out": out,
+        "lse": lse,
+        "grad_query": rows(*ROWS),
+        "grad_key": keys,
+        "grad_value": rows(B, G, N, D),
+        "grad_form": [rows(H, 6)],
+    }
+    call_.backward(**right)
+    for name in ("grad_out", "grad_lse", "out", "lse", "grad_query", "grad_key", "grad_value"):
+        with pytest.raises(ValueError, match=f"^{name}\\b"):
+            call_.backward(**right | {name: right[name][:, :, :-1].contiguous()})
+    for form in ([rows(H, 5)], [rows(H, 6)] * 2):
+        with pytest.raises(ValueError, match="^grad_form"):
+            call_.backward(**right | {"grad_form": form})
+
+
+def main(impl):
+    """Run every case, whatever it raises: what is told to a process's parent is whether it lived."""
+    for name, _, run in misuses(impl):
+        print(name, flush=True)
+        try:
+            run()
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                raise
+        else:
+            raise SystemExit(f"{name}: no error")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    main(*sys.argv[1:])
