@@ -116,6 +116,60 @@ MASKS = {
 }
 
 
+def hidden_keys_reach_nothing(impl, dtype, num_queries, head_size=18, **settings):
+    """Results are the same bits whatever a key that key_mask hides holds, and its gradients are zero."""
+    torch.manual_seed(2)
+    query, key, value = cases.tensors(2, 4, 2, num_queries, 300, head_size, dtype)
+    key_mask = torch.rand(2, 300) > 0.4
+    key_mask[1, :70] = False  # a tile of which nothing is seen
+    strip = torch.linspace(0, -30, 300).repeat(4, 1).requires_grad_()
+    hidden = ~key_mask[:, None, :, None]
+
+    def results_with(anything):
+        leaves = [query, *(t.detach().masked_fill(hidden, anything).requires_grad_() for t in (key, value)), strip]
+        out, lse = attention(*leaves[:3], Strip(strip), key_mask=key_mask, return_lse=True, impl=impl, **settings)
+        if num_queries <= 4 and impl == "triton":  # decoding; its backward is that of any call
+            return [out, lse]
+        return cases.results(out, lse, leaves)
+
+    expected = results_with(0.0)
+    assert all(tensor.isfinite().all() for tensor in expected)
+    for anything in (torch.nan, torch.inf, -torch.inf):
+        got = results_with(anything)
+        assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+        for grad in got[3:5]:
+            assert (grad.masked_select(hidden) == 0).all()
+    if len(expected) == 2:
+        return
+    with torch.no_grad():  # a row that is NaN reaches no hidden key either, and no other entry or key head
+        query[0, 0, 0] = torch.nan
+    out, lse, _, *grads = results_with(torch.nan)[:5]
+    assert out[0, 0, 0].isnan().all()
+    assert out[1].isfinite().all() and out[0, 2:].isfinite().all()
+    for grad in grads:
+        assert (grad.masked_select(hidden) == 0).all()
+        assert grad[1].isfinite().all() and grad[0, 1].isfinite().all()
+
+
+def underflow_changes_nothing(impl, small, num_queries, num_keys, head_size=16):
+    """Norms of queries and keys, or their product with the scale, underflow in float32; scores are up to 20."""
+    torch.manual_seed(5)
+    query = torch.nn.functional.normalize(torch.randn(1, 2, num_queries, head_size), dim=-1) * small[0]
+    key = torch.nn.functional.normalize(torch.randn(1, 2, num_keys, head_size), dim=-1) * small[1]
+    inputs = [query, key, torch.randn(1, 2, num_keys, head_size), falling(2, num_keys, 1.0).values]
+    all_of = []
+    for dtype, name in ((torch.float64, "reference"), (torch.float32, impl)):
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+        scale = 20 / (small[0] * small[1])
+        out, lse = attention(*leaves[:3], Strip(leaves[3]), scale=scale, return_lse=True, impl=name)
+        all_of.append(cases.results(out, lse, leaves))
+    for want, got in zip(*all_of, strict=True):
+        assert (got - want).abs().max() <= 1e-3 * want.abs().max()
+
+
+UNDERFLOWS = [(1e-23, 1.0), (1.0, 1e-23), (1e-18, 1e-18), (1e-30, 1e-5)]  # sizes of queries and keys
+
+
 def falling(heads, length, slope):
     """A strip that falls by `slope` for each offset, as steep as wanted."""
     return Strip(-slope * torch.arange(float(length)).repeat(heads, 1).requires_grad_())

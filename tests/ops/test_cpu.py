@@ -13,7 +13,7 @@ from falloff import ALiBi, Band, Sandwich, Strip, T5Bias, Warp, attention
 from falloff.ops import cpu
 from falloff.ops.call import Call
 from ops import agreement
-from ops.agreement import ADVERSARIES, FALLS, MASKS, bias_of, falling
+from ops.agreement import ADVERSARIES, FALLS, MASKS, UNDERFLOWS, bias_of, falling, hidden_keys_reach_nothing, underflow_changes_nothing
 from ops.cases import BIASES, results, tensors
 
 INSTRUCTION_SETS = [] if cpu.unavailable() else cpu._module().instruction_sets()
@@ -158,6 +158,22 @@ def test_the_mass_that_is_skipped(fall, norm, late, causal):
     got = attention(query, key, value, Strip(strip), causal=causal, impl="cpu")
     exact = attention(*(t.double() for t in (query, key, value)), Strip(strip.double()), causal=causal, impl="reference")
     assert torch.where(got == 0, exact, 0.0).sum(-1).max() <= 2**-24
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("small", UNDERFLOWS, ids=str)
+def test_norms_that_underflow_skip_nothing(small):
+    """A norm of 0 that is none would let a key be skipped that has all the weight: its score is 20."""
+    underflow_changes_nothing("cpu", small, 320, 600)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("head_size", [16, 18])
+@pytest.mark.parametrize("num_queries", [1, 3, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_hidden_key_holds_reaches_nothing(dtype, num_queries, head_size):
+    hidden_keys_reach_nothing("cpu", dtype, num_queries, head_size)
+    hidden_keys_reach_nothing("cpu", dtype, num_queries, head_size, causal=True, dropout_p=1.0)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -15,7 +15,16 @@ from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from falloff.ops.triton import launch, tiles
 from ops import agreement
-from ops.agreement import ADVERSARIES, FALLS, MASKS, bias_of, falling
+from ops.agreement import (
+    ADVERSARIES,
+    FALLS,
+    MASKS,
+    UNDERFLOWS,
+    bias_of,
+    falling,
+    hidden_keys_reach_nothing,
+    underflow_changes_nothing,
+)
 from ops.cases import BIASES, results, tensors
 
 GPU = torch.cuda.is_available()
@@ -391,3 +400,27 @@ class TestOnAGpu:
             query_start=first,
         )
         torch.testing.assert_close(out[-1:, -1:, -300:], last)
+
+
+@pytest.mark.parametrize("small", UNDERFLOWS[:: 1 if GPU else 3], ids=str)
+def test_norms_that_underflow_skip_nothing(small):
+    """A norm of 0 that is none would let a key be skipped that has all the weight: its score is 20."""
+    underflow_changes_nothing("triton", small, 70, 1030)
+
+
+@pytest.mark.parametrize("num_queries", [3, 70])
+def test_what_a_hidden_key_holds_reaches_nothing(num_queries):
+    hidden_keys_reach_nothing("triton", torch.float32, num_queries)
+
+
+def test_keys_that_are_hidden_do_not_keep_others_from_being_skipped(monkeypatch):
+    """A NaN that key_mask hides is no key that may matter."""
+    kept = []
+    monkeypatch.setattr(launch, "_bounds", lambda *arguments, of=launch._bounds: kept.append(of(*arguments)) or kept[-1])
+    query, key, value = (t.detach() for t in tensors(1, 1, 1, 70, 1100, 16, torch.float32))
+    key_mask = torch.arange(1100)[None] != 3
+    for anything in (0.0, torch.nan):
+        key[:, :, 3] = value[:, :, 3] = anything
+        attention(query, key, value, falling(1, 1100, 1.0), causal=True, key_mask=key_mask, impl="triton")
+    assert torch.equal(*kept)
+    assert (kept[0][..., 0] > 0).all()

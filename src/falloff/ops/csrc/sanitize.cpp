@@ -109,10 +109,10 @@ struct Case {
         } else if (number % 4 == 3) {
             const long S = pick(1, 9);
             in.form = "warp";
-            add(Dtype::float32, {pick(1, 300)}).fill([](long n) { return float(n); });
+            add(Dtype::float32, {pick(1, 300)}).fill([](long n) { return 0.03f * float(n); });
             add(Dtype::float32, coin() ? std::vector<int64_t>{B, N} : std::vector<int64_t>{N})
                 .fill([](long) { return float(pick(1, 100)) / 100; });
-            add(Dtype::float32, {S - 1}).fill([](long s) { return float(10 * s); });
+            add(Dtype::float32, {S - 1}).fill([](long s) { return 0.3f * float(s); });
             add(Dtype::float32, {H, S}), add(Dtype::float32, {H, S});
         }
         form_tensors = all.size() - FORM;
