@@ -151,23 +151,30 @@ def hidden_keys_reach_nothing(impl, dtype, num_queries, head_size=18, **settings
         assert grad[1].isfinite().all() and grad[0, 1].isfinite().all()
 
 
-def underflow_changes_nothing(impl, small, num_queries, num_keys, head_size=16):
-    """Norms of queries and keys, or their product with the scale, underflow in float32; scores are up to 20."""
+def underflow_changes_nothing(impl, small, num_queries, num_keys):
+    """Norms of queries and keys, or their product with the scale, underflow in float32, where scores do not.
+
+    Two far keys have all the weight: their scores are 1500, and the bias at most that of `num_keys` offsets. Gradients are
+    those of inputs before they are made small.
+    """
     torch.manual_seed(5)
-    query = torch.nn.functional.normalize(torch.randn(1, 2, num_queries, head_size), dim=-1) * small[0]
-    key = torch.nn.functional.normalize(torch.randn(1, 2, num_keys, head_size), dim=-1) * small[1]
-    inputs = [query, key, torch.randn(1, 2, num_keys, head_size), falling(2, num_keys, 1.0).values]
+    query, key, value = torch.zeros(1, 2, num_queries, 16), torch.zeros(1, 2, num_keys, 16), torch.randn(1, 2, num_keys, 16)
+    query[..., 0] = key[..., [3, 4], 0] = 1.0
+    key[..., 1:] = torch.randn(1, 2, num_keys, 15)
+    inputs = [query, key, value, falling(2, num_keys, 1.0).values]
     all_of = []
     for dtype, name in ((torch.float64, "reference"), (torch.float32, impl)):
         leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
-        scale = 20 / (small[0] * small[1])
-        out, lse = attention(*leaves[:3], Strip(leaves[3]), scale=scale, return_lse=True, impl=name)
+        scale = 1500 / (small[0] * small[1])
+        out, lse = attention(
+            leaves[0] * small[0], leaves[1] * small[1], leaves[2], Strip(leaves[3]), scale=scale, return_lse=True, impl=name
+        )
         all_of.append(cases.results(out, lse, leaves))
     for want, got in zip(*all_of, strict=True):
-        assert (got - want).abs().max() <= 1e-3 * want.abs().max()
+        assert (got - want).abs().max() <= 1e-3 * max(1.0, want.abs().max())
 
 
-UNDERFLOWS = [(1e-23, 1.0), (1.0, 1e-23), (1e-18, 1e-18), (1e-30, 1e-5)]  # sizes of queries and keys
+UNDERFLOWS = [(1e-23, 1.0), (1.0, 1e-23), (1e-17, 1e-17), (1e-30, 1e-5)]  # sizes of queries and keys
 
 
 def falling(heads, length, slope):
