@@ -13,7 +13,16 @@ from falloff import ALiBi, Band, Sandwich, Strip, T5Bias, Warp, attention
 from falloff.ops import cpu
 from falloff.ops.call import Call
 from ops import agreement
-from ops.agreement import ADVERSARIES, FALLS, MASKS, UNDERFLOWS, bias_of, falling, hidden_keys_reach_nothing, underflow_changes_nothing
+from ops.agreement import (
+    ADVERSARIES,
+    FALLS,
+    MASKS,
+    UNDERFLOWS,
+    bias_of,
+    falling,
+    hidden_keys_reach_nothing,
+    underflow_changes_nothing,
+)
 from ops.cases import BIASES, results, tensors
 
 INSTRUCTION_SETS = [] if cpu.unavailable() else cpu._module().instruction_sets()

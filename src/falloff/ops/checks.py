@@ -1,8 +1,8 @@
 """What the operators were handed, checked once for all implementations: kernels read and write raw memory.
 
-`falloff.attention` refuses what does not fit in the words of its caller. The registered operators can be called by anyone, with
-anything that their schema carries, and a form may come from a scheme that somebody else wrote: whatever passes here lies
-within its tensors.
+`falloff.attention` refuses what does not fit in the words of its caller. The registered operators can be called by anyone,
+with anything that their schema carries, and a form may come from a scheme that somebody else wrote: whatever passes here
+lies within its tensors.
 """
 
 from collections.abc import Sequence
@@ -130,11 +130,14 @@ def _check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.
     if tensor.device != device:
         refuse(name, f"device {tensor.device}", f"query's device {device}")
     # Storage can be taken away from under a tensor, as FSDP does between uses: its size is all that says so.
-    end = tensor.storage_offset() + 1
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        if size == 0:
-            return
-        end += (size - 1) * stride
+    if tensor.is_contiguous():
+        end = tensor.storage_offset() + tensor.numel()
+    else:
+        end = tensor.storage_offset() + 1
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            end += (size - 1) * stride
+    if tensor.numel() == 0:
+        return
     there = tensor.untyped_storage().nbytes()
     if end * tensor.itemsize > there:
         refuse(name, f"a storage of {there} bytes", f"one of {end * tensor.itemsize} at least, which shape and strides need")

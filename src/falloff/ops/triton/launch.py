@@ -422,7 +422,8 @@ def _bounds(
     row_blocks, key_blocks = triton.cdiv(num_queries, SKIP_ROWS.value), triton.cdiv(num_keys, SKIP_KEYS.value)
     norms = query.new_empty(batch, groups, key_blocks, dtype=torch.float32)
     key_norms[(norms.numel(),)](problem, norms, num_keys, groups, key_blocks, settings)
-    # Tails are added up in float64: in float32, a large bias would swallow the logarithm of a count. 1e-3 and upwards: rounding.
+    # Tails are added up in float64: in float32, a large bias would swallow the logarithm of a count. What is rounded is
+    # rounded upwards; 1e-3 covers the sums.
     values, keys = form.values.detach().float().contiguous(), math.log(num_keys)
     wide = values.double()
     past_tail = torch.logaddexp(wide.flip(1).logcumsumexp(1).flip(1), wide[:, -1:] + keys) + 1e-3

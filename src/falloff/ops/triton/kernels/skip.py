@@ -9,10 +9,10 @@ What a row reaches is its log-sum-exp in the backward, and in the forward at lea
 position. Norms are +inf where something is not finite, and comparisons with NaN fail: what is not finite is never skipped.
 
 Why this holds in float arithmetic. The comparison: rounding never turns x >= y into fl(x) < fl(y). The product: relative
-rounding of norms, of the product and of sums over D <= 256 is below 1e-4. Underflow, and hardware that flushes denormals, loses
-less than 2^-125 of each square or product, so less than 1e-4 TINY of the sum of 256: norms count TINY in addition, so that none
-is below 2^-50, and where scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow is
-below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
+rounding of norms, of the product and of sums over D <= 256 is below 1e-4. Underflow, and hardware that flushes denormals,
+loses less than 2^-125 of each square or product, so less than 1e-4 TINY of the sum of 256: norms count TINY in addition, so
+that none is below 2^-50, and where scale is so large that this matters, less is skipped. What |query| |scale| may lose to
+underflow is below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
 """
 
 import triton
