@@ -27,6 +27,26 @@ def test_every_family_is_green():
     for family in found["families"]:
         assert family["green"], family
         assert 0 < family["logits"] <= found["budgets"]["logits"]  # 0 would be a model compared with itself
+        assert family["loss"] <= found["budgets"]["logits"]
+
+
+@pytest.mark.parametrize("family", ["t5", "bloom"])
+def test_labels_are_those_of_trainer(family):
+    """A label for each token and none at padding, but for a first token that a row predicts which sees nothing."""
+    model = checking.MODELS[family]()
+    batches = dict(zip(checking.SIDES, checking._batches(model), strict=True))
+    for side, batch in batches.items():
+        if family == "bloom":
+            labels = batch["input_ids"].clone()
+            labels[batch.get("attention_mask", torch.ones_like(labels)) == 0] = -100
+            if side == "left":
+                labels[1, 5] = labels[2, 13] = -100
+            assert torch.equal(batch["labels"], labels)
+        assert ("attention_mask" in batch) == (side != "none")
+    between = batches["between"]["attention_mask"]
+    assert between[:, 0].all()
+    assert between[:, -1].all()
+    assert not between.all()
 
 
 def test_for_people():
@@ -43,11 +63,19 @@ def test_an_unknown_family():
 
 
 def test_beyond_a_budget_is_not_green():
-    parity = checking.Parity("t5", "T5", 1e-7, 1e-7, "w", 1e-7, tokens=True, beams=True, bfloat16=1.0)
+    parity = checking.Parity("t5", "T5", 1e-7, 1e-7, "w", 1e-7, 1e-7, tokens=True, beams=True, bfloat16=1.0)
     assert parity.green
     assert not checking.Parity(
         **{**parity.__dict__, "logits": checking._error(torch.ones(2), torch.tensor([1.0, torch.nan]))}
     ).green
-    worse = {"logits": 3e-5, "gradients": 2e-4, "generation": 3e-5, "tokens": False, "beams": False, "bfloat16": 2.1}
+    worse = {
+        "logits": 3e-5,
+        "gradients": 2e-4,
+        "loss": 3e-5,
+        "generation": 3e-5,
+        "tokens": False,
+        "beams": False,
+        "bfloat16": 2.1,
+    }
     for name, value in worse.items():
         assert not checking.Parity(**{**parity.__dict__, name: value}).green

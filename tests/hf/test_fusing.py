@@ -1,6 +1,7 @@
 """Fused models beside Transformers' own: parity, what must go on working, and what is refused."""
 
 import copy
+import io
 import math
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ pytest.importorskip("transformers")
 
 import transformers
 
-from falloff import hf
+from falloff import ALiBi, hf
 from falloff.hf import checking, masks
 from falloff.hf.families.fused import Fused
 
@@ -31,7 +32,7 @@ def models(family, train=False):
 
 
 def batch_of(model, side):
-    return list(checking._batches(model))[("none", "left", "right").index(side)]
+    return list(checking._batches(model))[checking.SIDES.index(side)]
 
 
 class Largest(TorchDispatchMode):
@@ -211,11 +212,8 @@ def test_a_config_that_asks_for_weights_is_refused():
 
 def test_masks_that_cannot_be_served_are_refused():
     _, fused = models("bloom")
-    ids = torch.randint(2, 80, (1, 6))
     with pytest.raises(ValueError, match=r"^attention_mask: got a tensor of shape \(1, 1, 6, 6\)"):
         fused.transformer.h[0](torch.zeros(1, 6, 48), alibi=torch.zeros(6, 1, 6), attention_mask=torch.zeros(1, 1, 6, 6))
-    with pytest.raises(ValueError, match="padding between tokens"):
-        fused(ids, attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1]]))
     with pytest.raises(ValueError, match="got one made by or_masks"):
         masks.seen_mask(1, 4, 4, mask_function=transformers.masking_utils.or_masks(lambda *index: True))
 
@@ -245,6 +243,114 @@ def test_another_implementation_is_not_mixed_in():
     hf.fuse(again)
     hf.unfuse(again)
     again(torch.ones(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_shared_the_config_stays_as_it_was(family):
+    plain, _ = models(family)
+    batch = batch_of(plain, "none")
+    one, other = type(plain)(plain.config), type(plain)(plain.config)
+    assert one.config is other.config is plain.config
+    hf.fuse(one)
+    assert plain.config._attn_implementation != "falloff"
+    for model in (plain, other, one):
+        model(**batch, use_cache=False)
+    configs = {id(module.config) for module in one.modules() if hasattr(module, "config")}
+    assert len(configs) == len({id(module.config) for module in plain.modules() if hasattr(module, "config")})
+    assert id(one.config) in configs
+    hf.fuse(other)
+    hf.unfuse(one)
+    other.eval()(**batch, use_cache=False)
+    assert checking._logits(one.eval(), batch).isfinite().all()
+
+
+def test_what_is_set_while_fused_stays():
+    _, fused = models("bloom")
+    fused.resize_token_embeddings(90)
+    fused.config.use_cache = False
+    hf.unfuse(fused)
+    assert (fused.config.vocab_size, fused.config.use_cache) == (90, False)
+    assert fused.config is fused.transformer.config
+
+
+@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "inkling"])
+@pytest.mark.parametrize("function", ["fuse", "unfuse"])
+def test_an_error_in_the_middle_changes_nothing(family, function, monkeypatch):
+    plain, fused = models(family)
+    model = plain if function == "fuse" else fused
+    names = [name for name, module in fused.named_modules() if isinstance(module, Fused)]
+    changed = model.get_submodule(names[1])
+    monkeypatch.setattr(torch.nn.Module, "__setattr__", _refusing(changed, torch.nn.Module.__setattr__))
+    before = [(type(module), dict(vars(module))) for module in model.modules()]
+    implementation = model.config._attn_implementation
+    with pytest.raises(MemoryError):
+        getattr(hf, function)(model)
+    after = [(type(module), dict(vars(module))) for module in model.modules()]
+    assert [cls for cls, _ in after] == [cls for cls, _ in before]
+    for (_, now), (_, then) in zip(after, before, strict=True):
+        assert now.keys() == then.keys()
+        assert all(now[name] is then[name] for name in then if name != "_modules")
+        assert now["_modules"] == then["_modules"]
+    assert model.config._attn_implementation == implementation
+    monkeypatch.undo()
+    getattr(hf, function)(model)  # nothing is in the way of another attempt
+
+
+def _refusing(victim, set_attribute):
+    def refuse(module, name, value):
+        if module is victim and name == "__class__":
+            raise MemoryError
+        set_attribute(module, name, value)
+
+    return refuse
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "wrong", [3, None, "t5-small", [1], torch.nn.Linear, object()], ids=lambda wrong: type(wrong).__name__
+)
+def test_wrong_objects(wrong):
+    for function in (hf.fuse, hf.unfuse, lambda model: hf.swap(model, ALiBi)):
+        with pytest.raises(ValueError, match=rf"^model: got {type(wrong).__name__}, expected a"):
+            function(wrong)
+    with pytest.raises(ValueError, match=r"^family: got .*, expected one of t5, byt5"):
+        checking.check(wrong)
+    if not isinstance(wrong, str):
+        with pytest.raises(ValueError, match=rf"^folder: got {type(wrong).__name__}, expected the path"):
+            hf.load(wrong)
+
+
+class Logits(torch.nn.Module):
+    """A model of one input and one output, as tracers want it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        more = {"decoder_input_ids": ids} if self.model.config.is_encoder_decoder else {}
+        return self.model(input_ids=ids, use_cache=False, **more).logits
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore")  # of the tracers
+@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling"])
+def test_tracers_are_answered(family, monkeypatch):
+    _, fused = models(family)
+    ids = torch.randint(2, 80, (2, 9))
+    said = r"^model: got a fused or swapped one under torch\.jit\.trace or torch\.onnx.*falloff\.hf\.unfuse\(model\)"
+    with pytest.raises(ValueError, match=said):
+        torch.jit.trace(Logits(fused), ids)
+    with pytest.raises(ValueError, match=said):
+        torch.onnx.export(Logits(fused), (ids,), io.BytesIO(), dynamo=False)
+    with monkeypatch.context() as patch:  # the other exporter needs packages of its own before it comes here
+        patch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+        with pytest.raises(ValueError, match=said):
+            torch.export.export(Logits(fused), (ids,), strict=False)
+    hf.unfuse(fused)
+    if family == "t5":
+        traced = torch.jit.trace(Logits(fused), ids)
+        torch.testing.assert_close(traced(ids), Logits(fused)(ids))
 
 
 def test_more_exact_buckets_than_the_largest_distance():

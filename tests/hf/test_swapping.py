@@ -362,3 +362,26 @@ def test_an_error_leaves_the_model_as_it_was(share):
         assert state() == before
         assert torch.equal(model(ids).logits, want)
         hf.swap(model, FIRE, share=share)
+
+
+def test_a_model_that_shared_the_config_stays_as_it_was():
+    plain = MODELS["llama"]().eval()
+    one = transformers.LlamaForCausalLM(plain.config)
+    hf.swap(one, ALiBi)
+    assert not hasattr(plain.config, "falloff_config")
+    ids = torch.randint(2, 60, (1, 8))
+    plain(ids)
+    one(ids)
+
+
+def test_an_error_in_the_middle_changes_nothing(monkeypatch):
+    model = MODELS["llama"]()
+    before = [(type(module), dict(vars(module))) for module in model.modules()]
+    monkeypatch.setattr("falloff.hf.swapping.attend_by_falloff", lambda models: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hf.swap(model, ALiBi)
+    after = [(type(module), dict(vars(module))) for module in model.modules()]
+    assert [cls for cls, _ in after] == [cls for cls, _ in before]
+    for (_, now), (_, then) in zip(after, before, strict=True):
+        assert all(now[name] is then[name] for name in then if name != "_modules")
+    assert not hasattr(model.config, "falloff_config")

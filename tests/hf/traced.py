@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from falloff import T5Bias, hf
 from falloff.hf import checking
@@ -23,6 +24,70 @@ def test_one_graph(family, side):
     batch = list(checking._batches(plain))[("none", "left").index(side)]
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     assert checking._error(checking._logits(plain, batch), checking._logits(compiled, batch)) <= checking.LOGITS
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("family", ["t5", "mt5", "umt5", "pop2piano", "bloom", "mpt", "falcon", "falcon-mqa", "inkling"])
+def test_no_length_compiles_anew(family, padded):
+    """The second length makes lengths symbols; no check, mask or form may fix one again."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = checking.MODELS[family]().eval()
+    if family == "inkling":
+        model.config._experts_implementation = "grouped_mm"
+    hf.fuse(model)
+    compilations = CompileCounter()
+    compiled = torch.compile(model, backend=compilations)
+    counts = []
+    for length in (20, 31, 45, 50, 66, 70):
+        ids = torch.randint(2, 80, (3, length))
+        batch = {"input_ids": ids}
+        if model.config.is_encoder_decoder:
+            batch["decoder_input_ids"] = ids[:, : length // 2]
+        if padded:
+            batch["attention_mask"] = torch.ones_like(ids)
+            batch["attention_mask"][1, :3] = 0
+        with torch.no_grad():
+            compiled(**batch, use_cache=False)
+        counts.append(compilations.frame_count)
+    assert counts == [1, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
+def test_no_step_compiles_anew():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = checking.MODELS["bloom"]().eval()
+    hf.fuse(model)
+    compilations = CompileCounter()
+    compiled = torch.compile(model, backend=compilations)
+    ids, mask = torch.randint(2, 80, (2, 30)), torch.ones(2, 99, dtype=torch.long)
+    mask[0, 4:9] = 0
+    with torch.no_grad():
+        cache = model(ids[:, :20], attention_mask=mask[:, :20], use_cache=True).past_key_values
+        steps = [
+            compiled(ids[:, i : i + 1], attention_mask=mask[:, : i + 1], past_key_values=cache, use_cache=True).logits
+            for i in range(20, 30)
+        ]
+        whole = model(ids, attention_mask=mask[:, :30], use_cache=False).logits[:, 20:]
+    torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-5)
+    assert compilations.frame_count <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
+def test_compiled_bloom_says_what_it_does_not_take():
+    """Whether padding lies between tokens is known on the device alone, and the graph has ALiBi by place."""
+    torch._dynamo.reset()
+    model = checking.MODELS["bloom"]().eval()
+    hf.fuse(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ids, mask = torch.randint(2, 80, (2, 12)), torch.ones(2, 12, dtype=torch.long)
+    mask[0, :4] = 0
+    compiled(ids, attention_mask=mask, use_cache=False)
+    mask[1, 4:6] = 0
+    with pytest.raises(RuntimeError, match=r"attention_mask: got one with padding between tokens, .* it is not compiled"):
+        compiled(ids, attention_mask=mask, use_cache=False)
 
 
 @pytest.mark.parametrize("window", [None, 9])

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from falloff import FIRE, Band, Strip, T5Bias, attention
+from falloff import FIRE, ALiBi, Band, Strip, T5Bias, attention
 from ops.cases import tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in forward mode
@@ -130,3 +130,28 @@ def test_vmap_over_masks_and_bands():
         for i in ("auto", "reference")
     )
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore")  # of the tracers
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_tracers_are_answered(impl, monkeypatch):
+    """torch.jit and ONNX: an error that names what works instead. By the reference ONNX has all operators."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, query):
+            return attention(query, query, query, ALiBi(2), causal=True, impl=impl)
+
+    query = torch.randn(1, 2, 6, 8)
+    with pytest.raises(
+        ValueError, match=r"^query: got one of torch\.jit\.trace, .* for ONNX torch\.onnx\.export.*'reference'"
+    ):
+        torch.jit.trace(Attention(), query)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    if impl == "auto":
+        with pytest.raises(ValueError, match=r"^impl: got one that is no operator of ONNX, expected 'reference'"):
+            torch.export.export(Attention(), (query,), strict=False)
+    else:
+        program = torch.export.export(Attention(), (query,), strict=False)
+        assert not any("falloff" in str(node.target) for node in program.graph.nodes)
+        torch.testing.assert_close(program.module()(query), Attention()(query))

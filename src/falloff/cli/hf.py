@@ -25,12 +25,13 @@ def check(
 ) -> None:
     """Compare fused models with Transformers' own attention, on small random models of every family, float32, CPU.
 
-    Logits and the gradients of every parameter (largest error over largest value; without padding, padded on the left and on
-    the right), the logits of 64 generated steps, 200 greedy tokens, beams; in bfloat16 the error against float64 beside that
-    of Transformers' own. Nothing is downloaded. Exit status: 0, 1 where something is beyond its budget, 2 for bad input.
+    Logits and the gradients of every parameter (largest error over largest value) and the loss as Trainer computes it (error
+    over loss), without padding and padded on the left, on the right and between tokens; the logits of 64 generated steps,
+    200 greedy tokens, beams; in bfloat16 the error against float64 beside that of Transformers' own. Nothing is downloaded.
+    Exit status: 0, 1 where something is beyond its budget, 2 for bad input.
 
     Keys of --json: versions, budgets (logits, gradients, bfloat16), and families: each with family, model, logits,
-    gradients, worst_parameter, generation, tokens, beams, bfloat16, green.
+    gradients, worst_parameter, loss, generation, tokens, beams, bfloat16, green.
 
     Example: falloff hf check --family t5
     """
@@ -71,19 +72,19 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(
         padding=(0, 0), title="Fused models beside Transformers' own attention, CPU, float32", title_justify="left"
     )
-    headings = ("family", "logits", "gradients", "64 steps", "tokens", "beams", "bfloat16", "")
+    headings = ("family", "logits", "loss", "gradients", "64 steps", "tokens", "beams", "bfloat16", "")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("family", "") else "right")
     for found in result["families"]:
         table.add_row(
             found["family"],
-            *(f"{found[key]:.1e}" for key in ("logits", "gradients", "generation")),
+            *(f"{found[key]:.1e}" for key in ("logits", "loss", "gradients", "generation")),
             *("same" if found[key] else "[red]differ[/]" for key in ("tokens", "beams")),
             f"{found['bfloat16']:.2f}x",
             "[green]green[/]" if found["green"] else "[red]beyond budget[/]",
         )
     console.print(table)
     console.print(
-        f"[dim]Budgets: logits {budgets['logits']:.0e} and gradients {budgets['gradients']:.0e} of the largest value; "
+        f"[dim]Budgets: logits and loss {budgets['logits']:.0e}, gradients {budgets['gradients']:.0e} of the largest value; "
         f"bfloat16 {budgets['bfloat16']:.0f}x the error of Transformers' own. {of_versions}[/]"
     )

@@ -1,7 +1,10 @@
 """`fuse` and `unfuse`: the attention of a model that people already have, by `falloff.attention`."""
 
+import copy
 import inspect
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -36,6 +39,13 @@ def fuse(model: nn.Module) -> FuseReport:
     names, so a checkpoint of a fused model loads into a plain one and the other way round. Padding masks, caches, beams,
     `generate`, gradient checkpointing and `torch.compile` go on working; attention weights are not to be had.
 
+    A row that sees no token gives zero: one of padding before a text, and all rows of a text that is nothing but padding.
+    Transformers gives it the mean of all values, those of padding and of the future too. Where the label of the first token
+    behind padding on the left counts (BLOOM, MPT, Falcon), such a row predicts it, and loss and gradients differ by that one
+    prediction; with -100 there they are those of the plain model.
+
+    A fused model has configurations of its own, copies, so that a model that shared them stays as it was.
+
     Known are T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and
     Inkling's text layers, wherever they stand within `model`.
 
@@ -48,7 +58,7 @@ def fuse(model: nn.Module) -> FuseReport:
     Raises:
         ImportError: without Transformers.
         ValueError: for a model with nothing to fuse; a version of Transformers or of a module that this does not know; a
-            model that is set to return attention weights. Nothing has changed then.
+            model that is set to return attention weights. Nothing has changed then, nor after any other error.
 
     >>> from transformers import T5Config, T5EncoderModel
     >>> model = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2))
@@ -85,16 +95,19 @@ def fuse(model: nn.Module) -> FuseReport:
     check_models(models, report.left_alone, model)
 
     register()
-    before = {}
-    for part in models:
-        found = part.config._attn_implementation
-        before[id(part.config)] = (part.config, found if found != NAME else "sdpa" if part._supports_sdpa else "eager")
-    for module, fusion in changes:
-        if not isinstance(module, Fused):
+    new = [(module, fusion) for module, fusion in changes if not isinstance(module, Fused)]
+    with all_or_nothing(model):
+        if new:
+            own_configs(model)
+        before = {}
+        for part in models:
+            found = part.config._attn_implementation
+            before[id(part.config)] = (part.config, found if found != NAME else "sdpa" if part._supports_sdpa else "eager")
+        for module, fusion in new:
             around = [part for part in models if any(inner is module for inner in part.modules())]
             module.__dict__[_BEFORE] = [before[id(part.config)] for part in around]
             become(module, fused_class(fusion, type(module)))
-    attend_by_falloff(models)
+        attend_by_falloff(models)
     return report
 
 
@@ -109,14 +122,53 @@ def unfuse(model: nn.Module) -> None:
     >>> _ = fuse(model)
     >>> unfuse(model)
     """
-    modules = list(model.modules())
-    fused = [module for module in modules if isinstance(module, Fused) and module.fusion in _FUSIONS]
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}, expected a model of Transformers that fuse has changed")
+    fused = [module for module in model.modules() if isinstance(module, Fused) and module.fusion in _FUSIONS]
     if not fused:
         raise ValueError(f"model: got {type(model).__name__}, which is not fused, expected one that fuse has changed")
-    for part in fused:
-        for config, before in part.__dict__.pop(_BEFORE):
-            config._attn_implementation_internal = before
-        become(part, part.unfused)
+    with all_or_nothing(model):
+        configs = [pair for part in fused for pair in part.__dict__.pop(_BEFORE)]
+        for part in fused:
+            become(part, part.unfused)
+    for config, before in configs:
+        config._attn_implementation_internal = before
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Where an error comes amid changes, give all modules the classes and attributes that they had before."""
+    before = [
+        (module, type(module), vars(module) | {"_modules": dict(vars(module)["_modules"])}) for module in model.modules()
+    ]
+    try:
+        yield
+    except BaseException:
+        for module, cls, attributes in before:
+            if type(module) is not cls:
+                module.__class__ = cls
+            vars(module).clear()
+            vars(module).update(attributes)
+        raise
+
+
+def own_configs(model: nn.Module) -> None:
+    """Put copies in the place of all configurations that modules hold, since other models may share them."""
+    from transformers import PreTrainedConfig
+
+    held = [
+        (vars(module), name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, PreTrainedConfig)
+    ]
+    configs = {id(config): config for _, _, config in held}
+    own = dict(zip(configs, copy.deepcopy(list(configs.values())), strict=True))  # at once: one may be a part of another
+    for attributes, name, config in held:
+        attributes[name] = own[id(config)]
+    for module in model.modules():
+        if _BEFORE in vars(module):
+            module.__dict__[_BEFORE] = [(own.get(id(config), config), name) for config, name in module.__dict__[_BEFORE]]
 
 
 def check_version() -> None:

@@ -69,7 +69,7 @@ def seen_mask(
     """The mask function that Transformers calls for the attention implementation "falloff".
 
     Raises:
-        ValueError: for a mask that `falloff.attention` has no words for.
+        ValueError: for a mask that `falloff.attention` has no words for; where torch.jit or ONNX's exporters trace.
     """
     from transformers.masking_utils import (
         bidirectional_mask_function,
@@ -78,6 +78,12 @@ def seen_mask(
         sdpa_mask,
     )
 
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or torch.onnx.is_in_onnx_export():
+        raise ValueError(
+            "model: got a fused or swapped one under torch.jit.trace or torch.onnx.export, expected a fused one after "
+            "falloff.hf.unfuse(model), or torch.export.export, which takes both"
+        )
     if isinstance(attention_mask, Seen):  # made beforehand by `generate`
         return attention_mask
     mask_function = mask_function or causal_mask_function

@@ -21,7 +21,7 @@ from falloff.hf.families.positions import (
     SwappedShared,
     restored,
 )
-from falloff.hf.fusing import attend_by_falloff, check_models, check_version, models_around
+from falloff.hf.fusing import all_or_nothing, attend_by_falloff, check_models, check_version, models_around, own_configs
 from falloff.schemes import FIRE, Scheme
 from falloff.views.settings import needs_states, settings_of
 
@@ -73,8 +73,10 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
         )
     biases = [_made(make_bias, places.heads) for _ in range(1 if share else len(places.attention))]
     described = _described(biases[0], share)
-    _put_in(model, places, biases, share)
-    model.config.falloff_config = described  # type: ignore[union-attr]
+    with all_or_nothing(model):
+        own_configs(model)
+        _put_in(model, places, biases, share)
+        model.config.falloff_config = described  # type: ignore[union-attr]
 
 
 class _Places(NamedTuple):
@@ -162,6 +164,8 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
             `make_bias` that makes something else.
     """
     check_version()
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"folder: got {type(folder).__name__}, expected the path of a swapped model, a str or Path")
     import transformers
 
     where = {name: more[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in more}

@@ -23,6 +23,7 @@ from falloff.ops.arguments import (
 from falloff.ops.call import Call, sum_dtype
 from falloff.ops.dropout import new_seed
 from falloff.ops.masks import text_start
+from falloff.ops.operators import ONNX
 from falloff.ops.transforms import call_fused
 from falloff.schemes import Scheme
 from falloff.shapes import Bool, Float, Integer
@@ -134,6 +135,8 @@ def attention(
     >>> attention(query, key, value, ALiBi(8), causal=True).shape
     torch.Size([2, 8, 5, 16])
     """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        refuse("query", "one of torch.jit.trace, where sizes are tensors", f"torch.export.export; for ONNX {ONNX}")
     if other_words:
         refuse_other_words(other_words)
     check_tensors(query, key, value)

@@ -26,6 +26,10 @@ IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when fi
 }
 
 
+ONNX = "torch.onnx.export(..., dynamo=True) of falloff.attention(..., impl='reference')"
+"""The way to ONNX, for errors."""
+
+
 @runtime_checkable
 class Implementation(Protocol):
     """What the module of an implementation defines."""
@@ -105,6 +109,8 @@ def _(
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
     check_devices(query, (key, value, *form_tensors, key_mask, document_ids, seed))
+    if torch.onnx.is_in_onnx_export():
+        raise ValueError(f"impl: got one that is no operator of ONNX, expected 'reference': {ONNX}")
     return empty_output(query), query.new_empty(query.shape[:3], dtype=sum_dtype(query))
 
 

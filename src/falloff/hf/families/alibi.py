@@ -15,6 +15,7 @@ from falloff.hf.attention import attend, refuse_weights, told
 from falloff.hf.families.fused import Fused
 from falloff.hf.masks import Seen
 from falloff.schemes import ALiBi
+from falloff.schemes.alibi import alibi_slopes
 
 
 class _OneMatrix(Fused):
@@ -35,7 +36,7 @@ class _OneMatrix(Fused):
 
 
 class FusedBloom(_OneMatrix):
-    """BloomAttention. Positions count the tokens that are not padding."""
+    """BloomAttention. Positions count the tokens that are not padding; ALiBi by them is exact, in steps and whole."""
 
     hidden_dropout: float
 
@@ -57,8 +58,18 @@ class FusedBloom(_OneMatrix):
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
         seen = told(attention_mask)
-        bias = _bias_of_positions(alibi, query, key, seen)
-        out = attend(query, key, value, bias, seen, self.inv_norm_factor, self.dropout_now())
+        if alibi.shape[-1] != key.shape[2]:  # all that is taken from it: its values are rounded to the model's dtype
+            raise ValueError(
+                f"attention_mask: got one of {alibi.shape[-1]} tokens, expected one of {key.shape[2]}, as the cache"
+            )
+        skipped = None
+        if query.shape[2] == 1 and seen.key_mask is not None:
+            bias: Form = _of_one_query(seen.key_mask, self.num_heads)
+        else:
+            bias = _by_offset(query, key, seen)
+            skipped = _skipped(seen.key_mask)
+        by_key = () if skipped is None else _channels(skipped, query, self.inv_norm_factor)
+        out = _attend(query, key, value, by_key, bias, seen, self.inv_norm_factor, self.dropout_now())
         out = self.dense(out.transpose(1, 2).reshape(residual.shape))
         return residual + drop(out, self.hidden_dropout, self.training), None
 
@@ -70,27 +81,58 @@ class FusedBloom(_OneMatrix):
         return None
 
 
-def _bias_of_positions(alibi: Tensor, query: Tensor, key: Tensor, seen: Seen) -> Form:
-    """ALiBi by offset. For one query as the model made it, (B H, 1, M), which holds for any mask."""
-    batch, heads, num_queries, _ = query.shape
-    if num_queries == 1:
-        if alibi.shape[-1] != key.shape[2]:
-            raise ValueError(
-                f"attention_mask: got one of {alibi.shape[-1]} tokens, expected one of {key.shape[2]}, as the cache"
-            )
-        return Band(torch.flip(alibi.view(batch, heads, 1, -1), (-1,)))
-    if seen.key_mask is not None:
-        begins = seen.key_mask[:, 1:] & ~seen.key_mask[:, :-1]
-        consecutive = (begins.sum(1) + seen.key_mask[:, 0] <= 1).all()
-        said = (
-            "attention_mask: got one with padding between tokens, expected padding on the left or the right: this model "
-            "counts positions without it (it takes one after falloff.hf.unfuse)"
+def _of_one_query(key_mask: Tensor, heads: int) -> Band:
+    """ALiBi of the last token by key, (B, H, 1, M) from the last key back: how many tokens lie behind each."""
+    tokens = key_mask.cumsum(-1)
+    behind = (tokens[:, -1:] - tokens).flip(-1)
+    slopes = alibi_slopes(heads, key_mask.device)
+    return Band((slopes[:, None, None] * -behind[:, None, None]).float())
+
+
+def _skipped(key_mask: Tensor | None) -> Tensor | None:
+    """Where padding lies between tokens, how much of it follows each, (B, M): by so much ALiBi by place is too low."""
+    if key_mask is None:
+        return None
+    padding_before = (~key_mask).cumsum(-1).masked_fill(~key_mask, 0)
+    skipped = (padding_before.amax(-1, keepdim=True) - padding_before).masked_fill(~key_mask, 0)
+    if torch.compiler.is_compiling():
+        torch._assert_async(
+            ~skipped.any(),
+            "attention_mask: got one with padding between tokens, expected padding on the left or the right: a compiled "
+            "model has ALiBi by place alone (it takes one where it is not compiled)",
         )
-        if torch.compiler.is_compiling():
-            torch._assert_async(consecutive, said)
-        elif not consecutive:
-            raise ValueError(said)
-    return _by_offset(query, key, seen)
+        return None
+    return skipped if bool(skipped.any()) else None
+
+
+def _channels(skipped: Tensor, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """More dimensions of the head for query (H, 1, C) and key (B, 1, M, C), whose scaled product is slope * skipped.
+
+    In half precision neither factor fits a number: the slope is a sum of three, and what was skipped has digits of base 256.
+    """
+    slopes, dtype = alibi_slopes(query.shape[1], query.device) / scale, query.dtype
+    if dtype in (torch.float32, torch.float64):
+        return slopes.to(dtype)[:, None, None], skipped.to(dtype)[:, None, :, None]
+    terms = []
+    for _ in range(3):
+        terms.append(slopes.to(dtype))
+        slopes = slopes - terms[-1].double()
+    of_query, of_key = [], []
+    for digit in range((skipped.shape[1].bit_length() + 7) // 8):
+        share = 16**digit  # of 256 ** digit: float16 ends at 65504
+        of_query += [term * share for term in terms]
+        of_key += [(((skipped >> 8 * digit) & 255) * share).to(dtype)] * len(terms)
+    return torch.stack(of_query, -1)[:, None], torch.stack(of_key, -1)[:, None]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, by_key: tuple[()] | tuple[Tensor, Tensor], *more: Any) -> Tensor:
+    """`attend` with a bias by key, if any: as more dimensions of the head, of query (H, 1, C) and key (B, H, M, C)."""
+    if not by_key:
+        return attend(query, key, value, *more)
+    of_query, of_key = (
+        channels.expand(*tensor.shape[:-1], -1) for channels, tensor in zip(by_key, (query, key), strict=True)
+    )
+    return attend(torch.cat([query, of_query], -1), torch.cat([key, of_key], -1), value, *more)
 
 
 def _by_offset(query: Tensor, key: Tensor, seen: Seen) -> Form:
@@ -172,18 +214,10 @@ class FusedFalcon(_OneMatrix):
         query, key, value = (tensor.transpose(1, 2) for tensor in heads)
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
-        batch, num_keys = key.shape[0], key.shape[2]
         key, value = (tensor.expand(-1, self.num_heads, -1, -1) for tensor in (key, value))
-        by_key = alibi.reshape(batch, self.num_heads, num_keys, 1)
-        out = attend(
-            torch.cat([query, torch.ones_like(query[..., :1])], -1),
-            torch.cat([key, by_key], -1),
-            torch.cat([value, torch.zeros_like(by_key)], -1),
-            None,
-            told(attention_mask),
-            self.inv_norm_factor,
-            self.dropout_now(),
-        )[..., : self.head_dim]
+        by_key = alibi.new_ones(1), alibi.reshape(*key.shape[:3], 1)
+        seen = told(attention_mask)
+        out = _attend(query, key, value, by_key, None, seen, self.inv_norm_factor, self.dropout_now())
         return self.dense(out.transpose(1, 2).reshape(hidden_states.shape)), None
 
     @staticmethod

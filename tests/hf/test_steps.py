@@ -1,0 +1,70 @@
+"""One-token steps behind a cache beside the whole text at once: the same attention, whatever the dtype."""
+
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+import transformers
+
+from falloff import hf
+from falloff.hf import checking
+
+STEPS = 5
+
+
+def model_of(family):
+    if family == "bloom":  # long enough that bfloat16 cannot hold slope * position: eager's error is 13 times ours
+        config = transformers.BloomConfig(vocab_size=80, hidden_size=64, n_layer=2, n_head=8, initializer_range=0.2)
+        return transformers.BloomForCausalLM(config), 1900
+    return checking.MODELS[family](), 60 if family == "switch" else 400  # its experts drop tokens of longer texts
+
+
+def last_logits(model, ids, mask, *, steps):
+    """Of the last STEPS tokens."""
+    decoder, behind = model.config.is_encoder_decoder, {}
+    tokens = "decoder_input_ids" if decoder else "input_ids"
+    if decoder:
+        behind["encoder_outputs"] = model.get_encoder()(input_ids=ids[:, :30])
+    masked = "decoder_attention_mask" if decoder else "attention_mask"
+
+    def run(start, stop, **more):
+        if mask is not None:
+            more[masked] = mask[:, :stop]
+        return model(**behind, **{tokens: ids[:, start:stop]}, **more)
+
+    length = ids.shape[1]
+    if not steps:
+        return run(0, length, use_cache=False).logits[:, -STEPS:]
+    cache = run(0, length - STEPS, use_cache=True).past_key_values
+    return torch.cat([run(i, i + 1, past_key_values=cache, use_cache=True).logits for i in range(length - STEPS, length)], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("padding", ["none", "between tokens"])
+@pytest.mark.parametrize("family", checking.MODELS)
+def test_steps_equal_the_whole(family, padding, dtype):
+    """Held against Transformers in float64; a step that rounds its bias, as eager does, has an error of its own."""
+    torch.manual_seed(0)
+    model, length = model_of(family)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "relative_attention_bias" in name or name.endswith("rel_logits_proj.proj"):
+                parameter.normal_()
+    model = model.eval().to(dtype)
+    ids, mask = torch.randint(2, 80, (1, length)), None
+    if padding != "none":
+        mask = torch.ones_like(ids)
+        # Less than Inkling's window, or in float64 eager attention makes NaN of rows that see nothing.
+        mask[0, length // 2 : length // 2 + (600 if family == "bloom" else 10)] = 0
+    fused = copy.deepcopy(model)
+    hf.fuse(fused)
+    with torch.no_grad():
+        exact = last_logits(model.double(), ids, mask, steps=False)
+        whole, steps = (
+            (last_logits(fused, ids, mask, steps=steps).double() - exact).square().mean().sqrt() for steps in (False, True)
+        )
+    assert steps <= 2 * whole
+    assert whole <= (1e-5 if dtype == torch.float32 else 0.06) * exact.square().mean().sqrt()
