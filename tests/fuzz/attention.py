@@ -1,0 +1,589 @@
+"""A fuzzer of `falloff.attention`: random calls, held against the definition in float64.
+
+    python tests/fuzz/attention.py --cases 10000 --seed 1        all that this machine has, on all its cores
+    python tests/fuzz/attention.py --seed 1 --case 45            one case alone, told in full
+    python tests/fuzz/attention.py --impl cpu --isa avx2         one instruction set
+
+A case is made of its seed and number alone. Each is held against every target that serves it: `cpu` once for each
+instruction set, `blockwise`, `reference`, and `triton` if asked for. Exit status 1 if any case failed.
+
+What must hold:
+- output, log-sum-exp and every gradient are those of the definition, within rounding (see definition.py), or within four
+  times the error that the dense formula makes in plain torch in the call's dtype;
+- a row that may attend to nothing is zero, its log-sum-exp -inf, its gradients zero;
+- a row that sees a NaN is NaN. It reaches no other batch entry and no other key head. Rows from which a key that is not
+  finite is hidden by causal, window or documents alone are not looked at;
+- a key that `key_mask` hides may hold anything: nothing of it reaches any result, and its gradients are zero;
+- the same call gives the same bits again, and changes none of its inputs.
+"""
+
+import argparse
+import multiprocessing
+import os
+import queue
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+
+from falloff import attention
+from falloff.ops import cpu
+from falloff.ops.dropout import new_seed
+from fuzz import biases, definition
+from fuzz.draw import Draw
+
+NAN, INF = float("nan"), float("inf")
+
+
+@dataclass
+class Case:
+    """One call, and what is known of it."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    bias: biases.Bias
+    place: biases.Place
+    settings: dict
+    grad_out: torch.Tensor | None
+    grad_lse: torch.Tensor | None
+    needed: list
+    dropout_seed: int
+    threads: int
+    repeat: bool
+
+    def __str__(self):
+        tensors = ", ".join(
+            f"{name} {tuple(t.shape)} strides {t.stride()}"
+            for name, t in (("query", self.query), ("key", self.key), ("value", self.value))
+        )
+        masks = {
+            name: value.tolist() if isinstance(value, torch.Tensor) and value.numel() < 200 else value
+            for name, value in self.settings.items()
+        }
+        back = [name for name in ("grad_out", "grad_lse") if getattr(self, name) is not None]
+        needs = ["query", "key", "value", "bias"]
+        needs = [name for name, needed in zip(needs, self.needed, strict=True) if needed]
+        return f"{self.query.dtype}: {tensors}; bias {self.bias.words}; {masks}; {' and '.join(back)} to {', '.join(needs)}"
+
+
+EDGES = [47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 191, 192, 193, 255, 256, 257]
+
+
+def _sizes(draw):
+    """B, H, G, N, M, D."""
+    kind = draw.pick(["small", "edge", "skipping", "decoding", "wide", "empty"], [75, 9, 4, 3, 4, 1])
+    heads = draw.pick([(1, 1), (2, 1), (2, 2), (3, 1), (4, 2), (6, 2), (3, 3), (8, 1)], [4, 3, 4, 1, 2, 1, 1, 0.5])
+    batch = draw.pick([1, 2, 3], [3, 2, 1])
+    head_size = draw.pick([draw.integer(1, 17), draw.pick([16, 17, 24, 32, 33, 64])], [4, 1])
+    if kind == "small":
+        size = lambda: draw.pick([1, draw.integer(1, 9), draw.integer(1, 41), draw.integer(30, 71)], [1, 3, 4, 1])  # noqa: E731
+        num_queries, num_keys = size(), size()
+    elif kind == "edge":
+        batch, heads = 1, draw.pick([(1, 1), (2, 1), (2, 2)])
+        num_queries, num_keys = draw.pick([*EDGES, draw.integer(1, 60)]), draw.pick([*EDGES, 511, 512, 513])
+    elif kind == "skipping":
+        batch, heads = draw.pick([1, 2], [3, 1]), draw.pick([(1, 1), (2, 1), (2, 2)])
+        num_queries, num_keys = draw.integer(32, 110), draw.integer(257, 600)
+        head_size = draw.integer(1, 17)
+    elif kind == "decoding":
+        batch, heads = draw.pick([1, 2]), draw.pick([(1, 1), (2, 1), (4, 2)])
+        num_queries, num_keys = draw.pick([1, 2, 4, 5]), draw.integer(200, 2600)
+    elif kind == "wide":
+        batch, heads = 1, draw.pick([(1, 1), (2, 1), (2, 2)])
+        head_size = draw.pick([64, 65, 80, 128, 160, 255, 256])
+        num_queries, num_keys = draw.integer(1, 40), draw.integer(1, 70)
+    else:
+        num_queries, num_keys = draw.pick([(0, 5), (5, 0), (0, 0), (3, 4)], [1, 3, 1, 1])
+        batch = draw.pick([0, 1, 2], [1, 2, 2])
+    if kind != "decoding" and num_queries > 0 and draw.chance(0.4):
+        num_keys = num_queries if kind != "skipping" else num_keys
+    return batch, *heads, num_queries, num_keys, head_size, kind
+
+
+def _masks(draw, batch, num_queries, num_keys):
+    settings = {}
+    if draw.chance(0.5):
+        settings["causal"] = True
+    if draw.chance(0.3):
+        settings["window"] = draw.pick([1, draw.integer(1, num_keys + 6), draw.integer(1, 9)])
+    if draw.chance(0.3) and num_keys:
+        kind = draw.pick(["bits", "left", "right", "few"])
+        length = np.array([draw.integer(0, num_keys + 1) for _ in range(batch)])[:, None]
+        index = np.arange(num_keys)[None]
+        mask = {
+            "bits": draw.uniform(0, 1, batch, num_keys) < 0.6,
+            "left": index >= num_keys - length,
+            "right": index < length,
+            "few": draw.uniform(0, 1, batch, num_keys) < 0.05,
+        }[kind]
+        settings["key_mask"] = draw.laid_out(torch.from_numpy(np.ascontiguousarray(mask)))
+    if num_queries == num_keys and draw.chance(0.35):
+        ids = draw.integers(-1, 4, batch, num_keys)
+        ids = np.sort(ids) if draw.chance(0.7) else ids
+        dtype = draw.pick([torch.int64, torch.int32, torch.int16], [3, 1, 1])
+        settings["document_ids"] = draw.laid_out(torch.from_numpy(ids).to(dtype))
+        if draw.chance(0.2):
+            settings["query_start"] = 0
+    elif draw.chance(0.4):
+        far = draw.pick([draw.integer(-num_keys - 5, num_keys + 6), 400, 100_000, -70], [8, 1, 0.5, 1])
+        settings["query_start"] = far
+    return settings
+
+
+def _numbers(draw, shape, dtype, size):
+    """Normal numbers; now and then some that are the same for all batch entries or heads, without memory of their own."""
+    if draw.chance(0.06) and 0 not in shape:
+        axes = draw.pick([(0,), (1,), (0, 1)])
+        part = draw.normal(*(1 if axis in axes else length for axis, length in enumerate(shape))) * size
+        return torch.from_numpy(part).to(dtype).expand(shape)
+    return draw.laid_out(torch.from_numpy(draw.normal(*shape) * size).to(dtype))
+
+
+def _adversaries(draw, tensors, kind):
+    """Large logits, tiny norms, a late maximum: in place, before anything is read of the tensors."""
+    query, key, value = tensors
+    if any(tensor.numel() == 0 or 0 in tensor.stride() for tensor in tensors) or query.dtype == torch.float16:
+        return
+    what = draw.pick(["none", "large", "late maximum", "large values", "tiny", "ties"], [14, 1, 2, 1, 0.5, 1])
+    if what == "large":
+        query.mul_(draw.pick([8, 100, 3000]))
+    elif what == "late maximum":
+        key[..., draw.integer(0, key.shape[2]), :].mul_(draw.pick([20, 200]))
+    elif what == "large values":
+        value[..., : draw.integer(1, value.shape[2] + 1), :].mul_(1e4)
+    elif what == "tiny":
+        key.mul_(1e-30)
+    elif what == "ties":  # many equal scores
+        query.round_()
+        key.round_()
+
+
+def make(seed, case):
+    """The case of that number, by its seed and number alone."""
+    draw = Draw(seed, case)
+    batch, heads, groups, num_queries, num_keys, head_size, kind = _sizes(draw)
+    dtype = draw.pick([torch.float32, torch.bfloat16, torch.float64, torch.float16], [10, 6, 1, 1])
+    draw.wide = torch.float64 if dtype == torch.float64 else torch.float32
+    settings = _masks(draw, batch, num_queries, num_keys)
+    start = settings.get("query_start")
+    place = biases.Place(
+        batch,
+        heads,
+        num_queries,
+        num_keys,
+        num_keys - num_queries if start is None else start,
+        definition.text_starts(num_queries, settings.get("key_mask"), settings.get("document_ids")),
+    )
+    bias = biases.bias(draw, place)
+    tensors = [
+        _numbers(draw, shape, dtype, draw.pick([1, 3, 0.1], [6, 1, 1]))
+        for shape in [(batch, heads, num_queries, head_size), *[(batch, groups, num_keys, head_size)] * 2]
+    ]
+    _adversaries(draw, tensors, kind)
+    if draw.chance(0.3):
+        settings["scale"] = draw.pick([0.0, 1.0, -0.5, 0.3, 5.0], [1, 3, 3, 3, 1])
+    if bias.given() is not None and draw.chance(0.2) and bool(all(leaf.isfinite().all() for leaf in bias.leaves)):
+        settings["bias_scale"] = draw.pick([head_size**-0.5, -1.3, 0.0, 3])
+    if draw.chance(0.2):
+        settings["dropout_p"] = draw.pick([0.1, 0.5, 1.0], [3, 3, 0.5])
+    back = draw.pick(["both", "out", "lse"], [5, 4, 1])
+    grad_out = _numbers(draw, tensors[0].shape, dtype, 1) if back != "lse" else None
+    lse_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    grad_lse = _numbers(draw, (1, *tensors[0].shape[:3]), lse_dtype, 1)[0] if back != "out" else None
+    all_needed = draw.chance(0.8)
+    needed = [all_needed or draw.chance(0.5) for _ in range(4)]
+    _spoil(draw, tensors, settings)
+    for tensor, need in zip(tensors, needed, strict=False):
+        tensor.requires_grad_(need)
+    for leaf in bias.leaves:
+        leaf.requires_grad_(needed[3])
+    threads = 2 if draw.chance(0.02) else 1
+    return Case(
+        *tensors, bias, place, settings, grad_out, grad_lse, needed, draw.integer(0, 2**62), threads, draw.chance(0.03)
+    )
+
+
+def _spoil(draw, tensors, settings):
+    """NaN and infinities, here and there; in what `key_mask` hides, anything."""
+    query, key, value = tensors
+    if any(tensor.numel() == 0 or 0 in tensor.stride() for tensor in tensors):
+        return
+    place = lambda tensor: tuple(draw.integer(0, size) for size in tensor.shape)  # noqa: E731
+    if draw.chance(0.04):
+        target = draw.pick([query, key, value])
+        at = place(target)
+        mask = settings.get("key_mask")
+        if target is query or mask is None or bool(mask[at[0], at[2]]):
+            target[at] = draw.pick([NAN, INF, -INF], [3, 1, 1])
+    if "key_mask" in settings and HIDDEN_KEYS_MAY_HOLD_ANYTHING and draw.chance(0.4):
+        hidden = ~settings["key_mask"][:, None, :, None]
+        for target in draw.pick([[key], [value], [key, value]]):
+            anything = [NAN, INF, -INF, 3e38 if target.dtype != torch.float16 else 6e4]
+            target.masked_fill_(hidden, draw.pick(anything))
+
+
+HIDDEN_KEYS_MAY_HOLD_ANYTHING = False
+"""To be True when every implementation keeps it."""
+
+
+@dataclass
+class Expected:
+    """What the definition gives, its tolerances, and where it says nothing (False): by name."""
+
+    values: dict
+    tolerances: dict
+    checked: dict
+
+
+def _finite(tensor):
+    return torch.nan_to_num(tensor, 0.0, 0.0, 0.0)
+
+
+def expect(case, dtype=torch.float64):
+    """The definition, in float64; or in another dtype, as plain torch would compute it."""
+    query, key, value = (tensor.detach().to(dtype) for tensor in (case.query, case.key, case.value))
+    settings, place = case.settings, case.place
+    key_mask = settings.get("key_mask")
+    if key_mask is not None:  # what is hidden reaches nothing, whatever it is
+        key, value = (tensor.where(key_mask[:, None, :, None], 0.0) for tensor in (key, value))
+    given = query, key, value
+    query, key, value = (_finite(tensor) for tensor in given)
+
+    wide = torch.promote_types(dtype, torch.float32)
+    leaves = [leaf.detach().to(wide).requires_grad_(case.needed[3]) for leaf in case.bias.leaves]
+    bias = size = None
+    if case.bias.given() is not None:
+        factor = settings.get("bias_scale", 1.0)
+        bias, size = case.bias.dense(leaves)
+        bias = factor * bias
+        size = bias.detach().abs() if size is None else abs(factor) * size.detach()
+        if factor != 1 and not FORMS_ARE_SCALED_IN_FULL_PRECISION:
+            coarse = max((torch.finfo(leaf.dtype).eps for leaf in case.bias.leaves), default=0)
+            size = size * max(coarse / torch.finfo(torch.float32).eps, 1)
+    shape = (place.batch, place.heads, place.num_queries, place.num_keys)
+    shown = definition.seen(
+        shape,
+        place.query_start,
+        settings.get("causal", False),
+        settings.get("window"),
+        key_mask,
+        settings.get("document_ids"),
+    )
+    kept = None
+    probability = settings.get("dropout_p", 0.0)
+    if probability > 0:
+        torch.default_generator.manual_seed(case.dropout_seed)
+        kept = definition.keep(int(new_seed(torch.device("cpu"))), probability, shape).to(dtype)
+        kept = kept / (1 - probability) if probability < 1 else kept
+    scale = settings.get("scale", query.shape[3] ** -0.5)
+    grad_out = torch.zeros_like(query) if case.grad_out is None else case.grad_out.to(dtype)
+    grad_lse = torch.zeros_like(query[..., 0]) if case.grad_lse is None else case.grad_lse.to(dtype)
+    skips = place.num_queries >= 32 and place.num_keys > 256
+    rounding = definition.Rounding.of(case.query.dtype, skips)
+    with torch.no_grad():
+        values, tolerances = definition.attend(
+            query,
+            key,
+            value,
+            None if bias is None else bias.detach().to(dtype),
+            None if size is None else size.to(dtype),
+            shown,
+            scale,
+            kept,
+            grad_out,
+            grad_lse,
+            rounding,
+        )
+    _bias_gradients(case, bias, leaves, values, tolerances)
+    return _not_finite(case, given, shown, Expected(values, tolerances, {}))
+
+
+FORMS_ARE_SCALED_IN_FULL_PRECISION = False
+"""To be True when bias_scale is multiplied in the precision of the scores."""
+
+
+def _bias_gradients(case, bias, leaves, values, tolerances):
+    """The gradients of the leaves, in the place of that of the dense bias."""
+    grad_bias, tolerance = values.pop("bias"), tolerances.pop("bias")
+    if not case.needed[3] or not leaves or not bias.requires_grad:
+        return
+    # What the bias is of is shared by entries and heads: their gradients are added up.
+    sum_to = lambda tensor: tensor.sum_to_size(bias.shape)  # noqa: E731
+    grad_bias, tolerance = (sum_to(tensor).to(bias.dtype) for tensor in (grad_bias, tolerance))
+    differentiated = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def back(grad, bias=bias):
+        return torch.autograd.grad(
+            bias, differentiated, grad, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+
+    exact = back(grad_bias)
+    # Errors of both signs, and all of one sign: where the derivatives are of one sign, the second is the most there can be.
+    generator = torch.Generator().manual_seed(case.dropout_seed)
+    mixed = [torch.randint(0, 2, shape, generator=generator) * 2.0 - 1 for shape in (bias.shape, (*bias.shape[:2], 1, 1))]
+    errors = [back(tolerance), *(back(tolerance * sign) for sign in mixed)]
+    if case.bias.part is not None:
+        part = case.settings.get("bias_scale", 1.0) * case.bias.part(leaves)
+        errors += [back(tolerance, part), *(back(tolerance * sign, part) for sign in mixed)]
+    linear = case.bias.words.startswith(("Strip", "Band", "t5", "per-offset"))
+    factor = abs(case.settings.get("bias_scale", 1.0))
+    for place, (grad, *pushed) in enumerate(zip(exact, *errors, strict=True)):
+        error = torch.stack(pushed).abs().amax(0)
+        if error.numel() == 0:
+            continue
+        if not linear:  # the leaf counts as one
+            error = 2 * error.amax().expand_as(error)
+        stored = torch.finfo(case.bias.leaves[place].dtype).eps
+        name = f"bias leaf {place}"
+        values[name] = grad
+        tolerances[name] = error + stored * (grad.abs() if linear else grad.abs().amax()) + 1e-37 * (1 + factor)
+
+
+def _not_finite(case, given, shown, expected):
+    """What NaN and infinities do, and where nothing is said about them."""
+    values, checked = expected.values, expected.checked
+    for name, tensor in values.items():
+        checked[name] = torch.ones_like(tensor, dtype=torch.bool)
+    if all(bool(tensor.isfinite().all()) for tensor in given):
+        if case.bias.bends is not None and case.needed[3] and case.bias.bends(
+            [leaf.detach().double() for leaf in case.bias.leaves]
+        ):
+            for name in values:
+                if name.startswith("bias"):
+                    checked[name] = torch.zeros_like(checked[name])
+        return expected
+    query, key, value = given
+    fold = query.shape[1] // key.shape[1]
+    spoilt_key, spoilt_value = (~tensor.isfinite().all(-1).repeat_interleave(fold, 1) for tensor in (key, value))
+    own = ~query.isfinite().all(-1)
+    shown = shown.expand(-1, query.shape[1], -1, -1)
+    touched = lambda spoilt, where: (where & spoilt[:, :, None, :]).any(-1)  # noqa: E731  # (B, H, N)
+    sees_key, sees_value = touched(spoilt_key, shown), touched(spoilt_value, shown)
+    hidden = touched(spoilt_key | spoilt_value, ~shown)
+    sees_any = shown.any(-1)
+    nan = lambda tensor: tensor.isnan().any(-1)  # noqa: E731
+    nan_key = touched(nan(key).repeat_interleave(fold, 1), shown)
+    row_is_nan = (nan_key | (nan(query) & sees_any)) & ~hidden
+    values["lse"] = values["lse"].where(~row_is_nan, NAN)
+    values["out"] = values["out"].where(~row_is_nan[..., None], NAN)
+    nan_channel = (shown[..., None] & value.isnan().repeat_interleave(fold, 1)[:, :, None]).any(-2)
+    values["out"] = values["out"].where(~nan_channel, NAN)
+    other_key = sees_key & ~nan_key | own & ~nan(query)  # infinite: whatever comes of it
+    infinite_channel = (shown[..., None] & value.isinf().repeat_interleave(fold, 1)[:, :, None]).any(-2)
+    checked["lse"] &= ~(hidden | other_key)
+    checked["out"] &= ~(hidden | other_key)[..., None] & ~(infinite_channel & ~nan_channel)
+    # Gradients: a key head that holds one, or meets one, is not looked at.
+    spoilt_head = (spoilt_key | spoilt_value | False).any(-1).unflatten(1, (-1, fold)).any(-1)  # (B, G)
+    spoilt_query = own.any(-1).unflatten(1, (-1, fold)).any(-1)
+    for name in ("key", "value"):
+        checked[name] &= ~(spoilt_head | spoilt_query)[..., None, None]
+    spoilt_rows = spoilt_head.repeat_interleave(fold, 1)[..., None] | own
+    checked["query"] &= ~spoilt_rows[..., None]
+    for name in values:
+        if name.startswith("bias"):
+            checked[name] = torch.zeros_like(checked[name])
+    return expected
+
+
+def call(case, impl, threads=1):
+    """What falloff gives, by the names of `Expected`."""
+    torch.default_generator.manual_seed(case.dropout_seed)
+    torch.set_num_threads(threads)
+    out, lse = attention(case.query, case.key, case.value, case.bias.given(), impl=impl, return_lse=True, **case.settings)
+    results = {"out": out.detach(), "lse": lse.detach()}
+    inputs = {"query": case.query, "key": case.key, "value": case.value}
+    inputs |= {f"bias leaf {place}": leaf for place, leaf in enumerate(case.bias.leaves)}
+    inputs = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
+    back = [(result, grad) for result, grad in ((out, case.grad_out), (lse, case.grad_lse)) if grad is not None]
+    back = [(result, grad) for result, grad in back if result.requires_grad]
+    if inputs and back:
+        outputs, grad_outputs = zip(*back, strict=True)
+        grads = torch.autograd.grad(outputs, list(inputs.values()), grad_outputs, allow_unused=True)
+        results |= zip(inputs, grads, strict=True)
+    return results
+
+
+def compare(case, expected, got):
+    """What is wrong, as lines."""
+    wrong, plain = [], None
+    for name, want in expected.values.items():
+        tensor, needed = got.get(name), name in got
+        if tensor is None and (not needed or not bool(want.any())):
+            continue
+        if tensor is None or tensor.shape != want.shape or tensor.dtype != _dtype(case, name):
+            wrong.append(f"{name}: got {None if tensor is None else (tensor.dtype, tuple(tensor.shape))}")
+            continue
+        tensor, tolerance = tensor.double(), expected.tolerances[name]
+        if _fits(tensor, want, tolerance, expected.checked[name]).all():
+            continue
+        # Rounding may count for more than was worked out: see how far off plain torch is, in the same dtype.
+        plain = plain or expect(case, case.query.dtype).values
+        theirs = torch.nan_to_num((plain[name].double() - want).abs(), 0.0, 0.0, 0.0)
+        tolerance = tolerance + 4 * theirs.max()
+        fits = _fits(tensor, want, tolerance, expected.checked[name])
+        if not fits.all():
+            at = tuple((~fits).nonzero()[0].tolist())
+            wrong.append(
+                f"{name}: {int((~fits).sum())} of {fits.numel()} wrong; at {at} got {tensor[at].item():.9g}, expected "
+                f"{want[at].item():.9g} within {tolerance[at].item():.3g}"
+            )
+    return wrong
+
+
+def _dtype(case, name):
+    if name == "lse":
+        return torch.promote_types(case.query.dtype, torch.float32)
+    return case.bias.leaves[int(name.split()[-1])].dtype if name.startswith("bias") else case.query.dtype
+
+
+def _fits(got, want, tolerance, checked):
+    return ((got - want).abs() <= tolerance) | (got == want) | (got.isnan() & want.isnan()) | ~checked
+
+
+def _refused(error):
+    """Whether an implementation said that it cannot serve the call, as it may."""
+    return isinstance(error, ValueError) and "which cannot serve this call" in str(error)
+
+
+def check(case, expected, impl):
+    """What is wrong with one implementation, as lines; None where it does not serve the case."""
+    try:
+        before = [t.detach().clone() for t in (case.query, case.key, case.value)] if case.repeat else []
+        got = call(case, impl, case.threads)
+        wrong = compare(case, expected, got)
+        if case.repeat:
+            again = call(case, impl)
+            for name, tensor in got.items():
+                if tensor is not None and not torch.equal(_bits(tensor), _bits(again[name])):
+                    wrong.append(f"{name}: not the same bits again")
+            for tensor, was in zip((case.query, case.key, case.value), before, strict=True):
+                if not torch.equal(_bits(tensor.detach()), _bits(was)):
+                    wrong.append("an input was changed")
+        return wrong
+    except Exception as error:
+        if _refused(error):
+            return None
+        return [f"{type(error).__name__}: {error}"]
+
+
+def _bits(tensor):
+    return torch.nan_to_num(tensor, 1.25, 2.5, 5.0)
+
+
+def targets(impls, isas):
+    """(label, impl, instruction set): the CPU's kernels once for each instruction set."""
+    for impl in impls:
+        for isa in isas if impl == "cpu" else [None]:
+            yield (f"cpu/{isa}" if isa else impl), impl, isa
+
+
+def run(seed, case_number, chosen):
+    """Target -> what is wrong with it in this case (None: it does not serve it), and the case."""
+    case, found = "not made", {}
+    try:
+        case = make(seed, case_number)
+        expected = expect(case)
+    except Exception:
+        return case, {"the fuzzer itself": [traceback.format_exc()]}
+    for label, impl, isa in chosen:
+        if isa is not None:
+            os.environ["FALLOFF_CPU_ISA"] = isa
+        found[label] = check(case, expected, impl)
+    return case, found
+
+
+def _settle():
+    """Uninitialised memory is NaN, so that an element that nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", RuntimeWarning)
+
+
+def _work(seed, numbers, chosen, results, current):
+    _settle()
+    for number in numbers:
+        current.value = number
+        case, found = run(seed, number, chosen)
+        told = {label: wrong for label, wrong in found.items() if wrong}
+        results.put((number, {label: wrong is not None for label, wrong in found.items()}, told, str(case) if told else ""))
+    results.put(None)
+
+
+def fuzz(seed, first, cases, chosen, jobs):
+    """Run cases on `jobs` processes, tell of each failure at once, and return how many there were."""
+    context = multiprocessing.get_context("fork")
+    results, workers = context.Queue(), []
+    for job in range(jobs):
+        current = context.Value("q", -1)
+        numbers = range(first + job, first + cases, jobs)
+        worker = context.Process(target=_work, args=(seed, numbers, chosen, results, current), daemon=True)
+        worker.start()
+        workers.append((worker, current))
+    served, failed, done, finished = dict.fromkeys((label for label, *_ in chosen), 0), 0, 0, 0
+    start = said = time.monotonic()
+    while finished < jobs:
+        try:
+            result = results.get(timeout=1)
+        except queue.Empty:
+            for worker, current in workers:
+                if worker.exitcode:
+                    print(f"case {current.value}: the process died with {worker.exitcode}; {_again(seed, current.value)}")
+                    return failed + 1
+            continue
+        if result is None:
+            finished += 1
+            continue
+        number, serves, told, words = result
+        done += 1
+        for label in served:
+            served[label] += serves.get(label, False)
+        for label, wrong in told.items():
+            print(f"case {number} on {label}: " + "; ".join(wrong) + f"\n    {words}\n    {_again(seed, number)}", flush=True)
+        failed += bool(told)
+        if time.monotonic() - said > 30:
+            said = time.monotonic()
+            print(f"{done} of {cases} cases, {failed} wrong, {done / (said - start):.0f} a second", flush=True)
+    counts = ", ".join(f"{label} {count}" for label, count in served.items())
+    print(f"seed {seed}: {done} cases, {failed} wrong, in {time.monotonic() - start:.0f} s; served by {counts}")
+    return failed
+
+
+def _again(seed, number):
+    return f"python tests/fuzz/attention.py --seed {seed} --case {number}"
+
+
+def main():
+    """The command line."""
+    sets = cpu._module().instruction_sets() if cpu.unavailable() is None else []
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=10_000, help="how many [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case [%(default)s]")
+    parser.add_argument("--case", type=int, help="this case alone, told in full")
+    parser.add_argument("--impl", nargs="*", default=["cpu", "blockwise", "reference"], help="implementations %(default)s")
+    parser.add_argument("--isa", nargs="*", default=sets, help="instruction sets of cpu %(default)s")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes [%(default)s]")
+    settings = parser.parse_args()
+    chosen = list(targets(settings.impl, settings.isa))
+    if settings.case is None:
+        return bool(fuzz(settings.seed, settings.first, settings.cases, chosen, settings.jobs))
+    _settle()
+    case, found = run(settings.seed, settings.case, chosen)
+    print(case)
+    for label, wrong in found.items():
+        print(f"{label}: " + ("does not serve it" if wrong is None else "\n    ".join(wrong) or "right"))
+    return any(found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
