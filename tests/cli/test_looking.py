@@ -354,6 +354,7 @@ def test_bad_input_is_one_line_and_status_2(falloff, arguments, message):
         ("0 X X\n1 0 X\n", "expected a square"),
         ("0 X\none 0\n", "row 1, column 0 reads 'one'"),
         ("0 nan\n1 0\n", "reads 'nan'"),
+        ("hello\nworld 1\n", "row 1 has 2 cells and row 0 has 1"),
         (b"\x89PNG\r\n\x1a\n\x00", "binary"),
         (b"\xff\xfe0\x00", "binary"),
         ('"0,X\n1,0\n', "cannot be read as CSV"),

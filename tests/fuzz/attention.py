@@ -268,7 +268,7 @@ def expect(case, dtype=torch.float64):
         size = bias.detach().abs() if size is None else abs(factor) * size.detach()
         if factor != 1 and not FORMS_ARE_SCALED_IN_FULL_PRECISION:
             coarse = max((torch.finfo(leaf.dtype).eps for leaf in case.bias.leaves), default=0)
-            size = size * max(coarse / torch.finfo(torch.float32).eps, 1)
+            size = size * max(coarse / torch.finfo(torch.promote_types(case.query.dtype, torch.float32)).eps, 1)
     shape = (place.batch, place.heads, place.num_queries, place.num_keys)
     shown = definition.seen(
         shape,
@@ -330,13 +330,15 @@ def _bias_gradients(case, bias, leaves, values, tolerances):
     # Errors of both signs, and all of one sign: where the derivatives are of one sign, the second is the most there can be.
     generator = torch.Generator().manual_seed(case.dropout_seed)
     mixed = [torch.randint(0, 2, shape, generator=generator) * 2.0 - 1 for shape in (bias.shape, (*bias.shape[:2], 1, 1))]
+    sizes = [grad.abs() for grad in exact]
     errors = [back(tolerance), *(back(tolerance * sign) for sign in mixed)]
     if case.bias.part is not None:
         part = case.settings.get("bias_scale", 1.0) * case.bias.part(leaves)
         errors += [back(tolerance, part), *(back(tolerance * sign, part) for sign in mixed)]
+        sizes = [torch.maximum(*(grad.abs() for grad in grads)) for grads in zip(exact, back(grad_bias, part), strict=True)]
     linear = case.bias.words.startswith(("Strip", "Band", "t5", "per-offset"))
     factor = abs(case.settings.get("bias_scale", 1.0))
-    for place, (grad, *pushed) in enumerate(zip(exact, *errors, strict=True)):
+    for place, (grad, largest, *pushed) in enumerate(zip(exact, sizes, *errors, strict=True)):
         error = torch.stack(pushed).abs().amax(0)
         if error.numel() == 0:
             continue
@@ -345,7 +347,7 @@ def _bias_gradients(case, bias, leaves, values, tolerances):
         stored = torch.finfo(case.bias.leaves[place].dtype).eps
         name = f"bias leaf {place}"
         values[name] = grad
-        tolerances[name] = error + stored * (grad.abs() if linear else grad.abs().amax()) + 1e-37 * (1 + factor)
+        tolerances[name] = error + stored * (largest if linear else largest.amax()) + 1e-37 * (1 + factor)
 
 
 def _not_finite(case, given, shown, expected):

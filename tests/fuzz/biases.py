@@ -244,13 +244,16 @@ def sandwich(draw, place):
     dim, first = draw.pick([2, 8, 128]), draw.pick([1, 0])
     scheme = SCHEMES["sandwich"](place.heads, dim, first=first)
 
-    def values_at(leaves, offsets):
+    def values_at(offsets, sizes=False):  # as an angle is rounded, so is its cosine
         k = torch.arange(first, first + dim // 2, dtype=torch.float64)
         angles = offsets.double()[:, None] / 10000 ** (2 * k / dim)
-        similarity = angles.cos().sum(-1) - dim / 2
-        return torch.stack([similarity / (8 * h / place.heads) for h in range(1, place.heads + 1)])
+        parts = angles.abs() + 2 if sizes else angles.cos() - 1
+        return torch.stack([parts.sum(-1) / (8 * h / place.heads) for h in range(1, place.heads + 1)])
 
-    return _of_scheme(draw, scheme, place, values_at, f"sandwich {dim} first={first}")
+    def dense(leaves):
+        return place.of_offset(values_at), place.of_offset(lambda n: values_at(n, sizes=True))
+
+    return _of_scheme(draw, scheme, place, None, f"sandwich {dim} first={first}", dense)
 
 
 def tisa(draw, place):
@@ -332,7 +335,7 @@ def profile_mixture(draw, place):
 
 
 class Waves(Scheme):
-    """Defines `at` alone, in float32 whatever is asked."""
+    """Defines `at` alone, and may say how far it reaches."""
 
     def __init__(self, heads, reach):
         super().__init__()
@@ -342,7 +345,8 @@ class Waves(Scheme):
     def at(self, offsets):
         if self.reach is not None:
             offsets = offsets.clamp(-self.reach, self.reach)
-        return self.height[:, None] * torch.cos(0.37 * offsets)
+        height = self._raised(self.height)
+        return height[:, None] * torch.cos(0.37 * offsets.to(height.dtype))
 
 
 class OneForAll(Scheme):
@@ -380,13 +384,13 @@ def own(draw, place):
     kind = draw.pick(["waves", "one", "rows"], [2, 1, 1 if place.text_start is not None or place.batch == 1 else 0])
     if kind == "one":
         scheme = OneForAll(heads)
-        return _of_scheme(draw, scheme, place, lambda _, offsets: (1 / (1 + offsets.abs())).expand(heads, -1), "own: one for all")
+        return _of_scheme(draw, scheme, place, lambda _, offsets: (1 / (1 + offsets.abs())).double().expand(heads, -1), "own: one for all")
     if kind == "waves":
         reach = draw.pick([None, 0, 3, 40])
 
         def values_at(leaves, offsets):
             within = offsets if reach is None else offsets.clamp(-reach, reach)
-            return leaves[0][:, None] * torch.cos(0.37 * within)
+            return leaves[0][:, None] * torch.cos(0.37 * within.double()).to(leaves[0].dtype)
 
         def dense(leaves):
             # cos in float32, of an angle as large as its offset
@@ -397,7 +401,7 @@ def own(draw, place):
     extent = draw.pick([1, 6])
 
     def dense(leaves):
-        rows = torch.arange(1, place.num_queries + 1)[:, None] / place.num_queries
+        rows = torch.arange(1.0, place.num_queries + 1, dtype=leaves[0].dtype)[:, None] / place.num_queries
         offsets = place.offsets
         inside = (offsets >= 0) & (offsets < extent)
         values = (leaves[0][:, None] * rows).gather(-1, offsets.where(inside, 0).expand(heads, -1, -1))

@@ -24,8 +24,9 @@ class Rounding:
 
     @classmethod
     def of(cls, dtype, skips=False):
-        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         summed = torch.float64 if dtype == torch.float64 else torch.float32
+        # Sums may be flushed to 0 below what is normal.
+        smallest = max(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps, 4 * torch.finfo(summed).smallest_normal)
         return cls(torch.finfo(dtype).eps / 2, torch.finfo(summed).eps / 2, smallest, skips)
 
 

@@ -33,6 +33,8 @@ THREE = [[0, None, None], [1, 0, None], [2, 1, 0]]
         ",0,1,2\n0,0,,\n1,1,0,\n2,2,1,0\n",  # as pandas writes it
         "  0 1 2\n0 0 X X\n1 1 0 X\n2 2 1 0\n",
         ",x,-,u\nx,0,,\n-,1,0,\nu,2,1,0\n",
+        ",in,1998,X\nin,0,,\n1998,1,0,\nX,2,1,0\n",  # the same tokens along both edges, whatever they look like
+        "  u e r\n0 0 X X\n1 1 0 X\n2 2 1 0\n",
     ],
 )
 def test_ways_to_write_the_same_grid(tmp_path, text):
@@ -69,6 +71,17 @@ HOSTILE = {
     "wide": (b"0 X X\n1 0 X\n", "2 rows of 3 cells, expected a square"),
     "tall": (b"0 X\n1 0\n2 1\n", "3 rows of 2 cells, expected a square"),
     "text": (b"0 X\n1 zero\n", "row 1, column 1 reads 'zero'"),
+    # A label row or column must be recognisable as one: text is no grid because a number ends it.
+    "two words over a number": (b"hello\nworld 1\n", "row 1 has 2 cells and row 0 has 1"),
+    "a table of one cell": (b"name score\nann 1\n", "row 0, column 0 reads 'name'"),
+    "a word before a number": (b"hello 1\n", "1 rows of 2 cells, expected a square"),
+    "a word over a number": (b"hello\n1\n", "2 rows of 1 cells, expected a square"),
+    "a word over two numbers": (b"hello\n0 1\n", "row 1 has 2 cells and row 0 has 1"),
+    "a number over a number": (b"0\n0\n", "2 rows of 1 cells, expected a square"),
+    "other labels on either edge": (b"the cat\nsat 1 0\ndown 2 1\n", "row 1 has 3 cells and row 0 has 2"),
+    "a table with other labels": (b"who,ann,bob\nsum,1,0\ntotal,2,1\n", "row 0, column 0 reads 'who'"),
+    "a row too many": (b"0 X oops\n0 X X\n1 0 X\n2 1 0\n", "4 rows of 3 cells, expected a square"),
+    "a column too many": (b"u 0 X\n1 1 0\n", "2 rows of 3 cells, expected a square"),
     "prose": (b"To be or not\nto be that is\n", "2 rows of 4 cells"),
     "letter o": (b"O X\n1 0\n", "row 0, column 0 reads 'O'"),
     "header and text": (b"u e\n0 X\none 0\n", "row 2, column 0 reads 'one'"),

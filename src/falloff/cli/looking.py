@@ -169,8 +169,9 @@ def check(
     """Check a grid of buckets, or of values, that somebody wrote; name each wrong cell.
 
     GRID has one row of cells a line, between commas, semicolons, tabs or blanks. X, x, - or nothing is a masked cell. A
-    first row or column of labels is left out where it cannot be taken for cells. A value is right if it is within half a
-    unit of its last written place: -0.3 stands for anything from -0.35 to -0.25.
+    first row or column of labels is left out where it is recognisable: words, along the top also the positions 0, 1, 2, or
+    the same labels along both edges. A value is right if it is within half a unit of its last written place: -0.3 stands
+    for anything from -0.35 to -0.25.
 
     Exit status: 0 when all is right, 1 when a cell is wrong, 2 when the file cannot be read as a grid.
 

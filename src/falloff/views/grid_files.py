@@ -38,8 +38,9 @@ WrittenGrid = tuple[tuple[WrittenNumber | None, ...], ...]
 def read_grid(path: Path | str) -> WrittenGrid:
     """Read a square grid: one row of cells a line, between commas, semicolons, tabs or blanks.
 
-    X, x, - or nothing is a masked cell. A first row or column of labels (tokens, or the positions 0, 1, 2, ...) is left
-    out where it cannot be taken for cells.
+    X, x, - or nothing is a masked cell. A first row or column of labels is left out where it is recognisable as one: words
+    (none of them a number or a masked cell), along the top also the positions 0, 1, 2, ...; or any tokens, the same ones
+    along both edges. Labels of a single position stand along both edges.
 
     Raises:
         OSError: for a file that cannot be opened.
@@ -100,8 +101,7 @@ def _even_out(rows: list[list[str]], path: str) -> None:
     if (
         set(lengths[1:]) == {len(rows)}
         and lengths[0] == len(rows) - 1
-        and _are_labels(rows[0])
-        and _are_labels([row[0] for row in rows[1:]])
+        and _label_both_edges(rows[0], [row[0] for row in rows[1:]])
     ):
         rows[0].insert(0, "")
         return
@@ -120,19 +120,32 @@ def _label_edges(rows: list[list[str]]) -> tuple[int, int] | None:
     if height == width:
         # Positions along both edges are numbers too: only an empty corner, or text in it, tells them from cells.
         corner = rows[0][0] == "" or _is_text(rows[0][0])
-        both = height > 1 and corner and _are_labels(rows[0][1:]) and _are_labels(column[1:])
-        return (1, 1) if both else (0, 0)
-    if height == width + 1 and _are_labels(rows[0]):
+        return (1, 1) if corner and _label_both_edges(rows[0][1:], column[1:]) else (0, 0)
+    if height == width + 1 and width > 1 and (_are_words(rows[0]) or _are_positions(rows[0])):
         return 1, 0
     # Numbers down the left alone are no labels: 0, 1, 2 is how a grid of buckets begins whose last row is missing.
-    if width == height + 1 and any(map(_is_text, column)):
+    if width == height + 1 and height > 1 and _are_words(column):
         return 0, 1
     return None
 
 
-def _are_labels(line: list[str]) -> bool:
-    """Whether these can only be labels: some are text, or they count the positions."""
-    return any(map(_is_text, line)) or line == [str(place) for place in range(len(line))]
+def _label_both_edges(top: list[str], left: list[str]) -> bool:
+    """Whether these are labels of the same positions: the same tokens, or words along one edge and positions along the other.
+
+    Of a single position only the same token is enough: "hello" over "world 1" is no grid.
+    """
+    if top == left:
+        return any(map(_is_text, top)) or (len(top) > 0 and _are_positions(top))
+    mixed = (_are_words(top) and _are_positions(left)) or (_are_positions(top) and _are_words(left))
+    return len(top) > 1 and mixed
+
+
+def _are_words(line: list[str]) -> bool:
+    return all(map(_is_text, line))
+
+
+def _are_positions(line: list[str]) -> bool:
+    return line == [str(place) for place in range(len(line))]
 
 
 def _is_masked(cell: str) -> bool:
