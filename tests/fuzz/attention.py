@@ -231,7 +231,7 @@ def _spoil(draw, tensors, settings):
             target.masked_fill_(hidden, draw.pick(anything))
 
 
-HIDDEN_KEYS_MAY_HOLD_ANYTHING = False
+HIDDEN_KEYS_MAY_HOLD_ANYTHING = True
 """To be True when every implementation keeps it."""
 
 
@@ -307,7 +307,7 @@ def expect(case, dtype=torch.float64):
     return _not_finite(case, given, shown, Expected(values, tolerances, {}))
 
 
-FORMS_ARE_SCALED_IN_FULL_PRECISION = False
+FORMS_ARE_SCALED_IN_FULL_PRECISION = True
 """To be True when bias_scale is multiplied in the precision of the scores."""
 
 

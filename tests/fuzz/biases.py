@@ -370,9 +370,10 @@ class RowsOwn(Scheme):
         self.table = torch.nn.Parameter(torch.randn(heads, extent))
 
     def form(self, num_queries, num_keys, query_start=None, *, text_start=None, device=None, dtype=None):
-        rows = torch.arange(1, num_queries + 1, dtype=self.table.dtype)[:, None] / num_queries
+        table = self._raised(self.table)
+        rows = torch.arange(1, num_queries + 1, dtype=table.dtype)[:, None] / num_queries
         batch = 1 if text_start is None else text_start.shape[0]
-        band = (self.table[:, None] * rows).to(dtype or torch.float32)
+        band = (table[:, None] * rows).to(dtype or torch.float32)
         return Band(band.expand(batch, -1, -1, -1))
 
     def dense(self, num_queries, num_keys, query_start=None, **settings):
