@@ -1,10 +1,11 @@
 import json
 import re
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from falloff.bench import suites
+from falloff.bench import progress, suites
 from falloff.bench.cases import Case
 from falloff.cli import app
 
@@ -122,7 +123,98 @@ def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
     assert not (tmp_path / "bench.json").exists()
 
 
+STOPPED = "stopped; what was measured stands in bench.json: the same with --resume goes on"
+
+
+@pytest.mark.parametrize(("suite", "cases", "kept"), [("cpu", 2, 1), ("scaling", 12, 3), ("memory", 2, 1)])
+def test_a_run_that_was_stopped_keeps_what_it_measured_and_goes_on(falloff, monkeypatch, tmp_path, suite, cases, kept):
+    """Guards against hours of work lost to Ctrl-C: nothing was written before the end."""
+    monkeypatch.setitem(suites.CASES, "memory", suites.CASES["cpu"])
+    monkeypatch.setattr("falloff.bench.memory.unmeasurable", lambda: "not here")
+    modules = {"cpu": "falloff.bench.suites.take_turns", "scaling": "falloff.bench.scaling.take_turns"}
+    name = modules.get(suite, "falloff.bench.memory._refusal")
+    module, function = name.rsplit(".", 1)
+    right, calls = getattr(sys.modules[module], function), []
+
+    def stopped_the_second_time(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return right(*arguments)
+
+    if suite == "memory":  # which is stopped as it tells that the second case begins
+        begun = []
+
+        class Stopping(progress.Progress):
+            def doing(self, name):
+                begun.append(name)
+                if len(begun) == 4:  # two were verified
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(progress, "progress_for", lambda *, silent: Stopping())
+    else:
+        monkeypatch.setattr(name, stopped_the_second_time)
+    options = ["--suite", suite, "--out", "bench.json", "--json", "--resume"]
+    stopped = falloff(*options)
+    assert (stopped.exit_code, stopped.stdout) == (2, "")
+    assert STOPPED in stopped.stderr
+    before = json.loads((tmp_path / "bench.json").read_text())
+    assert list(before) == HEADER
+    assert len(before["cases"]) == kept
+
+    monkeypatch.setattr(name, right)
+    monkeypatch.setattr(progress, "progress_for", lambda *, silent: progress.Progress())
+    whole = _json(falloff(*options))
+    assert json.loads((tmp_path / "bench.json").read_text()) == whole
+    assert whole["cases"][:kept] == before["cases"]
+    assert whole["peak_gflops"] == before["peak_gflops"]
+    assert [case["name"] for case in whole["cases"]] == [case.name for case in suites.CASES[suite]]
+    assert len(whole["cases"]) == cases
+    assert _json(falloff(*options)) == whole  # nothing is left to do
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "which is no result of falloff bench"),
+        ("[" * 200_000, "which is no result of falloff bench"),
+        ("\x00\xff", "which is no result of falloff bench"),
+        ('{"cases": 3}', "which is no result of falloff bench"),
+        ('{"suite": "memory", "cases": []}', "which has suite \"memory\""),
+        ("other turns", "which has turns 1, expected turns 2"),
+        ("other case", "whose case \"short: T5\" is not among those asked for"),
+        ("case twice", "is not among those asked for"),
+        ("no case", "whose case null is not among those asked for"),
+    ],
+)
+def test_resume_meets_something_else(falloff, tmp_path, content, message):
+    out = tmp_path / "bench.json"
+    if content.startswith(("other", "case", "no")):
+        stored = _json(falloff("--turns", 1 if content == "other turns" else 2, "--json"))
+        if content == "other case":
+            stored["cases"][0]["name"] = "short: T5"
+        elif content == "case twice":
+            stored["cases"][1] = stored["cases"][0]
+        elif content == "no case":
+            stored["cases"][1] = None
+        content = json.dumps(stored)
+    out.write_text(content)
+    result = falloff("--turns", 2, "--resume", "--out", "bench.json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.startswith("falloff: --resume: got bench.json")
+    assert result.stderr.count("\n") == 1
+    assert out.read_text() == content  # as it was
+
+
+def test_resume_of_nothing_begins(falloff, tmp_path):
+    found = _json(falloff("--turns", 1, "--resume", "--out", "bench.json", "--json"))
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+
+
 REFUSED = [
+    (["--resume"], "--resume: got no --out, expected the file to go on with"),
+    (["--suite", "gpu", "--resume", "--out", "x.json"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
     (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, hf, gpu, tiles"),
     (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
     (["--suite", ""], "--suite: got ''"),

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ _LONGEST_LEARNED = 4096  # a dense bias with its gradient and scores: gigabytes,
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> list[tuple[Case, dict[str, Any]]]:
+def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
     """The memory of each case; SDPA without bias is measured once for each length, as the bias is nothing to it."""
     refusal = unmeasurable()
     progress.begin("measuring", len(cases))
     without_bias: dict[int, dict[str, float]] = {}
-    found = []
     for case in cases:
         progress.doing(case.name)
         measured: dict[str, dict[str, float]] = {}
@@ -49,8 +48,7 @@ def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> list[tu
         if NO_BIAS in measured:
             without_bias[case.length] = measured[NO_BIAS]
         progress.share(1.0)
-        found.append((case, {"memory": measured, "skipped": skipped}))
-    return found
+        yield [(case, {"memory": measured, "skipped": skipped})]
 
 
 def unmeasurable() -> str | None:

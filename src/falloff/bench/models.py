@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from falloff.bench.kept import Kept
 from falloff.bench.memory import ALLOCATION, unmeasurable
 from falloff.bench.probe import growth_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.turns import Run, first_line
 from falloff.bench.verify import WrongResultError
-from falloff.files import write_file
 from falloff.hf.attention import NAME
 from falloff.lab.environment import git_commit, machine, versions
 
@@ -202,11 +202,13 @@ def measure_memory(case: ModelCase) -> dict[str, Any]:
     return {"memory": grown, "ratio": {name: grown[name] / grown[OURS] for name in case.others}, "skipped": {}}
 
 
-def run_suite(part: str | None, turns: int | None, out: Path | None, progress: Progress) -> dict[str, Any]:
-    """Measure all cases whose name holds `part`; the file `out` stands anew after each.
+def run_suite(
+    part: str | None, turns: int | None, out: Path | None, progress: Progress, *, resume: bool = False
+) -> dict[str, Any]:
+    """Measure all cases whose name holds `part`; the file `out` stands anew after each, and `resume` goes on from it.
 
     Raises:
-        ValueError: where no case has such a name.
+        ValueError: where no case has such a name, or `resume` meets a file of something else.
         WrongResultError: see `measure`.
     """
     from falloff.hf.fusing import check_version
@@ -216,24 +218,26 @@ def run_suite(part: str | None, turns: int | None, out: Path | None, progress: P
     if not chosen:
         names = ", ".join(case.name for case in (*CASES, MEMORY))
         raise ValueError(f"--cases: got {part!r}, which is part of no name, expected part of one of {names}")
-    result: dict[str, Any] = {
+    header: dict[str, Any] = {
         "suite": "hf",
         "machine": machine("cpu"),
         "versions": versions("transformers"),
         "commit": git_commit(),
         "threads": torch.get_num_threads(),
         "turns": turns,
-        "cases": [],
     }
-    progress.begin("timing", len(chosen))
-    for case in chosen:
+    kept = Kept(header, [_about(case) for case in chosen], out, resume=resume)
+    left = [case for case in chosen if case.name not in kept.done]
+    progress.begin("timing", len(left))
+    for case in left:
         progress.doing(case.name)
         found = measure_memory(case) if NO_SCORES in case.others else measure(case, turns, progress.share)
-        about = {"name": case.name, "label": case.label, "work": case.work, "batch": case.batch, "length": case.length}
-        result["cases"].append({**about, **found})
-        if out is not None:
-            write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    return result
+        kept.add([{**_about(case), **found}])
+    return kept.result
+
+
+def _about(case: ModelCase) -> dict[str, Any]:
+    return {"name": case.name, "label": case.label, "work": case.work, "batch": case.batch, "length": case.length}
 
 
 def tables(result: dict[str, Any]) -> list[Any]:

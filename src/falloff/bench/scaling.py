@@ -1,12 +1,11 @@
 """The suite `scaling`: how the time grows with the length, forward and training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from falloff.bench.cases import Case
 from falloff.bench.contestants import NO_BIAS, OURS, ours, without_bias
-from falloff.bench.peak import Peak
 from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
@@ -14,12 +13,11 @@ from falloff.bench.verify import check_last_rows
 
 
 def time_all(
-    cases: Sequence[Case], impl: str, turns: int | None, peak: Peak, progress: Progress
-) -> list[tuple[Case, dict[str, Any]]]:
+    cases: Sequence[Case], impl: str, turns: int | None, peak_gflops: float, progress: Progress
+) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
     """Each case beside SDPA without bias. Cases of one group and length take turns with one another and one SDPA."""
     rounds = [list(together) for _, together in groupby(cases, key=lambda case: (case.group, case.length))]
     progress.begin("timing", len(rounds))
-    found = []
     for together in rounds:
         progress.doing(f"{together[0].group}: N={together[0].length}")
         problems = [problem_of(case) for case in together]
@@ -31,6 +29,7 @@ def time_all(
         }
         runs[NO_BIAS]()
         timed = take_turns(runs, turns, progress.share)
+        found = []
         for case in together:
             gflops = 1e3 * case.gflop / timed.median(case.bias)
             found.append(
@@ -42,9 +41,9 @@ def time_all(
                         "milliseconds": {OURS: timed.milliseconds[case.bias], NO_BIAS: timed.milliseconds[NO_BIAS]},
                         "skipped": {},
                         "gflops": gflops,
-                        "share_of_peak": gflops / peak.gflops,
+                        "share_of_peak": gflops / peak_gflops,
                         "ratio": {NO_BIAS: timed.median(NO_BIAS) / timed.median(case.bias)},
                     },
                 )
             )
-    return found
+        yield found

@@ -1,8 +1,9 @@
 """A suite from beginning to end: verify every case, then measure, then one dictionary that `--json` prints as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from falloff.bench import memory, scaling
 from falloff.bench.cases import CPU_CASES, MEMORY_CASES, SCALING_CASES, Case, cases_named
 from falloff.bench.contestants import NAMES, OURS, contestants
-from falloff.bench.peak import Peak, measured_peak
+from falloff.bench.kept import Kept
+from falloff.bench.peak import measured_peak
 from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
@@ -59,17 +61,21 @@ class Options:
         object.__setattr__(self, "chosen", cases_named(self.cases, CASES[self.suite]))
 
 
-def run_suite(options: Options, progress: Progress) -> dict[str, Any]:
+def run_suite(options: Options, progress: Progress, out: Path | None = None, *, resume: bool = False) -> dict[str, Any]:
     """Run a suite; what it returns is what `falloff bench --json` prints.
+
+    Args:
+        options, progress: what is asked for, and who is told how far it is.
+        out: the file in which the result so far stands after each case.
+        resume: whether to go on from what that file holds, if it is there.
 
     Raises:
         WrongResultError: before anything is timed, if falloff's result of a case is wrong; and for a contestant that does
             not compute the same.
+        ValueError: where `resume` meets a file of something else.
     """
     isa = cpu.instruction_set() if options.impl == "cpu" else None
-    verified = _verify_all(options, progress)
-    peak = None if options.suite == "memory" else measured_peak(isa, torch.get_num_threads())
-    header = {
+    header: dict[str, Any] = {
         "suite": options.suite,
         "impl": options.impl,
         "machine": machine("cpu"),
@@ -77,20 +83,31 @@ def run_suite(options: Options, progress: Progress) -> dict[str, Any]:
         "commit": git_commit(),
         "threads": torch.get_num_threads(),
         "isa": isa,
-        "peak_gflops": None if peak is None else peak.gflops,
-        "peak_measured_by": None if peak is None else peak.measured_by,
+        "peak_gflops": None,
+        "peak_measured_by": None,
         "turns": options.turns,
     }
+    kept = Kept(header, [case_keys(case) for case in options.chosen], out, resume=resume)
+    left = [case for case in options.chosen if case.name not in kept.done]
+    verified = _verify_all(left, options, progress)
+    if kept.result["peak_gflops"] is None and options.suite != "memory":
+        peak = measured_peak(isa, torch.get_num_threads())
+        kept.result |= {"peak_gflops": peak.gflops, "peak_measured_by": peak.measured_by}
+    for measured in _measure(left, options, kept.result["peak_gflops"], progress):
+        kept.add([{**case_keys(case), **verified[case].as_keys(), **found} for case, found in measured])
+    return kept.result
+
+
+def _measure(
+    cases: list[Case], options: Options, peak_gflops: float | None, progress: Progress
+) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
+    """What is measured of the cases, as it comes: one case, or some that took turns together."""
     if options.suite == "memory":
-        measured = memory.measure_all(options.chosen, options.impl, progress)
-    else:
-        assert peak is not None
-        measured = (
-            scaling.time_all(options.chosen, options.impl, options.turns, peak, progress)
-            if options.suite == "scaling"
-            else _time_all(options, peak, progress)
-        )
-    return {**header, "cases": [{**case_keys(case), **verified[case].as_keys(), **found} for case, found in measured]}
+        return memory.measure_all(cases, options.impl, progress)
+    assert peak_gflops is not None  # it is measured for all that is timed
+    if options.suite == "scaling":
+        return scaling.time_all(cases, options.impl, options.turns, peak_gflops, progress)
+    return _time_all(cases, options, peak_gflops, progress)
 
 
 def case_keys(case: Case) -> dict[str, Any]:
@@ -113,11 +130,11 @@ def case_keys(case: Case) -> dict[str, Any]:
     }
 
 
-def _verify_all(options: Options, progress: Progress) -> dict[Case, Verified]:
-    progress.begin("verifying", len(options.chosen))
+def _verify_all(cases: list[Case], options: Options, progress: Progress) -> dict[Case, Verified]:
+    progress.begin("verifying", len(cases))
     done: dict[Case, Verified] = {}
     found: dict[Case, Verified] = {}
-    for case in options.chosen:
+    for case in cases:
         progress.doing(case.name)
         smaller = case.verified_as
         if smaller not in done:
@@ -127,16 +144,16 @@ def _verify_all(options: Options, progress: Progress) -> dict[Case, Verified]:
     return found
 
 
-def _time_all(options: Options, peak: Peak, progress: Progress) -> list[tuple[Case, dict[str, Any]]]:
-    progress.begin("timing", len(options.chosen))
-    found = []
-    for case in options.chosen:
+def _time_all(
+    cases: list[Case], options: Options, peak_gflops: float, progress: Progress
+) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
+    progress.begin("timing", len(cases))
+    for case in cases:
         progress.doing(case.name)
-        found.append((case, _time(case, options, peak, progress.share)))
-    return found
+        yield [(case, _time(case, options, peak_gflops, progress.share))]
 
 
-def _time(case: Case, options: Options, peak: Peak, told: Callable[[float], None]) -> dict[str, Any]:
+def _time(case: Case, options: Options, peak_gflops: float, told: Callable[[float], None]) -> dict[str, Any]:
     problem = problem_of(case)
     taking_part = contestants(problem, options.impl, with_flex=options.with_flex)
     outputs = {name: run()[0].detach() for name, run in taking_part.runs.items()}
@@ -151,7 +168,7 @@ def _time(case: Case, options: Options, peak: Peak, told: Callable[[float], None
         "milliseconds": _in_order(timed.milliseconds),
         "skipped": _in_order(taking_part.skipped),
         "gflops": gflops,
-        "share_of_peak": gflops / peak.gflops,
+        "share_of_peak": gflops / peak_gflops,
         "ratio": {name: timed.median(name) / timed.median(OURS) for name in _in_order(timed.milliseconds) if name != OURS},
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 SECONDS_PER_CASE = 6.0
-"""How long a case may take its turns where nobody says how many: the suite `cpu` ends within 8 minutes on 2 cores."""
+"""How long a case may take its turns where nobody says how many; a slow one takes longer, for its least number of turns."""
 _LEAST_TURNS, _MOST_TURNS = 3, 50
 
 

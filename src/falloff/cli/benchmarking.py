@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from falloff.cli.settings import Json
-from falloff.files import check_replaceable, write_file
+from falloff.files import check_replaceable
 
 if TYPE_CHECKING:
     from falloff.bench.progress import Progress
@@ -43,8 +43,11 @@ def bench(
         typer.Option("--image", metavar="FILE", help="Suite scaling: draw it too: .png, .svg or .pdf.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file too.", show_default=False)
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file too, after each case.", show_default=False)
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what stands in the file of --out, if it is there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure falloff beside PyTorch's attention: verify first, then time in turns within one process.
@@ -52,8 +55,10 @@ def bench(
     Every case is first checked against the definition in float64, output and gradients (a long one at N = 1024, and
     its last rows at full size); a wrong result is not reported. Exit status: 0, 1 for a wrong result, 2 for bad input.
 
-    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long; 8 minutes on 2 cores. Suite memory:
-    what a training step takes beyond inputs and results, in a process of its own. Suite scaling: time against length.
+    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long. Each case is timed for 6 seconds, or
+    for three turns of each contestant where these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less
+    with --turns or --cases. Suite memory: what a training step takes beyond inputs and results, in a process of its own.
+    Suite scaling: time against length. A measurement that was stopped goes on with the same options and --resume.
 
     Keys of --json: suite, impl, machine, versions, commit, threads, isa, peak_gflops and peak_measured_by ("fma" or
     "matmul"; null for memory), turns (as asked, or null), and cases: each with name, group, label, bias, dtype, causal,
@@ -84,25 +89,25 @@ def bench(
             raise ValueError(f"{option}: got {str(path)!r}, expected a file in a folder that exists")
         if path is not None:
             check_replaceable(path)
+    if resume and out is None:
+        raise ValueError("--resume: got no --out, expected the file to go on with")
     if suite in ("gpu", "tiles"):
-        if turns is not None or with_flex or image is not None or impl != "cpu":
+        if resume or turns is not None or with_flex or image is not None or impl != "cpu":
             raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
         _on_gpu(cases, out, tiles=suite == "tiles", as_json=as_json)
         return
     if suite == "hf":
         if with_flex or image is not None or impl != "cpu":
-            raise ValueError("--suite: got 'hf', which takes --cases, --turns, --out and --json alone")
-        _with_models(cases, turns, out, as_json=as_json)
+            raise ValueError("--suite: got 'hf', which takes --cases, --turns, --out, --resume and --json alone")
+        _with_models(cases, turns, out, resume=resume, as_json=as_json)
         return
     options = Options(suite, impl, turns, cases, with_flex)
     if image is not None:
         if suite != "scaling":
             raise ValueError(f"--image: the suite {suite!r} has no figure, expected the suite 'scaling'")
         check_image_path(image)
-    with _measuring(as_json) as progress:
-        result = run_suite(options, progress)
-    if out is not None:
-        write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    with _measuring(as_json, out) as progress:
+        result = run_suite(options, progress, out, resume=resume)
     if image is not None:
         from falloff.bench.figures import scaling_figure
 
@@ -115,11 +120,11 @@ def bench(
     _print(tables(result), [path for path in (out, image) if path is not None])
 
 
-def _with_models(cases: str | None, turns: int | None, out: Path | None, *, as_json: bool) -> None:
+def _with_models(cases: str | None, turns: int | None, out: Path | None, *, resume: bool, as_json: bool) -> None:
     from falloff.bench import models
 
-    with _measuring(as_json) as progress:
-        result = models.run_suite(cases, turns, out, progress)
+    with _measuring(as_json, out) as progress:
+        result = models.run_suite(cases, turns, out, progress, resume=resume)
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
@@ -127,8 +132,8 @@ def _with_models(cases: str | None, turns: int | None, out: Path | None, *, as_j
 
 
 @contextmanager
-def _measuring(silent: bool) -> Iterator["Progress"]:
-    """A bar while a suite runs; a wrong result ends the command with status 1."""
+def _measuring(silent: bool, out: Path | None) -> Iterator["Progress"]:
+    """A bar while a suite runs; a wrong result ends the command with status 1, and who stops it hears how to go on."""
     from falloff.bench.progress import progress_for
     from falloff.bench.verify import WrongResultError
 
@@ -139,7 +144,10 @@ def _measuring(silent: bool) -> Iterator["Progress"]:
         print(f"falloff: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        raise typer.Abort from None
+        if out is None:
+            raise typer.Abort from None
+        print(f"falloff: stopped; what was measured stands in {out}: the same with --resume goes on", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) -> None:

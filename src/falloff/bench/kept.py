@@ -1,0 +1,63 @@
+"""What a suite has measured so far, in the file of `--out`: written after each case, and gone on from with `--resume`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from falloff.files import write_file
+
+
+class Kept:
+    """The result of a suite as it grows.
+
+    Args:
+        header: what holds for all cases; it comes first in the result.
+        abouts: what each case is, by keys that its entry begins with, `name` among them; in order.
+        out: the file in which the result so far stands after each case; None for none.
+        resume: whether to take over what that file holds of the same measurement, if it is there.
+
+    Raises:
+        ValueError: where `resume` meets a file of something else, or a damaged one, naming what differs.
+    """
+
+    def __init__(self, header: dict[str, Any], abouts: Sequence[dict[str, Any]], out: Path | None, *, resume: bool) -> None:
+        self.out, self.total = out, len(abouts)
+        self.result: dict[str, Any] = {**header, "cases": []}
+        if resume and out is not None and out.exists():
+            self._take_over(out, header, {about["name"]: about for about in abouts})
+
+    @property
+    def done(self) -> set[str]:
+        """The names of the cases that have been measured."""
+        return {case["name"] for case in self.result["cases"]}
+
+    def add(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Cases that have been measured; the file stands anew."""
+        self.result["cases"] += entries
+        if self.out is not None:
+            write_file(self.out, (json.dumps(self.result, indent=1, allow_nan=False) + "\n").encode())
+
+    def _take_over(self, out: Path, header: dict[str, Any], abouts: dict[str, dict[str, Any]]) -> None:
+        def refuse(got: str, expected: str) -> None:
+            raise ValueError(f"--resume: got {out}, {got}, expected {expected}; or another --out")
+
+        try:
+            found = json.loads(out.read_bytes())
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("cases"), list):
+            refuse("which is no result of falloff bench", "one that was stopped")
+            return
+        differing = [key for key, value in header.items() if key not in found or (value is not None and found[key] != value)]
+        if differing:
+            got = ", ".join(f"{key} {json.dumps(found.get(key))[:80]}" for key in differing)
+            refuse(f"which has {got}", ", ".join(f"{key} {json.dumps(header[key])[:80]}" for key in differing))
+        names = set()
+        for entry in found["cases"]:
+            name = entry.get("name") if isinstance(entry, dict) else None
+            about = abouts.get(name) if isinstance(name, str) else None
+            if about is None or name in names or any(entry.get(key) != value for key, value in about.items()):
+                refuse(f"whose case {json.dumps(name)[:80]} is not among those asked for", "the same --cases")
+            names.add(name)
+        self.result = {**header, **{key: found[key] for key in header}, "cases": found["cases"]}
