@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test sanitize lint format types bench test-gpu bench-gpu pictures clean
+.PHONY: help setup compare test fuzz sanitize lint format types bench test-gpu bench-gpu pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,6 +31,12 @@ compare: setup  ## the main job: compare the schemes on real text (quick preset)
 
 test: setup  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal
+
+CASES ?= 10000
+SEED ?= 0
+IMPL ?= cpu blockwise reference
+fuzz: setup  ## random calls of attention against the float64 definition (CASES, SEED, IMPL; ISA="avx2 avx512" of cpu)
+	$(TEST_ENVIRONMENT) $(BIN)/python tests/fuzz/attention.py --cases $(CASES) --seed $(SEED) --impl $(IMPL) $(if $(ISA),--isa $(ISA))
 
 sanitize:  ## run the CPU kernels under sanitizers (SANITIZE=thread for the third)
 	cmake -S . -B build/sanitize-$(SANITIZE) -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=$(SANITIZE) > /dev/null

@@ -322,9 +322,7 @@ def _bias_gradients(case, bias, leaves, values, tolerances):
     differentiated = [leaf for leaf in leaves if leaf.requires_grad]
 
     def back(grad, bias=bias):
-        return torch.autograd.grad(
-            bias, differentiated, grad, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        return torch.autograd.grad(bias, differentiated, grad, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     exact = back(grad_bias)
     # Errors of both signs, and all of one sign: where the derivatives are of one sign, the second is the most there can be.
@@ -356,8 +354,10 @@ def _not_finite(case, given, shown, expected):
     for name, tensor in values.items():
         checked[name] = torch.ones_like(tensor, dtype=torch.bool)
     if all(bool(tensor.isfinite().all()) for tensor in given):
-        if case.bias.bends is not None and case.needed[3] and case.bias.bends(
-            [leaf.detach().double() for leaf in case.bias.leaves]
+        if (
+            case.bias.bends is not None
+            and case.needed[3]
+            and case.bias.bends([leaf.detach().double() for leaf in case.bias.leaves])
         ):
             for name in values:
                 if name.startswith("bias"):
@@ -369,7 +369,7 @@ def _not_finite(case, given, shown, expected):
     own = ~query.isfinite().all(-1)
     shown = shown.expand(-1, query.shape[1], -1, -1)
     touched = lambda spoilt, where: (where & spoilt[:, :, None, :]).any(-1)  # noqa: E731  # (B, H, N)
-    sees_key, sees_value = touched(spoilt_key, shown), touched(spoilt_value, shown)
+    sees_key = touched(spoilt_key, shown)
     hidden = touched(spoilt_key | spoilt_value, ~shown)
     sees_any = shown.any(-1)
     nan = lambda tensor: tensor.isnan().any(-1)  # noqa: E731
@@ -503,7 +503,7 @@ def run(seed, case_number, chosen):
     return case, found
 
 
-def _settle():
+def settle():
     """Uninitialised memory is NaN, so that an element that nobody wrote shows."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -512,7 +512,7 @@ def _settle():
 
 
 def _work(seed, numbers, chosen, results, current):
-    _settle()
+    settle()
     for number in numbers:
         current.value = number
         case, found = run(seed, number, chosen)
@@ -550,7 +550,9 @@ def fuzz(seed, first, cases, chosen, jobs):
         for label in served:
             served[label] += serves.get(label, False)
         for label, wrong in told.items():
-            print(f"case {number} on {label}: " + "; ".join(wrong) + f"\n    {words}\n    {_again(seed, number)}", flush=True)
+            print(
+                f"case {number} on {label}: " + "; ".join(wrong) + f"\n    {words}\n    {_again(seed, number)}", flush=True
+            )
         failed += bool(told)
         if time.monotonic() - said > 30:
             said = time.monotonic()
@@ -579,7 +581,7 @@ def main():
     chosen = list(targets(settings.impl, settings.isa))
     if settings.case is None:
         return bool(fuzz(settings.seed, settings.first, settings.cases, chosen, settings.jobs))
-    _settle()
+    settle()
     case, found = run(settings.seed, settings.case, chosen)
     print(case)
     for label, wrong in found.items():

@@ -134,7 +134,13 @@ def warp(draw, place):
         apart = (x - knots).abs()
         return bool(((apart < 1e-5 * (x.abs() + knots.abs())) & (apart > 0)).any())
 
-    return Bias(lambda: Warp(*leaves), leaves, dense, bends, words=f"Warp K={length} S={segments} {'exact ' * exact}a{tuple(a.shape)}")
+    return Bias(
+        lambda: Warp(*leaves),
+        leaves,
+        dense,
+        bends,
+        words=f"Warp K={length} S={segments} {'exact ' * exact}a{tuple(a.shape)}",
+    )
 
 
 # Schemes: leaves are the parameters, in the order of parameters().
@@ -385,7 +391,9 @@ def own(draw, place):
     kind = draw.pick(["waves", "one", "rows"], [2, 1, 1 if place.text_start is not None or place.batch == 1 else 0])
     if kind == "one":
         scheme = OneForAll(heads)
-        return _of_scheme(draw, scheme, place, lambda _, offsets: (1 / (1 + offsets.abs())).double().expand(heads, -1), "own: one for all")
+        return _of_scheme(
+            draw, scheme, place, lambda _, offsets: (1 / (1 + offsets.abs())).double().expand(heads, -1), "own: one for all"
+        )
     if kind == "waves":
         reach = draw.pick([None, 0, 3, 40])
 

@@ -72,7 +72,7 @@ def seen(shape, query_start, causal, window, key_mask, document_ids):
 
 
 def text_starts(num_queries, key_mask, document_ids):
-    """(B, N): the first key that may be attended to of the batch entry, or of the row's document; None: nothing shifts it."""
+    """(B, N): the first key to attend to of the batch entry, or of the row's document; None: nothing shifts it."""
     if document_ids is None:
         if key_mask is None:
             return None

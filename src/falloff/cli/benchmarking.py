@@ -43,7 +43,8 @@ def bench(
         typer.Option("--image", metavar="FILE", help="Suite scaling: draw it too: .png, .svg or .pdf.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file too, after each case.", show_default=False)
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the JSON to this file too, after each case.", show_default=False),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what stands in the file of --out, if it is there.")
@@ -55,8 +56,8 @@ def bench(
     Every case is first checked against the definition in float64, output and gradients (a long one at N = 1024, and
     its last rows at full size); a wrong result is not reported. Exit status: 0, 1 for a wrong result, 2 for bad input.
 
-    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long. Each case is timed for 6 seconds, or
-    for three turns of each contestant where these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less
+    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long. Each case is timed for 6 seconds,
+    or for three turns of each contestant where these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less
     with --turns or --cases. Suite memory: what a training step takes beyond inputs and results, in a process of its own.
     Suite scaling: time against length. A measurement that was stopped goes on with the same options and --resume.
 

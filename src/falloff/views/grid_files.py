@@ -130,7 +130,7 @@ def _label_edges(rows: list[list[str]]) -> tuple[int, int] | None:
 
 
 def _label_both_edges(top: list[str], left: list[str]) -> bool:
-    """Whether these are labels of the same positions: the same tokens, or words along one edge and positions along the other.
+    """Whether these label the same positions: the same tokens, or words along one edge and positions along the other.
 
     Of a single position only the same token is enough: "hello" over "world 1" is no grid.
     """

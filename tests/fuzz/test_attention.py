@@ -1,0 +1,66 @@
+"""A short run of the fuzzer, and that it can fail. `make fuzz` runs more."""
+
+import os
+
+import pytest
+import torch
+
+from falloff.ops import blockwise, cpu, tile_bias
+from fuzz import attention
+
+SEED = 2024
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch):
+    monkeypatch.setenv("FALLOFF_CPU_ISA", os.environ.get("FALLOFF_CPU_ISA", ""))  # set from case to case
+    threads, filled = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
+    attention.settle()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_random_calls_agree_with_the_definition(part):
+    isas = cpu._module().instruction_sets() if cpu.unavailable() is None else []
+    chosen = list(attention.targets(["cpu", "blockwise", "reference"], isas))
+    for number in range(part * 60, (part + 1) * 60):
+        case, found = attention.run(SEED, number, chosen)
+        wrong = {label: lines for label, lines in found.items() if lines}
+        assert not wrong, f"{wrong}\n{case}\npython tests/fuzz/attention.py --seed {SEED} --case {number}"
+
+
+def _off_by_one(monkeypatch):
+    right = tile_bias.hankel
+    monkeypatch.setattr(tile_bias, "hankel", lambda values, tile: right(values.roll(1, -1), tile))
+
+
+def _wrong_mask(monkeypatch):
+    right = blockwise.visible
+    monkeypatch.setattr(blockwise, "visible", lambda *where, **settings: right(*where, **(settings | {"window": None})))
+
+
+def _gradient_a_little_off(monkeypatch):
+    right = tile_bias.DiagonalSums.by_rising_offset
+
+    def off(sums):
+        values, lowest = right(sums)
+        return values * (1 + 1e-4), lowest
+
+    monkeypatch.setattr(tile_bias.DiagonalSums, "by_rising_offset", off)
+
+
+def _dropout_of_another_seed(monkeypatch):
+    right = blockwise.keep_mask
+    monkeypatch.setattr(blockwise, "keep_mask", lambda seed, *others: right(seed + 1, *others))
+
+
+@pytest.mark.parametrize("fault", [_off_by_one, _wrong_mask, _gradient_a_little_off, _dropout_of_another_seed])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_fuzzer_finds_faults(monkeypatch, fault):
+    fault(monkeypatch)
+    chosen = list(attention.targets(["blockwise"], []))
+    assert any(any(attention.run(SEED, number, chosen)[1].values()) for number in range(80))
