@@ -342,10 +342,10 @@ def _bias_gradients(case, bias, leaves, values, tolerances):
             continue
         if not linear:  # the leaf counts as one
             error = 2 * error.amax().expand_as(error)
-        stored = torch.finfo(case.bias.leaves[place].dtype).eps
+        stored, normal = (getattr(torch.finfo(case.bias.leaves[place].dtype), name) for name in ("eps", "smallest_normal"))
         name = f"bias leaf {place}"
         values[name] = grad
-        tolerances[name] = error + stored * (largest if linear else largest.amax()) + 1e-37 * (1 + factor)
+        tolerances[name] = error + stored * (largest if linear else largest.amax()) + stored * normal + 1e-37 * (1 + factor)
 
 
 def _not_finite(case, given, shown, expected):

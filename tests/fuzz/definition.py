@@ -77,7 +77,7 @@ def text_starts(num_queries, key_mask, document_ids):
         if key_mask is None:
             return None
         first = [next((j for j, shown in enumerate(row) if shown), len(row)) for row in key_mask.tolist()]
-        return torch.tensor(first)[:, None].expand(-1, num_queries)
+        return torch.tensor(first, dtype=torch.int64)[:, None].expand(-1, num_queries)
     starts = []
     for b, ids in enumerate(document_ids.tolist()):
         first = {}
@@ -85,7 +85,7 @@ def text_starts(num_queries, key_mask, document_ids):
             if key_mask is None or key_mask[b, j]:
                 first.setdefault(document, j)
         starts.append([first.get(document, len(ids)) for document in ids])
-    return torch.tensor(starts)
+    return torch.tensor(starts, dtype=torch.int64).view(-1, num_queries)
 
 
 def _fold(tensor, groups):
