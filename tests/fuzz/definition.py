@@ -85,7 +85,7 @@ def text_starts(num_queries, key_mask, document_ids):
             if key_mask is None or key_mask[b, j]:
                 first.setdefault(document, j)
         starts.append([first.get(document, len(ids)) for document in ids])
-    return torch.tensor(starts, dtype=torch.int64).view(-1, num_queries)
+    return torch.tensor(starts, dtype=torch.int64).view(len(starts), num_queries)
 
 
 def _fold(tensor, groups):
