@@ -213,7 +213,7 @@ class Warp(Form):
         self.check_call(self.a.shape[0], num_queries, num_keys)
         offsets = offset_matrix(num_queries, num_keys, query_start, self.device)
         x = self.g[offsets.abs().clamp(max=self.g.shape[0] - 1)] * self.a[..., None]
-        segment = torch.bucketize(x.detach(), self.knots.detach())
+        segment = torch.bucketize(x.detach(), self.knots.detach().contiguous())
         bias = self.slope[:, segment] * x + self.intercept[:, segment]
         return bias if self.a.dim() == 1 else bias.transpose(0, 1)
 

@@ -153,7 +153,8 @@ def _adversaries(draw, tensors, kind):
     query, key, value = tensors
     if any(tensor.numel() == 0 or 0 in tensor.stride() for tensor in tensors) or query.dtype == torch.float16:
         return
-    what = draw.pick(["none", "large", "late maximum", "large values", "tiny", "ties"], [14, 1, 2, 1, 0.5, 1])
+    often = [3, 1, 2, 3, 8, 1] if kind == "skipping" else [14, 1, 2, 1, 0.5, 1]
+    what = draw.pick(["none", "large", "late maximum", "large values", "tiny", "ties"], often)
     if what == "large":
         query.mul_(draw.pick([8, 100, 3000]))
     elif what == "late maximum":
@@ -162,6 +163,8 @@ def _adversaries(draw, tensors, kind):
         value[..., : draw.integer(1, value.shape[2] + 1), :].mul_(1e4)
     elif what == "tiny":
         key.mul_(1e-30)
+        if draw.chance(0.5):  # what is skipped wrongly shows
+            value[..., : draw.integer(1, value.shape[2] + 1), :].mul_(1e4)
     elif what == "ties":  # many equal scores
         query.round_()
         key.round_()

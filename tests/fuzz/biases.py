@@ -68,6 +68,9 @@ def strip(draw, place):
     values = draw.normal(place.heads, length) * draw.pick([1, 0.01, 30], [5, 1, 1])
     if draw.chance(0.3):  # falling, as far as skipping
         values -= draw.pick([0.1, 1, 5]) * np.arange(length)
+    if place.num_keys > 256 and draw.chance(0.5):  # a cliff about as high as what may be skipped
+        length, start = 600, 0
+        values = np.where(np.arange(length) < draw.integer(1, 40), 0.0, -draw.uniform(12, 30)) * np.ones((place.heads, 1))
     if draw.chance(0.06):  # a strip may hide keys too
         values[:, draw.integer(0, length) :] = -INF
     leaf = draw.leaf(values, draw.pick(FLOATS, [8, 1, 1, 1]))

@@ -191,7 +191,7 @@ def ties():
             if name in ("w1 0", "both 0"):
                 weight[::3] = 0
             if name in ("equal", "at a row's x"):
-                x = fire._psi(torch.tensor(3)) / fire._normaliser(12, 12, 0, None, "cpu")[9] if name != "equal" else 0.25
+                x = fire.form(12, 12).g[3] * fire.form(12, 12).a[9] if name != "equal" else 0.25
                 weight.copy_(weight.sign())
                 bias.copy_(-x * weight[:, 0])
     return fires

@@ -160,7 +160,7 @@ class WarpTiles:
     """
 
     def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
-        self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype) for tensor in form.tensors)
+        self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype).contiguous() for tensor in form.tensors)
         self.grad_a = torch.zeros_like(self.a)
         self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
         self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)

@@ -70,7 +70,8 @@ class FIRE(Scheme):
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         """The bias in the rows i <= L, where the offset alone decides."""
-        return self._f(self._psi(offsets.abs()) / (self._psi(self.threshold()) + _EPSILON))
+        c = self._raised(self.c)
+        return self._f(_psi(c, offsets.abs()) / (_psi(c, self.threshold()) + _EPSILON))
 
     def form(
         self,
@@ -90,9 +91,10 @@ class FIRE(Scheme):
         device, dtype = self._device(device), dtype or self._dtype()
         distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
         knots, slope, intercept = self._segments(dtype)
+        c = self._raised(self.c)  # once: of a c in bfloat16, what comes from g and from a is added before it is rounded
         tensors = (
-            self._psi(distances),
-            1 / self._normaliser(num_queries, num_keys, query_start, text_start, device),
+            _psi(c, distances),
+            1 / self._normaliser(c, num_queries, num_keys, query_start, text_start, device),
             knots,
             slope,
             intercept,
@@ -112,8 +114,9 @@ class FIRE(Scheme):
         _check_text_start(text_start, num_queries)
         device = self._device(device)
         distance = offset_matrix(num_queries, num_keys, query_start, device).abs()
-        normaliser = self._normaliser(num_queries, num_keys, query_start, text_start, device)
-        bias = self._f(self._psi(distance) / normaliser[..., None]).to(dtype or self._dtype())
+        c = self._raised(self.c)
+        normaliser = self._normaliser(c, num_queries, num_keys, query_start, text_start, device)
+        bias = self._f(_psi(c, distance) / normaliser[..., None]).to(dtype or self._dtype())
         return bias.transpose(0, 1) if normaliser.dim() == 2 else bias
 
     def _knows_threshold(self) -> bool:
@@ -124,11 +127,9 @@ class FIRE(Scheme):
         transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         return not transformed and self.L_multiplier.device.type == "cpu"
 
-    def _psi(self, x: Tensor) -> Tensor:
-        return torch.log1p((self._raised(self.c) * x).abs())
-
     def _normaliser(
         self,
+        c: Tensor,
         num_queries: int,
         num_keys: int,
         query_start: int | None,
@@ -139,7 +140,7 @@ class FIRE(Scheme):
         positions = torch.arange(num_queries, device=device) + first_query_position(num_queries, num_keys, query_start)
         if text_start is not None:
             positions = positions - text_start
-        return self._psi(torch.maximum(positions, self.threshold())) + _EPSILON
+        return _psi(c, torch.maximum(positions, self.threshold())) + _EPSILON
 
     def _layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first, last = self._affine(self.mlp[0], 1), self._affine(self.mlp[2], self.width)
@@ -193,6 +194,10 @@ class FIRE(Scheme):
             active = torch.where(w1 > 0, right_of_knot, torch.where(w1 < 0, ~right_of_knot, b1 > 0)).to(w1.dtype)
         with torch.autocast(w1.device.type, enabled=False):
             return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]
+
+
+def _psi(c: Tensor, x: Tensor) -> Tensor:
+    return torch.log1p((c * x).abs())
 
 
 def _check_text_start(text_start: object, num_queries: int) -> None:
