@@ -6,7 +6,7 @@ import torch
 from falloff import attention
 from ops.cases import bias_of, tensors
 
-IMPLEMENTATIONS = ["reference", "blockwise"]
+IMPLEMENTATIONS = ["reference", "blockwise", "cpu"]  # of triton, tests/ops/triton/test_kernels.py holds the same
 
 
 def attend(query, key, value, bias, impl, key_mask):

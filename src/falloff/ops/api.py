@@ -17,10 +17,10 @@ from falloff.ops.arguments import (
     check_tensors,
     checked_document_ids,
     checked_key_mask,
-    refuse,
     refuse_other_words,
 )
 from falloff.ops.call import Call, sum_dtype
+from falloff.ops.checks import refuse
 from falloff.ops.dropout import new_seed
 from falloff.ops.masks import text_start
 from falloff.ops.operators import ONNX

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from falloff.offsets import is_position
+from falloff.ops.checks import DTYPES, MAX_HEAD_SIZE, refuse
 from falloff.ops.operators import IMPLEMENTATIONS
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_MAX_HEAD_SIZE = 256
 
 OTHER_WORDS = {
     "attn_mask": "key_mask for padding, causal, window or document_ids; a bias goes into bias, as a scheme or form",
@@ -35,11 +33,6 @@ OTHER_WORDS = {
 """Arguments of other attention functions, and what falloff calls them."""
 
 
-def refuse(argument: str, got: object, expected: str) -> NoReturn:
-    """Raise falloff's error for a wrong argument."""
-    raise ValueError(f"{argument}: got {got}, expected {expected}")
-
-
 def refuse_other_words(arguments: dict[str, object]) -> NoReturn:
     """Arguments that `attention` does not have: Python's own error, and falloff's word where there is one."""
     name = next((name for name in arguments if name in OTHER_WORDS), next(iter(arguments)))
@@ -56,14 +49,14 @@ def check_tensors(query: object, key: object, value: object) -> None:
             refuse(name, "a nested tensor", "a padded one with key_mask, or texts packed into one with document_ids")
         if tensor.dim() != 4:
             refuse(name, f"shape {tuple(tensor.shape)}", "four dimensions (B, heads, length, D)")
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in DTYPES:
             refuse(name, f"dtype {tensor.dtype}", "float32, bfloat16, float16 or float64")
     assert isinstance(query, Tensor)
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
     batch, heads, _, head_size = query.shape
-    if not 1 <= head_size <= _MAX_HEAD_SIZE:
-        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {_MAX_HEAD_SIZE}")
+    if not 1 <= head_size <= MAX_HEAD_SIZE:
+        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {MAX_HEAD_SIZE}")
     groups = key.shape[1]
     if key.shape[0] != batch or key.shape[3] != head_size:
         refuse("key", f"shape {tuple(key.shape)}", f"(B, G, M, D) with B = {batch} and D = {head_size} as in query")
@@ -73,8 +66,8 @@ def check_tensors(query: object, key: object, value: object) -> None:
         refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query{as_taken(query)}")
     if value.shape[:3] != key.shape[:3]:
         refuse("value", f"shape {tuple(value.shape)}", f"(B, G, M, any size) as the shape of key, {tuple(key.shape)}")
-    if not 1 <= value.shape[3] <= _MAX_HEAD_SIZE:
-        refuse("value", f"head size {value.shape[3]}", f"a size of 1 .. {_MAX_HEAD_SIZE}")
+    if not 1 <= value.shape[3] <= MAX_HEAD_SIZE:
+        refuse("value", f"head size {value.shape[3]}", f"a size of 1 .. {MAX_HEAD_SIZE}")
     if query.device.type == "meta":
         refuse("query", "device meta", "a device that computes")
     for name, tensor in (("key", key), ("value", value)):

@@ -6,6 +6,7 @@ lies within its tensors.
 """
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -14,13 +15,13 @@ from falloff.forms import FORMS, Form, form_from_tensors
 from falloff.offsets import is_position
 from falloff.ops.call import Call, sum_dtype
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_MAX_HEAD_SIZE = 256
+MAX_HEAD_SIZE = 256
 
 
-def refuse(argument: str, got: object, expected: str) -> None:
-    """Raise the error of an argument that does not fit."""
+def refuse(argument: str, got: object, expected: str) -> NoReturn:
+    """Raise falloff's error for an argument that does not fit."""
     raise ValueError(f"{argument}: got {got}, expected {expected}")
 
 
@@ -35,10 +36,10 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
             refuse(name, f"shape {tuple(tensor.shape)}", "four dimensions (B, heads, length, D)")
     batch, heads, num_queries, head_size = query.shape
     _, groups, num_keys, _ = key.shape
-    if query.dtype not in _DTYPES:
+    if query.dtype not in DTYPES:
         refuse("query", f"dtype {query.dtype}", "float32, bfloat16, float16 or float64")
-    if not 1 <= head_size <= _MAX_HEAD_SIZE:
-        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {_MAX_HEAD_SIZE}")
+    if not 1 <= head_size <= MAX_HEAD_SIZE:
+        refuse("query", f"head size {head_size}", f"a head size D of 1 .. {MAX_HEAD_SIZE}")
     if groups == 0 or heads == 0 or heads % groups:
         refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query")
     _check_tensor("query", query, query.shape, query.dtype, query.device)
@@ -118,7 +119,7 @@ def _check_form(form: Form, query: Tensor, num_keys: int) -> None:
         refuse(form.tensor_names[-1], f"{form.num_heads} heads", f"the {heads} heads of query")
     form.check_call(batch, num_queries, num_keys)
     for name, tensor in zip(form.tensor_names, form.tensors, strict=True):
-        dtype = tensor.dtype if tensor.dtype in _DTYPES else torch.float32
+        dtype = tensor.dtype if tensor.dtype in DTYPES else torch.float32
         _check_tensor(name, tensor, tensor.shape, dtype, query.device)
 
 
