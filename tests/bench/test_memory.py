@@ -31,7 +31,7 @@ def test_who_is_measured(monkeypatch):
     asked = []
     monkeypatch.setattr(memory, "unmeasurable", lambda: None)
     monkeypatch.setattr(memory, "measure", lambda case, name, impl: asked.append((case.name, name)) or {"extra": 1})
-    found = memory.measure_all(MEMORY_CASES, "cpu", Progress())
+    found = [one for measured in memory.measure_all(MEMORY_CASES, "cpu", Progress()) for one in measured]
     assert len(asked) == len(MEMORY_CASES) + 3 + 2  # SDPA without bias once for each length, dense at 4096 twice
     by_name = {case.name: keys for case, keys in found}
     assert set(by_name["memory: T5 causal N=4096"]["memory"]) == {OURS, NO_BIAS, LEARNED}
@@ -40,7 +40,7 @@ def test_who_is_measured(monkeypatch):
 
 def test_elsewhere_it_is_skipped_with_the_reason(monkeypatch):
     monkeypatch.setattr(memory, "unmeasurable", lambda: "not here")
-    for _, keys in memory.measure_all(MEMORY_CASES, "cpu", Progress()):
+    for ((_, keys),) in memory.measure_all(MEMORY_CASES, "cpu", Progress()):
         assert keys["memory"] == {}
         assert keys["skipped"] == {OURS: "not here", NO_BIAS: "not here", LEARNED: "not here"}
 
@@ -53,5 +53,5 @@ def test_a_rival_that_runs_out_of_memory_is_left_out(monkeypatch):
 
     monkeypatch.setattr(memory, "unmeasurable", lambda: None)
     monkeypatch.setattr(memory, "measure", measure)
-    ((_, keys),) = memory.measure_all(MEMORY_CASES[:1], "cpu", Progress())
+    (((_, keys),),) = memory.measure_all(MEMORY_CASES[:1], "cpu", Progress())
     assert (keys["memory"], keys["skipped"]) == ({OURS: {"extra": 1}}, {NO_BIAS: "killed", LEARNED: "killed"})
