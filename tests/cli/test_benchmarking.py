@@ -268,7 +268,9 @@ def test_out_is_no_link_and_an_error_names_it(falloff, monkeypatch, tmp_path):
     monkeypatch.setattr("os.fsync", full)
     result = falloff("--turns", 1, "--out", "new.json", "--cases", "forms")
     assert result.exit_code == 2
-    assert re.fullmatch(r"falloff: new.json: No space left on device; free at least [0-9,]+ bytes there\n", result.stderr)
+    *progress, error = result.stderr.splitlines()
+    assert all(line.startswith("[1/1] ") for line in progress)
+    assert re.fullmatch(r"falloff: new.json: No space left on device; free at least [0-9,]+ bytes there", error)
 
 
 def test_an_instruction_set_that_is_not_there(falloff, monkeypatch):

@@ -1,4 +1,4 @@
-"""How far a suite is: a bar on stderr with the time left, where there is a terminal to show it."""
+"""How far a suite is, on stderr: a bar with the time left where there is a terminal, a line for each case where not."""
 
 import sys
 from types import TracebackType
@@ -24,6 +24,20 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+
+class LineProgress(Progress):
+    """A line when a piece of work begins."""
+
+    def __init__(self) -> None:
+        self.stage, self.total, self.begun = "", 0, 0
+
+    def begin(self, doing: str, total: int) -> None:
+        self.stage, self.total, self.begun = doing, total, 0
+
+    def doing(self, name: str) -> None:
+        self.begun += 1
+        print(f"[{self.begun}/{self.total}] {self.stage}: {name}", file=sys.stderr, flush=True)
 
 
 class BarProgress(Progress):
@@ -68,5 +82,7 @@ class BarProgress(Progress):
 
 
 def progress_for(*, silent: bool) -> Progress:
-    """A bar where stderr is a terminal, nothing where it is not or where `silent`."""
-    return Progress() if silent or not sys.stderr.isatty() else BarProgress()
+    """A bar where stderr is a terminal, lines where it is not, nothing where `silent`."""
+    if silent:
+        return Progress()
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
