@@ -227,15 +227,11 @@ def _spoil(draw, tensors, settings):
         mask = settings.get("key_mask")
         if target is query or mask is None or bool(mask[at[0], at[2]]):
             target[at] = draw.pick([NAN, INF, -INF], [3, 1, 1])
-    if "key_mask" in settings and HIDDEN_KEYS_MAY_HOLD_ANYTHING and draw.chance(0.4):
+    if "key_mask" in settings and draw.chance(0.4):
         hidden = ~settings["key_mask"][:, None, :, None]
         for target in draw.pick([[key], [value], [key, value]]):
             anything = [NAN, INF, -INF, 3e38 if target.dtype != torch.float16 else 6e4]
             target.masked_fill_(hidden, draw.pick(anything))
-
-
-HIDDEN_KEYS_MAY_HOLD_ANYTHING = True
-"""To be True when every implementation keeps it."""
 
 
 @dataclass
@@ -269,9 +265,6 @@ def expect(case, dtype=torch.float64):
         bias, size = case.bias.dense(leaves)
         bias = factor * bias
         size = bias.detach().abs() if size is None else abs(factor) * size.detach()
-        if factor != 1 and not FORMS_ARE_SCALED_IN_FULL_PRECISION:
-            coarse = max((torch.finfo(leaf.dtype).eps for leaf in case.bias.leaves), default=0)
-            size = size * max(coarse / torch.finfo(torch.promote_types(case.query.dtype, torch.float32)).eps, 1)
     shape = (place.batch, place.heads, place.num_queries, place.num_keys)
     shown = definition.seen(
         shape,
@@ -308,10 +301,6 @@ def expect(case, dtype=torch.float64):
         )
     _bias_gradients(case, bias, leaves, values, tolerances)
     return _not_finite(case, given, shown, Expected(values, tolerances, {}))
-
-
-FORMS_ARE_SCALED_IN_FULL_PRECISION = True
-"""To be True when bias_scale is multiplied in the precision of the scores."""
 
 
 def _bias_gradients(case, bias, leaves, values, tolerances):

@@ -88,6 +88,9 @@ def text_starts(num_queries, key_mask, document_ids):
     return torch.tensor(starts, dtype=torch.int64).view(len(starts), num_queries)
 
 
+SMALLEST = torch.finfo(torch.float32).smallest_normal
+
+
 def _fold(tensor, groups):
     """Sums the query heads that share a key head."""
     return tensor.unflatten(1, (groups, -1)).sum(2)
@@ -136,7 +139,7 @@ def attend(query, key, value, bias, bias_size, shown, scale, kept, grad_out, gra
     size = sizes.where(shown, 0.0).amax(-1, keepdim=True) if num_keys else torch.zeros_like(highest)
     score_error = 6 * rounding.summed * (1 + size)
     relative = score_error + 3 * rounding.stored
-    error = relative * weights
+    error = relative * weights + SMALLEST  # a weight below what float32 holds may be 0
     if rounding.skips:
         error = error + weights.where(weights < 2**-24, 0.0)
     kept_error = error if kept is None else error * kept
