@@ -19,7 +19,17 @@ def test_written_with_the_permissions_of_the_umask(tmp_path):
         finally:
             os.umask(before)
         assert (tmp_path / "file").stat().st_mode & 0o777 == mode
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"content")]
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"content")]
+        (tmp_path / "file").unlink()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o640])
+def test_a_file_that_is_written_anew_keeps_its_permissions(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    path.chmod(mode)
+    write_file(path, b"content")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"content", mode)
 
 
 def test_nothing_but_a_regular_file_is_replaced(tmp_path):

@@ -1,4 +1,4 @@
-"""How falloff writes files: whole or not at all, through no link, with the permissions that the umask gives."""
+"""How falloff writes files: whole or not at all, through no link; a new one has the permissions that the umask gives."""
 
 import errno
 import os
@@ -29,8 +29,10 @@ def write_file(path: Path, content: bytes) -> None:
     """
     part = path.with_name(f"falloff-{secrets.token_hex(8)}{PART}")
     try:
-        check_replaceable(path)
+        mode = check_replaceable(path)
         with part.open("xb") as file:  # O_EXCL; and the mode is the umask's, where tempfile would take 0600
+            if mode is not None:  # what was private stays so
+                part.chmod(stat.S_IMODE(mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -45,8 +47,11 @@ def write_file(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)  # it is there only where something failed
 
 
-def check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> int | None:
     """Refuse a place where something stands that writing a file there would destroy: a link, a folder, a device, a pipe.
+
+    Returns:
+        The mode of the file that stands there, or None.
 
     Raises:
         OSError: naming it.
@@ -54,7 +59,8 @@ def check_replaceable(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return
+        return None
     if not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise FileExistsError(errno.EEXIST, f"this is {kind}, which is not written over", str(path))
+    return mode

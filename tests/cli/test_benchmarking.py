@@ -11,7 +11,7 @@ from falloff.cli import app
 
 HEADER = [
     *("suite", "impl", "machine", "versions", "commit", "threads", "isa", "peak_gflops", "peak_measured_by"),
-    *("turns", "cases"),
+    *("turns", "flex", "cases"),
 ]
 CASE = ["name", "group", "label", "bias", "dtype", "causal", "training", "shape", "verified_at", "errors"]
 TIMED = ["last_rows_error", "turns", "milliseconds", "skipped", "gflops", "share_of_peak", "ratio"]

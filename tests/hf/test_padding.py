@@ -136,3 +136,13 @@ def test_a_text_that_is_all_padding(family):
     batch["input_ids"][1] = 5
     with torch.no_grad():
         assert torch.equal(fused(**batch).logits[1], got.logits[1])
+
+
+def test_heads_too_large_for_a_bias_on_the_keys_say_so():
+    config = transformers.BloomConfig(vocab_size=80, hidden_size=512, n_layer=1, n_head=2)
+    model = transformers.BloomForCausalLM(config).eval()
+    hf.fuse(model)
+    ids, mask = texts("between turns")
+    model(ids)
+    with pytest.raises(ValueError, match=r"model: got heads of size 256, expected at most 255 .*falloff.hf.unfuse\(model\)"):
+        model(ids, attention_mask=mask)

@@ -374,6 +374,33 @@ def test_a_model_that_shared_the_config_stays_as_it_was():
     one(ids)
 
 
+def test_a_part_that_is_swapped_marks_the_whole(tmp_path):
+    """Else the whole model's folder would be that of a plain one."""
+    whole = MODELS["llama"]().eval()
+    hf.swap(whole.model, FIRE, share=False)
+    assert whole.config.falloff_config["scheme"] == "FIRE"
+    whole.save_pretrained(tmp_path)
+    ids = torch.randint(2, 60, (1, 8))
+    torch.testing.assert_close(hf.load(tmp_path)(ids).logits, whole(ids).logits)
+    with pytest.raises(Exception, match="load it by falloff.hf.load"):
+        transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "head", ["LlamaForSequenceClassification", "Qwen2ForSequenceClassification", "LlamaForQuestionAnswering"]
+)
+def test_heads_that_make_their_parts_by_an_auto_class_are_loaded(tmp_path, head):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, head.partition("For")[0] + "Config")
+    model = getattr(transformers, head)(config(vocab_size=60, num_key_value_heads=2, pad_token_id=0, **sizes)).eval()
+    hf.swap(model, FIRE)
+    model.save_pretrained(tmp_path)
+    loaded = hf.load(tmp_path).eval()
+    ids = torch.randint(2, 60, (2, 8))
+    torch.testing.assert_close(loaded(ids)[0], model(ids)[0])
+    assert all(module.config is loaded.config for module in loaded.modules() if hasattr(module, "config"))
+
+
 def test_an_error_in_the_middle_changes_nothing(monkeypatch):
     model = MODELS["llama"]()
     before = [(type(module), dict(vars(module))) for module in model.modules()]

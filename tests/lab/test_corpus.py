@@ -63,6 +63,11 @@ def test_folders_leave_out_what_is_hidden_or_binary(toy, tmp_path):
     assert text.describe()["left_out"] == [said]
 
 
+def test_a_text_may_begin_like_an_archive(toy, tmp_path):
+    (tmp_path / "text.txt").write_text("BZhou wrote this. " * 3000)
+    assert read_text(toy(text=(str(tmp_path / "text.txt"),))).train.size > 0
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [

@@ -19,7 +19,7 @@ CONFIG = {
     },
     "lengths": [16, 32],
     "tail": 16,
-    "text": {"source": "<img src=x onerror=alert(1)>", "complete": False, "bytes": 40_000},
+    "text": {"source": "<img src=x onerror=alert(1)>", "complete": False, "bytes": 40_000, "held_out_bytes": 1_000_000},
     "versions": {"torch": "2.13.0", "datasets": None},
     "git_commit": None,
     "machine": {"cpu": "A & B", "threads": 2, "gpu": None},

@@ -1,15 +1,18 @@
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from falloff.lab.config import Settings
+from falloff.lab.evaluation import window_ends
 from falloff.lab.tables import table_rows, terminal_tables
 
-CONFIG = {"lengths": [16, 32], "tail": 16}
+CONFIG = {"lengths": [16, 32], "tail": 16, "text": {"held_out_bytes": 1_000_000}}
 
 
 def test_rows_are_grouped_and_sorted_and_the_best_marked(results):
-    rows = table_rows(results)
+    rows = table_rows(CONFIG, results)
     assert [row.scheme for row in rows] == ["fire", "t5", "alibi", "rope"]
     assert [[cell.best for cell in row.tail] for row in rows] == [
         [False, False],
@@ -49,15 +52,15 @@ def test_best_is_only_what_a_paired_difference_carries(results):
     t5 = [1.0, 2.0, 3.0, 4.0, 1.5, 2.5, 3.5, 4.5]
     fire = [loss + step for loss, step in zip(t5, (0.3, -0.2, 0.3, -0.2, 0.3, -0.2, 0.3, -0.2), strict=True)]
     alibi = [loss + 0.2 for loss in t5]
-    rows = {row.scheme: row.tail[0] for row in table_rows(_with_losses(results, t5=t5, fire=fire, alibi=alibi))}
+    rows = {row.scheme: row.tail[0] for row in table_rows(CONFIG, _with_losses(results, t5=t5, fire=fire, alibi=alibi))}
     assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {
         "t5": (False, True),
         "fire": (False, True),
         "alibi": (False, False),
     }
-    rows = {row.scheme: row.tail[0] for row in table_rows(_with_losses(results, t5=t5, alibi=alibi))}
+    rows = {row.scheme: row.tail[0] for row in table_rows(CONFIG, _with_losses(results, t5=t5, alibi=alibi))}
     assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {"t5": (True, False), "alibi": (False, False)}
-    (row,) = table_rows(_with_losses(results, t5=t5))
+    (row,) = table_rows(CONFIG, _with_losses(results, t5=t5))
     assert (row.tail[0].best, row.tail[0].level) == (False, False)  # of one there is no best
 
 
@@ -70,3 +73,21 @@ def test_the_terminal_marks_what_is_level(results):
     assert "* best, ~ level with the lowest" in " ".join(said.split())
     assert "~4.00" in said
     assert "*4.00" not in said
+
+
+def test_windows_that_overlap_count_as_one(results):
+    """Two models of the same loss for each byte: where windows share bytes, a best was named in every second draw."""
+    draw, named = np.random.default_rng(0), 0
+    settings = Settings.of_preset("quick", train_length=16, windows=64)
+    length = settings.lengths[-1]
+    ends = window_ends(settings, 1200)
+    config = {"lengths": list(settings.lengths), "tail": 16, "text": {"held_out_bytes": 1200}}
+    for _ in range(100):
+        losses = {}
+        for scheme in ("t5", "fire"):
+            by_byte = draw.normal(size=1200)
+            losses[scheme] = [by_byte[end - length : end].mean() for end in ends]
+        lines = [{**line, "length": length} for line in _with_losses(results, **losses) if line["length"] == 32]
+        rows = table_rows(config, lines)
+        named += any(cell.best for row in rows for cell in row.everything)
+    assert named < 20

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from falloff import Strip, attention
 from falloff.ops import cpu
 
 IMPLEMENTATIONS = ("cpu", "blockwise", "triton", "auto")
@@ -300,3 +301,26 @@ def main(impl):
 if __name__ == "__main__":
     os.environ.setdefault("TRITON_INTERPRET", "1")
     main(*sys.argv[1:])
+
+
+PLAIN = torch.zeros(2, 4, 300, 64)
+FREED = {
+    "query of another size than value": (lambda freed: attention(freed, PLAIN, PLAIN[..., :8]), PLAIN),
+    "a strip that is scaled": (
+        lambda freed: attention(PLAIN, PLAIN, PLAIN, Strip(freed), bias_scale=0.5),
+        torch.zeros(4, 90000),
+    ),
+    "a mask of integers": (
+        lambda freed: attention(*[PLAIN[..., :1, :].expand(-1, -1, 90000, -1)] * 3, key_mask=freed),
+        torch.ones(2, 90000, dtype=torch.long),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FREED)
+def test_memory_that_was_freed_is_refused_where_torch_computes_first(name):
+    run, tensor = FREED[name]
+    freed = tensor.clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"(query|values|key_mask): got a storage of 0 bytes"):
+        run(freed)

@@ -155,3 +155,26 @@ def test_tracers_are_answered(impl, monkeypatch):
         program = torch.export.export(Attention(), (query,), strict=False)
         assert not any("falloff" in str(node.target) for node in program.graph.nodes)
         torch.testing.assert_close(program.module()(query), Attention()(query))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_masks_where_no_value_can_be_looked_at():
+    masks = torch.randint(0, 2, (3, 2, 6))
+    with pytest.raises(ValueError, match=r"key_mask: got torch.int64 under torch.func, expected .*mask.bool\(\)"):
+        vmap(lambda mask: attention(QUERY, KEY, VALUE, key_mask=mask))(masks)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [mode.from_tensor(t) for t in (QUERY, KEY, VALUE)]
+        for mask in (mode.from_tensor(masks[0]), mode.from_tensor(masks[0].bool())):
+            assert attention(*fake, FIRE(2), key_mask=mask).shape == QUERY.shape
+
+
+def test_nothing_to_map_over_is_refused():
+    with pytest.raises(ValueError, match="vmap: got a dimension of size 0, expected at least 1"):
+        vmap(lambda query: attention(query, KEY, VALUE))(torch.zeros(0, *QUERY.shape))
+
+
+@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
+def test_no_keys_behind_a_mask(impl):
+    none = KEY[:, :, :0]
+    out = attention(QUERY, none, none, FIRE(2), key_mask=torch.ones(2, 0, dtype=torch.bool), impl=impl)
+    assert torch.equal(out, torch.zeros_like(QUERY))

@@ -49,7 +49,8 @@ class Kept:
         if not isinstance(found, dict) or not isinstance(found.get("cases"), list):
             refuse("which is no result of falloff bench", "one that was stopped")
             return
-        differing = [key for key, value in header.items() if key not in found or (value is not None and found[key] != value)]
+        later = ("peak_gflops", "peak_measured_by")  # measured by the run that was stopped
+        differing = [key for key, value in header.items() if key not in found or (key not in later and found[key] != value)]
         if differing:
             got = ", ".join(f"{key} {json.dumps(found.get(key))[:80]}" for key in differing)
             refuse(f"which has {got}", ", ".join(f"{key} {json.dumps(header[key])[:80]}" for key in differing))

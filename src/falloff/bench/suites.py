@@ -86,6 +86,7 @@ def run_suite(options: Options, progress: Progress, out: Path | None = None, *, 
         "peak_gflops": None,
         "peak_measured_by": None,
         "turns": options.turns,
+        "flex": options.with_flex,
     }
     kept = Kept(header, [case_keys(case) for case in options.chosen], out, resume=resume)
     left = [case for case in options.chosen if case.name not in kept.done]

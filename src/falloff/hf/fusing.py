@@ -44,7 +44,8 @@ def fuse(model: nn.Module) -> FuseReport:
     behind padding on the left counts (BLOOM, MPT, Falcon), such a row predicts it, and loss and gradients differ by that one
     prediction; with -100 there they are those of the plain model.
 
-    A fused model has configurations of its own, copies, so that a model that shared them stays as it was.
+    A fused model has configurations of its own, copies, so that a model that shared them stays as it was. Give the outermost
+    model: of one that was fused as a part, the whole keeps the configuration that there was, and changes of it stay outside.
 
     Known are T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and
     Inkling's text layers, wherever they stand within `model`.

@@ -74,7 +74,8 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     biases = [_made(make_bias, places.heads) for _ in range(1 if share else len(places.attention))]
     described = _described(biases[0], share)
     with all_or_nothing(model):
-        own_configs(model)
+        if getattr(model, "base_model", None) is not model:
+            own_configs(model)  # a model without a head may be a part of one with: then the whole one's file must say so too
         _put_in(model, places, biases, share)
         model.config.falloff_config = described  # type: ignore[union-attr]
 
@@ -176,18 +177,20 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
         raise ValueError(
             f"folder: got {str(folder)!r}, whose config has no falloff_config, expected a model that was swapped"
         )
+    of_old = config is found
     make, share = make_bias or _named(described), described["share"]
     original: Any = getattr(transformers, config["architectures"][0])
     fresh: list[Scheme] = []
 
-    def swapped_from_the_start(model: Any, *arguments: Any, **named: Any) -> None:
-        original.__init__(model, *arguments, **named)
+    def swapped_from_the_start(model: Any, config: Any, *arguments: Any, **named: Any) -> None:
+        config.__class__ = type(config).unfused  # some models make their parts by AutoModel, which looks at the class
+        original.__init__(model, config, *arguments, **named)
         model.__class__ = original
         places = _places(model)
         with torch.device("cpu"):  # Transformers has chosen the device meta, where nothing can be looked at
             fresh.append(_as_described(_made(make, places.heads), described))
         _put_in(model, places, [make(places.heads) for _ in (places.attention[:1] if share else places.attention)], share)
-        if config is found:
+        if of_old:
             _reshape_scalars(model, ())  # FIRE had some when such a folder was saved
 
     config_class = fused_class(SwappedConfig, transformers.CONFIG_MAPPING[config["model_type"]])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_
 
 _COMPRESSED = {
     b"\x1f\x8b": "a gzip file",
-    b"BZh": "a bzip2 file",
     b"\xfd7zXZ\0": "an xz file",
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"PK\x03\x04": "a zip file",
@@ -211,6 +211,8 @@ def _counted(names: list[str], what: str) -> tuple[str, ...]:
 
 def _binary(content: bytes) -> str | None:
     """Of which kind a content is that is no text, told from its beginning; None for text in any encoding without NUL."""
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", content):  # a text may begin with "BZh"
+        return "a bzip2 file"
     for mark, kind in _COMPRESSED.items():
         if content.startswith(mark):
             return kind

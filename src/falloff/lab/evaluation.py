@@ -5,7 +5,7 @@ same bytes at every length, and only the context before them differs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -54,8 +54,16 @@ def window_ends(settings: Settings, size: int) -> np.ndarray[tuple[int], np.dtyp
     count = min(settings.windows, (size - first) // settings.tail + 1)
     if count < LEAST_WINDOWS:
         raise ValueError(f"held_out: got {size:,} bytes, expected at least {settings.least_bytes:,}")
-    spacing = (size - first) // (count - 1)
-    return first + spacing * np.arange(count)
+    return first + window_spacing(settings.lengths, count, size) * np.arange(count)
+
+
+def window_spacing(lengths: Sequence[int], windows: int, size: int) -> int:
+    """How many bytes lie between the ends of two neighbouring windows: longer windows overlap.
+
+    >>> window_spacing([64, 512], 8, 960 + 1)
+    64
+    """
+    return (size - max(lengths) - 1) // (windows - 1)
 
 
 def work(settings: Settings) -> int:
@@ -130,17 +138,26 @@ def interval(nats: Floats, resamples: int, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def difference_interval(losses: list[float], others: list[float]) -> tuple[float, float]:
+def difference_interval(losses: list[float], others: list[float], together: int = 1) -> tuple[float, float]:
     """The 95% interval of the mean of `others` - `losses`, two models' losses on the same windows.
 
     How hard a window is moves both losses alike, and leaves their difference: this interval is far narrower than those of
-    the two means, and may leave out 0 where they overlap. It is Student's t interval: right from 8 windows on.
+    the two means, and may leave out 0 where they overlap. It is Student's t interval.
+
+    Args:
+        losses, others: of each window, in the order of the text.
+        together: how many neighbouring windows overlap: they share bytes, so that their mean counts as one. Where fewer than
+            two are left the interval is all numbers.
 
     >>> low, high = difference_interval([1.0] * 8, [1.1, 1.2, 1.1, 1.2, 1.1, 1.2, 1.1, 1.2])
     >>> round(low, 4), round(high, 4)
     (0.1053, 0.1947)
     """
     differences = np.asarray(others) - np.asarray(losses)
+    whole = len(differences) // together * together
+    differences = differences[:whole].reshape(-1, together).mean(1)
+    if len(differences) < 2:
+        return -math.inf, math.inf
     freedom = len(differences) - 1
     reach = _student(freedom) * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     return float(differences.mean()) - reach, float(differences.mean()) + reach

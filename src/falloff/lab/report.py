@@ -26,7 +26,7 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
         HTML with Plotly's own source in it: about 5 MB.
     """
     settings = config["settings"]
-    rows = table_rows(results)
+    rows = table_rows(config, results)
     order = [row.scheme for row in rows]
     results = sorted(results, key=lambda line: order.index(line["scheme"]))
     count = len(rows)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from falloff.lab.evaluation import difference_interval
+from falloff.lab.evaluation import difference_interval, window_spacing
 from falloff.lab.extras import require
 
 GROUPS = {"learned": "Learned", "heuristic": "Heuristic", "baseline": "Baseline"}
@@ -43,13 +43,17 @@ class Row:
     peak_memory_mb: float
 
 
-def table_rows(results: list[dict[str, Any]]) -> list[Row]:
+def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Row]:
     """Rows grouped into learned, heuristic and baseline schemes, each group by tail perplexity at the longest length."""
+    spacing = window_spacing(config["lengths"], len(results[0]["losses"]), config["text"]["held_out_bytes"])
     names = list(dict.fromkeys(line["scheme"] for line in results))
     by_scheme = {name: [line for line in results if line["scheme"] == name] for name in names}
     lengths = [line["length"] for line in by_scheme[names[0]]]
     columns = {
-        (key, length): _lowest({line["scheme"]: line[key] for line in results if line["length"] == length})
+        (key, length): _lowest(
+            {line["scheme"]: line[key] for line in results if line["length"] == length},
+            1 if key == "tail_losses" else -(-length // spacing),  # tails never overlap
+        )
         for key in ("tail_losses", "losses")
         for length in lengths
     }
@@ -77,14 +81,14 @@ def table_rows(results: list[dict[str, Any]]) -> list[Row]:
     return sorted(rows, key=lambda row: (order.index(row.kind), row.tail[-1].value))
 
 
-def _lowest(losses: dict[str, list[float]]) -> set[str]:
-    """The scheme with the lowest mean loss, and those that its windows cannot tell from it.
+def _lowest(losses: dict[str, list[float]], together: int) -> set[str]:
+    """The scheme with the lowest mean loss, and those that its windows cannot tell from it, so many of which overlap.
 
-    >>> sorted(_lowest({"t5": [1.0, 2.0, 3.0], "fire": [1.1, 1.9, 3.1], "rope": [2.0, 3.0, 4.0]}))
+    >>> sorted(_lowest({"t5": [1.0, 2.0, 3.0], "fire": [1.1, 1.9, 3.1], "rope": [2.0, 3.0, 4.0]}, 1))
     ['fire', 't5']
     """
     lowest = min(losses, key=lambda name: sum(losses[name]))
-    return {name for name in losses if name == lowest or difference_interval(losses[lowest], losses[name])[0] <= 0}
+    return {name for name in losses if name == lowest or difference_interval(losses[lowest], losses[name], together)[0] <= 0}
 
 
 def written(perplexity: float) -> str:
@@ -100,7 +104,7 @@ def written(perplexity: float) -> str:
 
 def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width: int) -> list[Any]:
     """The table for a terminal of that width, as rich tables: one where it fits, else perplexities and costs apart."""
-    rows = table_rows(results)
+    rows = table_rows(config, results)
     lengths, tail = config["lengths"], config["tail"]
     layout: tuple[tuple[str, ...], ...] = (("tail",), ("all",), ("costs",))
     if width >= 60 + 16 * len(lengths):

@@ -13,6 +13,7 @@ from falloff.ops import reference
 from falloff.ops.arguments import (
     as_taken,
     autocasts,
+    check_memory,
     check_settings,
     check_tensors,
     checked_document_ids,
@@ -170,6 +171,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> 
     head_size, value_size = query.shape[3], value.shape[3]
     if head_size == value_size:
         return call_fused(query, key, value, call, impl)
+    check_memory(query=query, key=key, value=value)
     query, key, value = (pad(t, (0, max(head_size, value_size) - t.shape[3])) for t in (query, key, value))
     out, lse = call_fused(query, key, value, call, impl)
     return out[..., :value_size], lse
@@ -227,6 +229,8 @@ def _form_of(
         refuse("bias", f"{bias_heads} heads", f"the {heads} heads of query{as_taken(query)}")
     if bias_scale != 1:
         # Raised before it is multiplied: a product in half precision overflows, one in float32 is too coarse for float64.
+        if form is not None:
+            check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
         raised = None if form is None else form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query)))
         form = None if raised is None else raised.scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from falloff.offsets import is_position
-from falloff.ops.checks import DTYPES, MAX_HEAD_SIZE, refuse
+from falloff.ops.checks import DTYPES, MAX_HEAD_SIZE, check_storage, refuse
 from falloff.ops.operators import IMPLEMENTATIONS
 
 OTHER_WORDS = {
@@ -125,8 +125,11 @@ def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
     if mask.dim() != 2 or mask.shape[0] not in (1, batch) or mask.shape[1] != num_keys or mask.device != query.device:
         refuse("key_mask", f"{mask.dtype} {tuple(mask.shape)} on {mask.device}", expected())
     if mask.dtype != torch.bool:
+        if torch._C._are_functorch_transforms_active():  # where no value can be looked at
+            refuse("key_mask", f"{mask.dtype} under torch.func", expected() + ": mask.bool()")
+        check_memory(key_mask=mask)
         certain = ((mask == 0) | (mask == 1)).all()
-        if mask.device.type != "cpu" or torch.compiler.is_compiling():  # nothing waits for a device
+        if mask.device.type != "cpu" or not _is_plain(mask):  # nothing waits for a device, or for what has no values
             torch._assert_async(certain, "key_mask: got integers, expected only 0 and 1")
         elif not certain:
             other = mask[(mask != 0) & (mask != 1)][0].item()
@@ -155,6 +158,19 @@ def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: i
     if query_start is not None and query_start != 0:
         refuse("query_start", query_start, "None or 0 where document_ids are given")
     return ids.expand(batch, -1)
+
+
+def check_memory(**tensors: Tensor) -> None:
+    """Refuse tensors without the memory that they need, where torch computes with them before an operator looks."""
+    for name, tensor in tensors.items():
+        if _is_plain(tensor):
+            check_storage(name, tensor)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has values and memory of its own: not while a compiler or torch.func stands in for it."""
+    standing_in = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not standing_in and type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 def autocasts(query: Tensor) -> bool:

@@ -130,15 +130,23 @@ def _check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.
         refuse(name, f"dtype {tensor.dtype}", str(dtype))
     if tensor.device != device:
         refuse(name, f"device {tensor.device}", f"query's device {device}")
+    check_storage(name, tensor)
+
+
+def check_storage(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor whose storage is shorter than its shape and strides need.
+
+    Also asked where torch's own arithmetic meets a caller's tensor first: that reads freed memory.
+    """
     # Storage can be taken away from under a tensor, as FSDP does between uses: its size is all that says so.
+    if tensor.numel() == 0:
+        return
     if tensor.is_contiguous():
         end = tensor.storage_offset() + tensor.numel()
     else:
         end = tensor.storage_offset() + 1
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
             end += (size - 1) * stride
-    if tensor.numel() == 0:
-        return
     there = tensor.untyped_storage().nbytes()
     if end * tensor.itemsize > there:
         refuse(name, f"a storage of {there} bytes", f"one of {end * tensor.itemsize} at least, which shape and strides need")

@@ -59,6 +59,8 @@ def text_start(
         first = torch.full_like(document, length).scatter_reduce_(-1, document, index, "amin")
         return first.gather(-1, document)
     if key_mask is not None:
+        if key_mask.shape[1] == 0:
+            return torch.zeros(len(key_mask), num_queries, dtype=torch.int64, device=key_mask.device)
         index = torch.arange(key_mask.shape[1], device=key_mask.device)
         first = torch.where(key_mask, index, key_mask.shape[1]).amin(-1, keepdim=True)
         return first.expand(-1, num_queries)

@@ -243,6 +243,8 @@ def _one_by_one(operator: Any) -> Any:
         return argument if dim is None else argument.select(dim, index)
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            refuse("vmap", "a dimension of size 0", "at least 1")
         results = [
             operator(*(entry(argument, dim, index) for argument, dim in zip(arguments, in_dims, strict=True)))
             for index in range(info.batch_size)

@@ -86,7 +86,7 @@ class FIRE(Scheme):
         lowest, highest = offset_range(num_queries, num_keys, query_start)
         _check_text_start(text_start, num_queries)
         last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
-        if self._knows_threshold() and last_position - _earliest(text_start) < self.threshold().item():
+        if self._knows_threshold(text_start) and last_position - _earliest(text_start) < self.threshold().item():
             return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
         device, dtype = self._device(device), dtype or self._dtype()
         distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
@@ -119,11 +119,13 @@ class FIRE(Scheme):
         bias = self._f(_psi(c, distance) / normaliser[..., None]).to(dtype or self._dtype())
         return bias.transpose(0, 1) if normaliser.dim() == 2 else bias
 
-    def _knows_threshold(self) -> bool:
+    def _knows_threshold(self, text_start: Tensor | int | None) -> bool:
         """Whether L may be looked at to choose the cheaper Strip.
 
-        Not while a compiler or torch.func transforms the call, nor where it would stall a GPU.
+        Not while a compiler, torch.func or a fake tensor stands in for values, nor where it would stall a GPU.
         """
+        if isinstance(text_start, Tensor) and type(text_start) is not Tensor:
+            return False
         transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         return not transformed and self.L_multiplier.device.type == "cpu"
 

@@ -14,6 +14,7 @@ from falloff.forms import Band, Form
 from falloff.hf.attention import attend, refuse_weights, told
 from falloff.hf.families.fused import Fused
 from falloff.hf.masks import Seen
+from falloff.ops.checks import MAX_HEAD_SIZE
 from falloff.schemes import ALiBi
 from falloff.schemes.alibi import alibi_slopes
 
@@ -129,6 +130,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, by_key: tuple[()] | tuple
     """`attend` with a bias by key, if any: as more dimensions of the head, of query (H, 1, C) and key (B, H, M, C)."""
     if not by_key:
         return attend(query, key, value, *more)
+    most = MAX_HEAD_SIZE - by_key[0].shape[-1]
+    if query.shape[-1] > most:
+        raise ValueError(
+            f"model: got heads of size {query.shape[-1]}, expected at most {most} where a bias rides on the keys (Falcon's, and "
+            "BLOOM's with padding between tokens): falloff.hf.unfuse(model)"
+        )
     of_query, of_key = (
         channels.expand(*tensor.shape[:-1], -1) for channels, tensor in zip(by_key, (query, key), strict=True)
     )
