@@ -382,7 +382,7 @@ def test_a_part_that_is_swapped_marks_the_whole(tmp_path):
     whole.save_pretrained(tmp_path)
     ids = torch.randint(2, 60, (1, 8))
     torch.testing.assert_close(hf.load(tmp_path)(ids).logits, whole(ids).logits)
-    with pytest.raises(Exception, match="load it by falloff.hf.load"):
+    with pytest.raises(Exception, match=r"load it by falloff\.hf\.load"):
         transformers.LlamaForCausalLM.from_pretrained(tmp_path)
 
 

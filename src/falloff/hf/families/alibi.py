@@ -133,8 +133,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, by_key: tuple[()] | tuple
     most = MAX_HEAD_SIZE - by_key[0].shape[-1]
     if query.shape[-1] > most:
         raise ValueError(
-            f"model: got heads of size {query.shape[-1]}, expected at most {most} where a bias rides on the keys (Falcon's, and "
-            "BLOOM's with padding between tokens): falloff.hf.unfuse(model)"
+            f"model: got heads of size {query.shape[-1]}, expected at most {most} where a bias rides on the keys "
+            "(Falcon's, and BLOOM's with padding between tokens): falloff.hf.unfuse(model)"
         )
     of_query, of_key = (
         channels.expand(*tensor.shape[:-1], -1) for channels, tensor in zip(by_key, (query, key), strict=True)
