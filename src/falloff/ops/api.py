@@ -228,11 +228,10 @@ def _form_of(
     if bias_heads != heads:
         refuse("bias", f"{bias_heads} heads", f"the {heads} heads of query{as_taken(query)}")
     if bias_scale != 1:
-        # Raised before it is multiplied: a product in half precision overflows, one in float32 is too coarse for float64.
         if form is not None:
             check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
-        raised = None if form is None else form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query)))
-        form = None if raised is None else raised.scaled(bias_scale)
+            # Raised before it is multiplied: a product in half precision overflows, one in float32 is too coarse for float64.
+            form = form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query))).scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale
     return form, matrix
 
