@@ -230,7 +230,7 @@ def _form_of(
     if bias_scale != 1:
         if form is not None:
             check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
-            # Raised before it is multiplied: a product in half precision overflows, one in float32 is too coarse for float64.
+            # Raised before it is multiplied: in half precision a product overflows, in float32 it is too coarse for float64.
             form = form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query))).scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale
     return form, matrix
