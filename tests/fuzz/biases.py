@@ -355,7 +355,7 @@ class Waves(Scheme):
         if self.reach is not None:
             offsets = offsets.clamp(-self.reach, self.reach)
         height = self._raised(self.height)
-        return height[:, None] * torch.cos(0.37 * offsets.to(height.dtype))
+        return height[:, None] * torch.cos(0.37 * offsets.double()).to(height.dtype)  # float32 is too coarse for far angles
 
 
 class OneForAll(Scheme):
