@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from falloff.offsets import is_position
-from falloff.ops.checks import DTYPES, MAX_HEAD_SIZE, check_storage, refuse
+from falloff.ops.checks import DTYPES, INTEGERS, MAX_HEAD_SIZE, check_storage, refuse
 from falloff.ops.operators import IMPLEMENTATIONS
 
 OTHER_WORDS = {
@@ -149,9 +149,8 @@ def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: i
 
     if not isinstance(ids, Tensor):
         refuse("document_ids", type(ids).__name__, expected())
-    integers = not (ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool)
     fits = ids.dim() == 2 and ids.shape[0] in (1, batch) and ids.shape[1] == num_queries
-    if not integers or not fits or ids.device != query.device:
+    if ids.dtype not in INTEGERS or not fits or ids.device != query.device:
         refuse("document_ids", f"{ids.dtype} {tuple(ids.shape)} on {ids.device}", expected())
     if num_queries != num_keys:
         refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")

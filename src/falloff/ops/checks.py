@@ -16,7 +16,7 @@ from falloff.offsets import is_position
 from falloff.ops.call import Call, sum_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 MAX_HEAD_SIZE = 256
 
 
@@ -56,7 +56,7 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
     if call.document_ids is not None:
         if num_queries != num_keys:
             refuse("document_ids", f"{num_queries} queries and {num_keys} keys", "as many queries as keys")
-        integers = call.document_ids.dtype if call.document_ids.dtype in _INTEGERS else torch.int64
+        integers = call.document_ids.dtype if call.document_ids.dtype in INTEGERS else torch.int64
         _check_tensor("document_ids", call.document_ids, (batch, num_queries), integers, query.device)
     if call.seed is not None:
         _check_tensor("seed", call.seed, (), torch.int64, query.device)
