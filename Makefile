@@ -16,7 +16,7 @@ help:  ## list these commands
 
 setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
 
-KERNELS := CMakeLists.txt $(wildcard src/falloff/ops/csrc/*)
+KERNELS := CMakeLists.txt $(wildcard src/falloff/ops/cpu/csrc/*)
 
 $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "falloff needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }

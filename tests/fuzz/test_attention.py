@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from falloff.ops import blockwise, cpu, tile_bias
+from falloff.ops import blockwise, cpu
+from falloff.ops.blockwise import bias as tile_bias
 from fuzz import attention
 
 SEED = 2024

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falloff import ALiBi, Band, Scheme, Strip, T5Bias, Warp, attention
-from falloff.ops import blockwise, tile_bias
+from falloff.ops import blockwise
+from falloff.ops.blockwise import bias as tile_bias
 from ops import agreement
 from ops.cases import BIASES, bias_of, results, tensors
 

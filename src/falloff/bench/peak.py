@@ -21,11 +21,11 @@ class Peak:
 def measured_peak(isa: str | None, threads: int) -> Peak:
     """The float32 peak of this machine at this moment, on that many threads.
 
-    By the multiply-adds of `_cpu.fma_peak` where the kernels have it and an instruction set is named. Else the best of some
-    products of torch, which lie some percent below it.
+    By the multiply-adds of `_kernels.fma_peak` where the kernels have it and an instruction set is named. Else the best of
+    some products of torch, which lie some percent below it.
     """
     if isa is not None:
-        kernels = import_module("falloff.ops._cpu")
+        kernels = import_module("falloff.ops.cpu._kernels")
         if hasattr(kernels, "fma_peak"):
             return Peak(float(kernels.fma_peak(isa, threads)), "fma")
     return Peak(max(_matmul_gflops(size) for size in _SIZES), "matmul")

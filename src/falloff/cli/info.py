@@ -83,7 +83,7 @@ def _why_not(module: str) -> str | None:
 
 def _instruction_set() -> dict[str, Any]:
     try:
-        available = list(import_module("falloff.ops._cpu").instruction_sets())
+        available = list(import_module("falloff.ops.cpu._kernels").instruction_sets())
     except ImportError:
         available = []
     in_use = None

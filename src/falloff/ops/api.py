@@ -23,7 +23,7 @@ from falloff.ops.arguments import (
 from falloff.ops.call import Call, sum_dtype
 from falloff.ops.checks import refuse
 from falloff.ops.dropout import new_seed
-from falloff.ops.masks import text_start
+from falloff.ops.mask import text_start
 from falloff.ops.operators import ONNX
 from falloff.ops.transforms import call_fused
 from falloff.schemes import Scheme

@@ -3,7 +3,7 @@
 For a few heads at a time, each block of query rows visits its keys in tiles and keeps a running row maximum, row sum and
 weighted sum of values (online softmax: Milakov and Gimelshein 2018; FlashAttention: Dao et al. 2022). The backward
 recomputes the weights of each tile from the log-sum-exp. Scores and sums are float32, or float64 for float64 inputs.
-Query rows are held in reverse order within a tile, for the sake of the bias: see `tile_bias`.
+Query rows are held in reverse order within a tile, for the sake of the bias: see `bias.py`.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from falloff.ops.blockwise.bias import Tile, TileBias, tile_bias
 from falloff.ops.call import Call, empty_output, sum_dtype
 from falloff.ops.dropout import keep_mask
-from falloff.ops.masks import visible
-from falloff.ops.tile_bias import Tile, TileBias, tile_bias
+from falloff.ops.mask import visible
 
 # Tiles of at most 64 x 1024 (query heads that share a key head count as rows), and as many heads and batch entries at once
 # as keep the scores within 2 MB of float32: a tile stays in cache through the dozen elementwise passes of plain torch, and

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from falloff.ops.call import Call, sum_dtype
 from falloff.ops.dropout import keep_mask
-from falloff.ops.masks import visible
+from falloff.ops.mask import visible
 from falloff.shapes import Float
 
 

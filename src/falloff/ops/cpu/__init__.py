@@ -1,7 +1,7 @@
 """Attention on the CPU by the C++ kernels of `csrc/`: O(N) memory, forward and backward, all three forms.
 
-The kernels are one extension module, `_cpu`, that holds several instruction sets and links nothing of torch. Where it was
-not built (no compiler at installation), this implementation refuses and says so.
+The kernels are one extension module, `_kernels`, that holds several instruction sets and links nothing of torch. Where it
+was not built (no compiler at installation), this implementation refuses and says so.
 """
 
 import os
@@ -60,7 +60,7 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
 @cache
 def _module() -> ModuleType | None:
     try:
-        return import_module("falloff.ops._cpu")
+        return import_module("falloff.ops.cpu._kernels")
     except ImportError:
         return None
 

@@ -1,4 +1,4 @@
-// The Python module `falloff.ops._cpu`. Tensors come through DLPack; nothing here knows torch.
+// The Python module `falloff.ops.cpu._kernels`. Tensors come through DLPack; nothing here knows torch.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -96,8 +96,8 @@ struct Call {
 
 }  // namespace
 
-NB_MODULE(_cpu, m) {
-    m.doc() = "Attention on the CPU: see falloff/ops/cpu.py.";
+NB_MODULE(_kernels, m) {
+    m.doc() = "Attention on the CPU: see falloff/ops/cpu/__init__.py.";
     m.def("instruction_sets", &instruction_sets);
     m.def("fma_peak", &fma_peak, nb::arg("isa"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>());
     nb::class_<Call>(m, "Call")

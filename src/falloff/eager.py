@@ -1,0 +1,18 @@
+"""Whether tensors have values now: not while a compiler, a transform or a fake tensor stands in for them."""
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def is_eager() -> bool:
+    """Whether a value may be looked at and kept for later calls.
+
+    Not under torch.compile, torch.export or torch.jit.trace, not within torch.func's transforms, and not under a mode that
+    makes tensors without values (FakeTensorMode) or records them (make_fx). Modes that only look on, such as one that counts
+    operators, change nothing.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not any(mode.is_infra_mode() for mode in _get_current_dispatch_mode_stack())
