@@ -82,7 +82,7 @@ def _labels(call: Call, num_queries: int, batch: int) -> tuple[Tensor | None, Te
     return None, None
 
 
-def _kernels(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Any:
+def _problem(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Any:
     module = _module()
     assert module is not None  # refusal() said so
     row_labels, key_labels = _labels(call, query.shape[2], query.shape[0])
@@ -112,7 +112,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tens
     out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if out.numel() > 0:
-        _kernels(query, key, value, call).forward(out, lse)
+        _problem(query, key, value, call).forward(out, lse)
     return out, lse
 
 
@@ -135,7 +135,7 @@ def backward(
     form = call.form
     grad_form = [torch.zeros_like(t, dtype=torch.float32).contiguous() for t in form.tensors] if form and needs[3] else []
     if out.numel() > 0 and key.shape[2] > 0:
-        _kernels(query, key, value, call).backward(
+        _problem(query, key, value, call).backward(
             _readable(grad_out),
             None if grad_lse is None else grad_lse.contiguous(),
             _readable(out),
