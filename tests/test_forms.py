@@ -55,5 +55,5 @@ def test_warp(n, m, query_start, batch):
 )
 def test_scaling_and_the_way_through_an_operator(form):
     torch.testing.assert_close(form.scaled(3.0).dense(3, 4), 3 * form.dense(3, 4))
-    again = form_from_tensors(form.kind, form.tensors, getattr(form, "start", 0))
+    again = form_from_tensors(form.kind, form.tensors, form.numbers)
     assert torch.equal(again.dense(3, 4, 5), form.dense(3, 4, 5))

@@ -13,8 +13,9 @@ A form knows nothing of the scheme that it came from, and a kernel needs to know
 meaning, in O(N M) memory: what the kernels are held against.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from falloff.offsets import is_position, offset_matrix
 from falloff.shapes import Float
 
 
-def _check(condition: bool, argument: str, got: object, expected: str) -> None:
+def _check(condition: bool | torch.SymBool, argument: str, got: object, expected: str) -> None:
     if not condition:
         shown = tuple(got.shape) if isinstance(got, Tensor) else repr(got)
         raise ValueError(f"{argument}: got {shown}, expected {expected}")
@@ -38,14 +39,20 @@ def _check_float_tensor(argument: str, tensor: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """What the three forms share: their tensors as a list, for the operators, and back."""
+    """What the forms share: kind, tensors and numbers, as operators carry them; `form_from_tensors` is the way back."""
 
     kind: ClassVar[str]
     tensor_names: ClassVar[tuple[str, ...]]
+    number_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     def tensors(self) -> list[Tensor]:
         return [getattr(self, name) for name in self.tensor_names]
+
+    @property
+    def numbers(self) -> list[int]:
+        """What a form says beside its tensors, as integers."""
+        return [getattr(self, name) for name in self.number_names]
 
     @property
     def num_heads(self) -> int:
@@ -91,6 +98,7 @@ class Strip(Form):
 
     kind: ClassVar[str] = "strip"
     tensor_names: ClassVar[tuple[str, ...]] = ("values",)
+    number_names: ClassVar[tuple[str, ...]] = ("start",)
 
     def __post_init__(self) -> None:
         _check_float_tensor("values", self.values)
@@ -167,6 +175,9 @@ class Warp(Form):
         a: (N,) or (B, N), the multiplier of each query row.
         knots: (S - 1,), rising.
         slope, intercept: (H, S), the line of each segment; finite (masks hide keys, a warp does not).
+        rising: whether g is finite and never falls, and a is finite and not negative: what the CPU kernels need. Whoever
+            makes a warp may know it; with None `attention` looks at g and a, which it cannot under torch.compile. Where
+            True is not true, the numbers are wrong, and nothing worse.
 
     >>> g, a = torch.arange(4.0), torch.ones(2)
     >>> Warp(g, a, torch.tensor([1.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.5]])).dense(2, 4)
@@ -179,9 +190,11 @@ class Warp(Form):
     knots: Float[Tensor, " S1"]
     slope: Float[Tensor, "H S"]
     intercept: Float[Tensor, "H S"]
+    rising: bool | None = None
 
     kind: ClassVar[str] = "warp"
     tensor_names: ClassVar[tuple[str, ...]] = ("g", "a", "knots", "slope", "intercept")
+    number_names: ClassVar[tuple[str, ...]] = ("rising",)
 
     def __post_init__(self) -> None:
         for name in self.tensor_names:
@@ -198,9 +211,21 @@ class Warp(Form):
             if getattr(self, name).device != self.g.device:
                 raise ValueError(f"{name}: got device {getattr(self, name).device}, expected g's device {self.g.device}")
 
+        if self.rising not in (None, True, False):
+            _check(False, "rising", self.rising, "True, False or None")
+
+    @property
+    def numbers(self) -> list[int]:
+        return [-1 if self.rising is None else int(self.rising)]
+
     @property
     def num_heads(self) -> int:
         return self.slope.shape[0]
+
+    def with_rising(self) -> "Warp":
+        """The same with `rising` as its tensors say it, which waits for their device."""
+        rises = (self.g.diff() >= 0).all() & self.g.isfinite().all() & ((self.a >= 0) & self.a.isfinite()).all()
+        return replace(self, rising=bool(rises))
 
     def scaled(self, factor: float) -> "Warp":
         return replace(self, slope=self.slope * factor, intercept=self.intercept * factor)
@@ -221,9 +246,25 @@ class Warp(Form):
 FORMS: dict[str, type[Strip] | type[Band] | type[Warp]] = {form.kind: form for form in (Strip, Band, Warp)}
 
 
-def form_from_tensors(kind: str, tensors: list[Tensor], start: int) -> Form:
-    """Rebuild a form from what an operator's schema can carry. The inverse of `kind`, `tensors` and `start`."""
-    arguments: dict[str, Any] = dict(zip(FORMS[kind].tensor_names, tensors, strict=True))
-    if "start" in {field.name for field in fields(FORMS[kind])}:
-        arguments["start"] = start
-    return FORMS[kind](**arguments)
+def form_from_tensors(kind: str, tensors: Sequence[Tensor], numbers: Sequence[int]) -> Form:
+    """The form of this kind, of its `tensors` and `numbers`: what an operator carries.
+
+    Raises:
+        ValueError: if they make no form.
+    """
+    form = FORMS.get(kind)
+    if form is None and kind == "":
+        raise ValueError(f"form_tensors: got {len(tensors)} tensors, expected none for form_kind ''")
+    if form is None:
+        raise ValueError(f"form_kind: got {kind!r}, expected '' or one of {', '.join(map(repr, FORMS))}")
+    if len(tensors) != len(form.tensor_names):
+        expected = f"{len(form.tensor_names)} for form_kind {kind!r}: {', '.join(form.tensor_names)}"
+        raise ValueError(f"form_tensors: got {len(tensors)} tensors, expected {expected}")
+    if len(numbers) != len(form.number_names):
+        raise ValueError(f"form_numbers: got {len(numbers)}, expected {len(form.number_names)} for form_kind {kind!r}")
+    if form is Strip:
+        return Strip(tensors[0], numbers[0])
+    if form is Band:
+        return Band(tensors[0])
+    g, a, knots, slope, intercept = tensors
+    return Warp(g, a, knots, slope, intercept, None if numbers[0] < 0 else numbers[0] > 0)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from falloff.cli import app
-from falloff.ops import cpu, operators
+from falloff.ops import cpu, implementations
 
 
 def _info(*arguments):
@@ -18,7 +18,7 @@ def _info(*arguments):
 def test_json():
     found = json.loads(_info("--json"))
     assert list(found) == ["implementations", "instruction_set", "threads", "versions", "devices"]
-    assert [entry["name"] for entry in found["implementations"]] == [*operators.IMPLEMENTATIONS, "reference"]
+    assert [entry["name"] for entry in found["implementations"]] == [*implementations.IMPLEMENTATIONS, "reference"]
     assert all(entry["runs"] == (entry["why"] is None) for entry in found["implementations"])
     assert list(found["instruction_set"]) == ["in_use", "available", "forced"]
     assert found["instruction_set"]["in_use"] == cpu.instruction_set()
@@ -52,7 +52,7 @@ def test_without_kernels(monkeypatch):
 
 
 def test_an_implementation_that_cannot_be_imported(monkeypatch):
-    monkeypatch.setitem(operators.IMPLEMENTATIONS, "triton", "falloff.ops.no_such_file")
+    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "triton", "falloff.ops.no_such_file")
     entry = next(e for e in json.loads(_info("--json"))["implementations"] if e["name"] == "triton")
     assert entry == {"name": "triton", "runs": False, "why": "No module named 'falloff.ops.no_such_file'"}
 

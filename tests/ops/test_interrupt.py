@@ -16,6 +16,7 @@ import torch
 
 from falloff import Strip, attention
 from falloff.ops import cpu
+from falloff.ops.call import Call
 
 STRIP = Strip(torch.linspace(0, 1, 50).repeat(2, 1))
 
@@ -23,34 +24,21 @@ STRIP = Strip(torch.linspace(0, 1, 50).repeat(2, 1))
 def kernels(length, threads):
     """A call of the kernels themselves, and one of each direction with what it writes, NaN at first."""
     query, key, value = (torch.randn(1, 2, length, 32) for _ in range(3))
-    call = cpu._module().Call(
-        query=query,
-        key=key,
-        value=value,
-        scale=0.2,
-        query_start=0,
-        causal=False,
-        window=None,
-        row_labels=None,
-        key_labels=None,
-        seed=None,
-        dropout_p=0.0,
-        form="strip",
-        form_tensors=STRIP.tensors,
-        form_start=0,
-        isa=cpu.instruction_set(),
-        threads=threads,
-    )
+    call = Call(STRIP, False, 0.2, 0, None, None, None, 0.0, None)
+    lowered = torch.zeros(cpu.lowered_size(query, key, call), dtype=torch.int32)
+    arguments = (query, key, value, threads, STRIP.tensors, None, None, None, "strip", 0, False, 0.2, 0, None, 0.0)
+    run = cpu._module()
+    run.forward(torch.empty_like(query), torch.empty(1, 2, length), lowered, *arguments)
 
     def forward():
         out, lse = torch.full_like(query, torch.nan), torch.full((1, 2, length), torch.nan)
-        return lambda: call.forward(out, lse), lse
+        return lambda: run.forward(out, lse, lowered, *arguments), lse
 
     def backward():
         # Any log-sum-exp will do for this, as long as nothing is skipped for it.
         out, lse = torch.zeros_like(query), torch.zeros(1, 2, length)
         grads = [torch.full_like(query, torch.nan) for _ in range(3)]
-        return lambda: call.backward(query, None, out, lse, *grads, []), grads[2]
+        return lambda: run.backward(query, None, out, lse, lowered, *grads, [], *arguments), grads[2]
 
     return forward, backward
 

@@ -15,7 +15,7 @@ import torch
 from falloff import Strip, attention
 from falloff.ops import cpu
 
-IMPLEMENTATIONS = ("cpu", "blockwise", "triton", "auto")
+IMPLEMENTATIONS = ("cpu", "blockwise", "triton")
 B, H, G, N, D = 2, 4, 2, 7, 8
 
 
@@ -31,18 +31,18 @@ def call(form="strip", **changes):
         "query": torch.randn(B, H, N, D),
         "key": torch.randn(B, G, N, D),
         "value": torch.randn(B, G, N, D),
-        "form_kind": form,
+        "impl": "cpu",
         "form_tensors": tensors,
-        "form_start": -2 if form == "strip" else 0,
         "key_mask": torch.rand(B, N) > 0.2,
         "document_ids": torch.zeros(B, N, dtype=torch.long),
         "seed": torch.tensor(5),
+        "form_kind": form,
+        "form_numbers": {"strip": [-2], "warp": [1]}.get(form, []),
         "causal": True,
         "scale": 0.3,
         "query_start": 0,
         "window": 5,
         "dropout_p": 0.1,
-        "impl": "cpu",
     }
     return arguments | changes
 
@@ -76,7 +76,8 @@ FORWARD = {
     "integers in a strip": ("values", lambda: call(form_tensors=[torch.zeros(H, 6, dtype=torch.int32)])),
     "freed strip": ("values", lambda: call(form_tensors=[without_storage(torch.zeros(H, 6))])),
     "strip on meta": ("device", lambda: call(form_tensors=[torch.zeros(H, 6, device="meta")])),
-    "far start": ("start", lambda: call(form_start=2**62)),
+    "far start": ("start", lambda: call(form_numbers=[2**62])),
+    "form without numbers": ("form_numbers", lambda: call(form_numbers=[])),
     "band without offsets": ("values", lambda: call("band", form_tensors=[torch.zeros(B, H, N, 0)])),
     "band of fewer rows": ("bias", lambda: call("band", form_tensors=[torch.zeros(B, H, 4, 5)])),
     "band of fewer entries": ("bias", lambda: call("band", form_tensors=[torch.zeros(1, H, N, 5)])),
@@ -130,6 +131,7 @@ FORWARD = {
     "probability above 1": ("dropout_p", lambda: call(dropout_p=1.5)),
     "no probability": ("dropout_p", lambda: call(dropout_p=float("nan"))),
     "unknown implementation": ("impl", lambda: call(impl="spiral")),
+    "an implementation yet to be chosen": ("impl", lambda: call(impl="auto")),
 }
 
 ROWS, LSE = (B, H, N, D), (B, H, N)
@@ -149,6 +151,8 @@ BACKWARD = {
     "short grad_lse": ("grad_lse", lambda: {"grad_lse": rows(B, H, 1)}),
     "grad_lse of another dtype": ("grad_lse", lambda: {"grad_lse": rows(*LSE, dtype=torch.float64)}),
     "freed grad_lse": ("grad_lse", lambda: {"grad_lse": without_storage(rows(*LSE))}),
+    "short lowered call": ("lowered", lambda: {"lowered": torch.zeros(5, dtype=torch.int32)}),
+    "lowered call of another dtype": ("lowered", lambda: {"lowered": torch.zeros(16, dtype=torch.float64)}),
     "three needs": ("needs", lambda: {"needs": [True] * 3}),
 }
 
@@ -160,7 +164,13 @@ def forward(arguments):
 def backward(arguments, **changes):
     beside = {"grad_out": rows(*ROWS), "grad_lse": rows(*LSE)}
     inputs = {name: arguments[name] for name in ("query", "key", "value")}
-    results = {"out": rows(*ROWS), "lse": rows(*LSE), "needs": [True] * 4}
+    lowered = changes.pop("lowered", None)
+    if lowered is None:
+        try:  # of the size that this call needs, with nothing in it
+            lowered = torch.zeros_like(forward(arguments)[2])
+        except ValueError:
+            lowered = torch.zeros(0, dtype=torch.int32)
+    results = {"out": rows(*ROWS), "lse": rows(*LSE), "lowered": lowered, "needs": [True] * 4}
     first = beside | inputs | results | changes
     rest = [argument for name, argument in arguments.items() if name not in inputs]
     return torch.ops.falloff.attention_backward(*first.values(), *rest)
@@ -195,9 +205,10 @@ def test_what_does_not_fit_is_refused(impl):
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_what_fits_is_not_refused(impl, form):
     """The call that the cases above change is a valid one."""
-    out, lse = forward(call(form, impl=impl))
+    valid = call(form, impl=impl)
+    out, lse, lowered = forward(valid)
     assert out.isfinite().all()
-    grads = backward(call(form, impl=impl), out=out, lse=lse)
+    grads = backward(valid, out=out, lse=lse, lowered=lowered)
     assert [grad.shape[:1] for grad in grads[:3]] == [(B,)] * 3
 
 
@@ -207,20 +218,29 @@ def test_a_tensor_that_shares_a_longer_storage_fits():
     expanded = torch.randn(B, 1, N, D).expand(B, G, N, D)
     for key in (whole[1:], expanded, torch.randn(B, N, G, D).transpose(1, 2), torch.randn(B, G, D, N).mT):
         forward(call(key=key))
-    none = {"form_tensors": [], "form_kind": ""}
+    none = {"form_tensors": [], "form_kind": "", "form_numbers": []}
     empty = {"query": rows(B, H, 0, D), "key": rows(B, G, 0, D), "value": rows(B, G, 0, D)} | none
     masks = {"key_mask": None, "document_ids": None}
     assert forward(call(**empty, **masks))[0].shape == (B, H, 0, D)
 
 
-def kernel_call(**changes):
-    """The C++ kernels' own arguments: a valid call, changed."""
+def kernels(direction="forward", **changes):
+    """The C++ kernels' own functions: a valid call, changed."""
     tensors = {"query": rows(B, H, N, D), "key": rows(B, G, N, D), "value": rows(B, G, N, D)}
-    labels = {"row_labels": torch.zeros(B, N, dtype=torch.int32), "key_labels": torch.zeros(B, N, dtype=torch.int32)}
-    numbers = {"scale": 1.0, "query_start": 0, "causal": True, "window": None, "seed": None, "dropout_p": 0.0}
-    form = {"form": "strip", "form_tensors": [rows(H, 6)], "form_start": 0}
-    run = {"isa": cpu.instruction_set(), "threads": 1}
-    return cpu._module().Call(**(tensors | labels | numbers | form | run | changes))
+    masks = {"key_mask": torch.ones(B, N, dtype=torch.bool), "document_ids": torch.zeros(B, N, dtype=torch.long)}
+    numbers = {"scale": 1.0, "query_start": 0, "causal": True, "window": None, "seed": None, "dropout_p": 0.0, "threads": 1}
+    form = {"form_kind": "strip", "form_tensors": [rows(H, 6)], "form_start": 0}
+    outputs = {"out": rows(*ROWS), "lse": rows(*LSE), "lowered": torch.zeros(4240, dtype=torch.int32)}
+    gradients = {
+        "grad_out": rows(*ROWS),
+        "grad_lse": rows(*LSE),
+        "grad_query": rows(*ROWS),
+        "grad_key": rows(B, G, N, D),
+        "grad_value": rows(B, G, N, D),
+        "grad_form": [rows(H, 6)],
+    }
+    arguments = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form
+    return getattr(cpu._module(), direction)(**(arguments | changes))
 
 
 @pytest.mark.parametrize(
@@ -230,15 +250,21 @@ def kernel_call(**changes):
         ("query", {"query": rows(B, H, N, D, dtype=torch.float64)}),
         ("query", {"query": rows(B, H, D, N).mT}),
         ("query", {"query": without_storage(rows(B, H, N, D))}),
+        ("query", {"query": with_less_storage(rows(B, H, N, D))}),
+        ("query", {"query": rows(B, H, N, D).numpy()}),
+        ("query", {"query": torch.zeros(B, H, N, D, device="meta")}),
         ("key", {"key": rows(B, 5, N, D)}),
         ("value", {"value": rows(B, G, N, D).bfloat16()}),
-        ("key_labels", {"key_labels": torch.zeros(B, N - 1, dtype=torch.int32)}),
-        ("row_labels", {"row_labels": torch.zeros(B, N, dtype=torch.int64)}),
-        ("row_labels", {"key_labels": None}),
+        ("key_mask", {"key_mask": torch.ones(B, N - 1, dtype=torch.bool)}),
+        ("key_mask", {"key_mask": torch.ones(B, N, dtype=torch.uint8)}),
+        ("key_mask", {"key_mask": with_less_storage(torch.ones(B, N, dtype=torch.bool))}),
+        ("document_ids", {"document_ids": torch.zeros(B, N)}),
+        ("document_ids", {"document_ids": without_storage(torch.zeros(B, N, dtype=torch.int8))}),
         ("values", {"form_tensors": [rows(0, 6)]}),
         ("values", {"form_tensors": [rows(6, H).T]}),
+        ("values", {"form_tensors": [without_storage(rows(H, 6))]}),
         ("form_tensors", {"form_tensors": []}),
-        ("form", {"form": "spiral"}),
+        ("form", {"form_kind": "spiral"}),
         ("form_start", {"form_start": 2**62}),
         ("query_start", {"query_start": -(2**62)}),
         ("window", {"window": 0}),
@@ -248,41 +274,31 @@ def kernel_call(**changes):
     ],
 )
 def test_the_kernels_check_for_themselves(argument, changes):
-    """They take raw memory through DLPack, so that they do not trust who calls them."""
+    """They take raw memory, so that they do not trust who calls them."""
     with pytest.raises(ValueError, match=f"^{argument}\\b"):
-        kernel_call(**changes)
+        kernels(**changes)
 
 
 def test_the_kernels_check_what_they_write_into():
-    call_ = kernel_call()
-    out, lse = rows(*ROWS), rows(*LSE)
-    for argument, outputs in (
-        ("out", (rows(B, H, N - 1, D), lse)),
-        ("out", (rows(*ROWS, dtype=torch.bfloat16), lse)),
-        ("lse", (out, rows(B, H, N - 1))),
-        ("lse", (out, rows(B, N, H).mT)),
+    kernels()
+    kernels("backward")
+    for argument, changed in (
+        ("out", rows(B, H, N - 1, D)),
+        ("out", rows(*ROWS, dtype=torch.bfloat16)),
+        ("lse", rows(B, H, N - 1)),
+        ("lse", rows(B, N, H).mT),
+        ("lowered", torch.zeros(4224, dtype=torch.int32)),
+        ("lowered", with_less_storage(torch.zeros(4240, dtype=torch.int32))),
     ):
-        with pytest.raises(ValueError, match=f"^{argument}\\b"):
-            call_.forward(*outputs)
-    call_.forward(out, lse)
-    keys = rows(B, G, N, D)
-    right = {
-        "grad_out": out,
-        "grad_lse": lse,
-        "out": out,
-        "lse": lse,
-        "grad_query": rows(*ROWS),
-        "grad_key": keys,
-        "grad_value": rows(B, G, N, D),
-        "grad_form": [rows(H, 6)],
-    }
-    call_.backward(**right)
-    for name in ("grad_out", "grad_lse", "out", "lse", "grad_query", "grad_key", "grad_value"):
+        for direction in ("forward", "backward"):
+            with pytest.raises(ValueError, match=f"^{argument}\\b"):
+                kernels(direction, **{argument: changed})
+    for name, shape in {"grad_out": ROWS, "grad_lse": LSE, "grad_query": ROWS, "grad_key": (B, G, N, D)}.items():
         with pytest.raises(ValueError, match=f"^{name}\\b"):
-            call_.backward(**right | {name: right[name][:, :, :-1].contiguous()})
+            kernels("backward", **{name: rows(*shape)[:, :, :-1].contiguous()})
     for form in ([rows(H, 5)], [rows(H, 6)] * 2):
         with pytest.raises(ValueError, match=r"^grad_form"):
-            call_.backward(**right | {"grad_form": form})
+            kernels("backward", grad_form=form)
 
 
 def main(impl):

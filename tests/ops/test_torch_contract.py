@@ -62,15 +62,24 @@ def test_opcheck(impl, name, masked):
     grads = [tensor.requires_grad for tensor in form.tensors] if form else []
     tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
     masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)
-    settings = (True, 0.5, 0, 5 if masked else None, 0.2 if masked else 0.0, impl)
-    start = getattr(form, "start", 0)
-    arguments = (query, key, value, form.kind if form else "", tensors_of_form, start, *masks, *settings)
+    if isinstance(form, Warp):
+        form = form.with_rising()
+    settings = (
+        form.kind if form else "",
+        form.numbers if form else [],
+        True,
+        0.5,
+        0,
+        5 if masked else None,
+        0.2 if masked else 0.0,
+    )
+    arguments = (query, key, value, impl, tensors_of_form, *masks, *settings)
     torch.library.opcheck(operators.fused_attention, arguments)
-    out, lse = (t.detach() for t in operators.fused_attention(*arguments))
+    out, lse, lowered = (t.detach() for t in operators.fused_attention(*arguments))
     needs = [True, True, False, True]
-    inputs = [t.detach() for t in (torch.randn_like(out), torch.randn_like(lse), query, key, value, out, lse)]
+    inputs = [t.detach() for t in (torch.randn_like(out), torch.randn_like(lse), query, key, value, out, lse, lowered)]
     plain = [t.detach() for t in tensors_of_form]
-    arguments = (*inputs, needs, form.kind if form else "", plain, start, *masks, *settings)
+    arguments = (*inputs, needs, impl, plain, *masks, *settings)
     torch.library.opcheck(operators.fused_attention_backward, arguments)
 
 

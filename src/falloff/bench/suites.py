@@ -18,7 +18,7 @@ from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.verify import Verified, check_last_rows, check_rivals, verify
 from falloff.lab.environment import git_commit, machine, versions
-from falloff.ops import cpu, operators
+from falloff.ops import cpu, implementations
 
 CASES = {"cpu": CPU_CASES, "memory": MEMORY_CASES, "scaling": SCALING_CASES}
 """The cases of each suite."""
@@ -49,9 +49,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.suite not in CASES:
             raise ValueError(f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, hf, gpu, tiles")
-        if self.impl not in operators.IMPLEMENTATIONS:
-            raise ValueError(f"--impl: got {self.impl!r}, expected one of {', '.join(operators.IMPLEMENTATIONS)}")
-        unavailable = getattr(import_module(operators.IMPLEMENTATIONS[self.impl]), "unavailable", lambda: None)()
+        if self.impl not in implementations.IMPLEMENTATIONS:
+            raise ValueError(f"--impl: got {self.impl!r}, expected one of {', '.join(implementations.IMPLEMENTATIONS)}")
+        unavailable = getattr(import_module(implementations.IMPLEMENTATIONS[self.impl]), "unavailable", lambda: None)()
         if unavailable is not None:
             raise ValueError(f"--impl: got {self.impl!r}, which cannot run here: {unavailable}")
         if self.turns is not None and self.suite == "memory":

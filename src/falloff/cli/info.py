@@ -15,7 +15,7 @@ from rich.text import Text
 import falloff
 from falloff.cli.json_keys import print_json
 from falloff.cli.settings import Json
-from falloff.ops import cpu, operators
+from falloff.ops import cpu, implementations
 
 _TOLD = {
     "cpu": "C++ kernels for the CPU, O(N) memory",
@@ -50,7 +50,7 @@ def facts() -> dict[str, Any]:
     devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
     for index in range(torch.cuda.device_count()):
         devices += [{"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)}]
-    reasons = {name: _why_not(module) for name, module in operators.IMPLEMENTATIONS.items()} | {"reference": None}
+    reasons = {name: _why_not(module) for name, module in implementations.IMPLEMENTATIONS.items()} | {"reference": None}
     return {
         "implementations": [{"name": name, "runs": why is None, "why": why} for name, why in reasons.items()],
         "instruction_set": _instruction_set(),
@@ -87,7 +87,7 @@ def _instruction_set() -> dict[str, Any]:
     except ImportError:
         available = []
     in_use = None
-    if available and _why_not(operators.IMPLEMENTATIONS["cpu"]) is None:
+    if available and _why_not(implementations.IMPLEMENTATIONS["cpu"]) is None:
         in_use = cpu.instruction_set()
     return {"in_use": in_use, "available": available, "forced": os.environ.get("FALLOFF_CPU_ISA")}
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from falloff.forms import Form
+from falloff.eager import is_eager
+from falloff.forms import Form, Warp
 from falloff.offsets import check_query_start, first_query_position
 from falloff.ops import reference
 from falloff.ops.arguments import (
@@ -23,9 +24,9 @@ from falloff.ops.arguments import (
 from falloff.ops.call import Call, sum_dtype
 from falloff.ops.checks import refuse
 from falloff.ops.dropout import new_seed
+from falloff.ops.fused import call_fused
 from falloff.ops.mask import text_start
 from falloff.ops.operators import ONNX
-from falloff.ops.transforms import call_fused
 from falloff.schemes import Scheme
 from falloff.shapes import Bool, Float, Integer
 
@@ -213,7 +214,7 @@ def _form_of(
         if bias.device != query.device:
             refuse("bias", f"device {bias.device}", f"query's device {query.device}")
         bias.check_call(batch, num_queries, num_keys)
-        form = bias
+        form = bias.with_rising() if isinstance(bias, Warp) and bias.rising is None and is_eager() else bias
         if dense:  # computed in the precision of the scores, as the tiles of a kernel are
             matrix = bias.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
     else:

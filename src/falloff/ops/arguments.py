@@ -12,7 +12,7 @@ from torch import Tensor
 
 from falloff.offsets import is_position
 from falloff.ops.checks import DTYPES, INTEGERS, MAX_HEAD_SIZE, check_storage, refuse
-from falloff.ops.operators import IMPLEMENTATIONS
+from falloff.ops.implementations import IMPLEMENTATIONS
 
 OTHER_WORDS = {
     "attn_mask": "key_mask for padding, causal, window or document_ids; a bias goes into bias, as a scheme or form",

@@ -1,15 +1,17 @@
 """What an implementation of attention is asked for, beside query, key and value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from falloff.forms import Form
+from falloff.forms import Form, form_from_tensors
 from falloff.shapes import Bool, Int, Integer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of attention, checked and with every default filled in."""
 
@@ -24,18 +26,70 @@ class Call:
     seed: Int[Tensor, ""] | None
     """int64, what decides which weights dropout drops; None where dropout_p is 0."""
 
+    SCHEMA: ClassVar[str] = (
+        "Tensor[] form_tensors, Tensor? key_mask, Tensor? document_ids, Tensor? seed, str form_kind, SymInt[] form_numbers, "
+        "bool causal, float scale, SymInt query_start, SymInt? window, float dropout_p"
+    )
+    """The arguments of an operator that carry a call: what `flatten` gives and `unflatten` takes, and nothing else lists."""
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All tensors that a call holds."""
+        return (self.key_mask, self.document_ids, self.seed, *(self.form.tensors if self.form is not None else ()))
+
+    def flatten(self) -> tuple[Any, ...]:
+        """The call as arguments of an operator, in the order of `SCHEMA`."""
+        form = self.form
+        kind, tensors, numbers = ("", [], []) if form is None else (form.kind, form.tensors, form.numbers)
+        return (
+            tensors,
+            self.key_mask,
+            self.document_ids,
+            self.seed,
+            kind,
+            numbers,
+            self.causal,
+            self.scale,
+            self.query_start,
+            self.window,
+            self.dropout_p,
+        )
+
+    @classmethod
+    def unflatten(
+        cls,
+        form_tensors: Sequence[Tensor],
+        key_mask: Tensor | None,
+        document_ids: Tensor | None,
+        seed: Tensor | None,
+        form_kind: str,
+        form_numbers: Sequence[int],
+        causal: bool,
+        scale: float,
+        query_start: int,
+        window: int | None,
+        dropout_p: float,
+    ) -> "Call":
+        """The inverse of `flatten`.
+
+        Raises:
+            ValueError: where kind, tensors and numbers make no form.
+        """
+        form = form_from_tensors(form_kind, form_tensors, form_numbers) if form_kind or form_tensors else None
+        return cls(form, causal, scale, query_start, window, key_mask, document_ids, dropout_p, seed)
+
 
 def empty_output(query: Tensor) -> Tensor:
     """What attention writes into: as PyTorch's own, with the heads of a row side by side where the query has them so.
 
     A model that joins the heads of each row for its next matrix then copies nothing.
     """
-    batch, heads, num_queries, head_size = query.shape
     if query.stride(1) < query.stride(2):
+        batch, heads, num_queries, head_size = query.shape
         return query.new_empty(batch, num_queries, heads, head_size).transpose(1, 2)
     return query.new_empty(query.shape)
 
 
 def sum_dtype(query: Tensor) -> torch.dtype:
     """The dtype in which scores, sums and log-sum-exps are held: at least float32."""
-    return torch.promote_types(query.dtype, torch.float32)
+    return torch.float64 if query.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""What the operators were handed, checked once for all implementations: kernels read and write raw memory.
+"""What an implementation was handed, checked before it reads: kernels read and write raw memory. C++ has its own check.cpp.
 
 `falloff.attention` refuses what does not fit in the words of its caller. The registered operators can be called by anyone,
 with anything that their schema carries, and a form may come from a scheme that somebody else wrote: whatever passes here
@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from falloff.forms import FORMS, Form, form_from_tensors
+from falloff.forms import Form
 from falloff.offsets import is_position
 from falloff.ops.call import Call, sum_dtype
 
@@ -95,22 +95,13 @@ def check_devices(query: Tensor, others: Sequence[Tensor | None]) -> None:
             refuse("query", f"device {query.device} beside a tensor on {tensor.device}", "all tensors on one device")
 
 
-def form_of(kind: str, tensors: Sequence[Tensor], start: int) -> Form | None:
-    """The form that an operator was handed, None for kind "".
+def check_lowered(lowered: Tensor, query: Tensor, size: int) -> None:
+    """Refuse a lowered call that is not of the size that the implementation writes. Its values may be any.
 
     Raises:
-        ValueError: if they make no form.
+        ValueError: naming the argument, what was got and what is expected.
     """
-    if kind == "":
-        if tensors:
-            refuse("form_tensors", f"{len(tensors)} tensors", "none for form_kind ''")
-        return None
-    if kind not in FORMS:
-        refuse("form_kind", repr(kind), "'' or one of " + ", ".join(map(repr, FORMS)))
-    names = FORMS[kind].tensor_names
-    if len(tensors) != len(names):
-        refuse("form_tensors", f"{len(tensors)} tensors", f"{len(names)} for form_kind {kind!r}: {', '.join(names)}")
-    return form_from_tensors(kind, list(tensors), start)
+    _check_tensor("lowered", lowered, (size,), torch.int32, query.device)
 
 
 def _check_form(form: Form, query: Tensor, num_keys: int) -> None:

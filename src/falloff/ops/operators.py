@@ -1,120 +1,69 @@
-"""The torch contracts of fused attention: schema, shapes for tracing, autograd, and the table of implementations.
+"""Fused attention as operators of torch: schema, shapes for tracing, derivative, vmap.
 
-A kernel is one file beside this one and one line in `IMPLEMENTATIONS`. The file has three functions:
-
-    refusal(query, key, call) -> str | None       why it cannot serve this call, or None
-    forward(query, key, value, call) -> (out, lse)
-    backward(grad_out, grad_lse, query, key, value, out, lse, call, needs) -> (query, key, value and form gradients)
-
-The reference is not among them: it is plain differentiable torch and needs no contract.
+`falloff::attention` gives the output, the log-sum-exp and the lowered call; `falloff::attention_backward` starts from all
+three. `impl` is the name of an implementation that serves the call: see `implementations.choose`.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NoReturn, Protocol, cast, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from falloff.ops.call import Call, empty_output, sum_dtype
-from falloff.ops.checks import check_devices, check_gradients, check_inputs, form_of, refuse
-
-IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
-    "cpu": "falloff.ops.cpu",
-    "triton": "falloff.ops.triton",
-    "blockwise": "falloff.ops.blockwise",
-}
-
+from falloff.ops.checks import check_devices, check_gradients, check_inputs, check_lowered, refuse
+from falloff.ops.implementations import implementation, refuse_unserved
 
 ONNX = "torch.onnx.export(..., dynamo=True) of falloff.attention(..., impl='reference')"
 """The way to ONNX, for errors."""
 
 
-@runtime_checkable
-class Implementation(Protocol):
-    """What the module of an implementation defines."""
-
-    def refusal(self, query: Tensor, key: Tensor, call: Call) -> str | None: ...
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]: ...
-
-    def backward(
-        self,
-        grad_out: Tensor,
-        grad_lse: Tensor | None,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]: ...
-
-
-def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> Implementation:
-    """The implementation of that name, or for "auto" the first that serves the call.
-
-    Raises:
-        ValueError: if there is none of that name, or it cannot serve the call, saying why.
-    """
-    if impl != "auto" and impl not in IMPLEMENTATIONS:
-        refuse("impl", repr(impl), "'auto' or one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
-    for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
-        implementation = cast(Implementation, import_module(IMPLEMENTATIONS[name]))
-        refusal = implementation.refusal(query, key, call)
-        if refusal is None:
-            return implementation
-    raise ValueError(f"impl: got {impl!r}, which cannot serve this call: {refusal}")
-
-
-@torch.library.custom_op("falloff::attention", mutates_args=())
-def fused_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    form_kind: str,
-    form_tensors: Sequence[Tensor],
-    form_start: int,
-    key_mask: Tensor | None,
-    document_ids: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    scale: float,
-    query_start: int,
-    window: int | None,
-    dropout_p: float,
-    impl: str,
-) -> tuple[Tensor, Tensor]:
-    """Output (B, H, N, D) and log-sum-exp (B, H, N). The form travels as its kind, tensors and start; kind "" is none."""
-    call = _call(
-        form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
-    )
+@torch.library.custom_op(
+    "falloff::attention",
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, Tensor value, str impl, {Call.SCHEMA}) -> (Tensor, Tensor, Tensor)",
+)
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Output (B, H, N, D), log-sum-exp (B, H, N) and the lowered call, of a call as `Call.flatten` gives it."""
+    call = Call.unflatten(*flat)
     check_inputs(query, key, value, call)
-    with torch.autocast(query.device.type, enabled=False):  # an implementation chooses its own precision
-        return choose(impl, query, key, call).forward(query, key, value, call)
+    refuse_unserved(impl, query, key, call)
+    return forward(query, key, value, impl, call)
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, impl: str, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """What `fused_attention` does, without torch's dispatcher."""
+    chosen = implementation(impl)
+    lowered = query.new_zeros(chosen.lowered_size(query, key, call), dtype=torch.int32)
+    with without_autocast(query):
+        out, lse = chosen.forward(query, key, value, call, lowered)
+    return out, lse, lowered
+
+
+def without_autocast(query: Tensor) -> AbstractContextManager[Any]:
+    """An implementation chooses its own precision."""
+    device = query.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 @fused_attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    form_kind: str,
-    form_tensors: Sequence[Tensor],
-    form_start: int,
-    key_mask: Tensor | None,
-    document_ids: Tensor | None,
-    seed: Tensor | None,
-    *_: Any,
-) -> tuple[Tensor, Tensor]:
-    check_devices(query, (key, value, *form_tensors, key_mask, document_ids, seed))
+def _(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = Call.unflatten(*flat)
+    check_devices(query, (key, value, *call.tensors))
     if torch.onnx.is_in_onnx_export():
         raise ValueError(f"impl: got one that is no operator of ONNX, expected 'reference': {ONNX}")
-    return empty_output(query), query.new_empty(query.shape[:3], dtype=sum_dtype(query))
+    lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
+    lowered = query.new_empty(implementation(impl).lowered_size(query, key, call), dtype=torch.int32)
+    return empty_output(query), lse, lowered
 
 
-@torch.library.custom_op("falloff::attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "falloff::attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse, "
+    f"Tensor lowered, bool[] needs, str impl, {Call.SCHEMA}) -> Tensor[]",
+)
 def fused_attention_backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
@@ -123,30 +72,47 @@ def fused_attention_backward(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    lowered: Tensor,
     needs: Sequence[bool],
-    form_kind: str,
-    form_tensors: Sequence[Tensor],
-    form_start: int,
-    key_mask: Tensor | None,
-    document_ids: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    scale: float,
-    query_start: int,
-    window: int | None,
-    dropout_p: float,
     impl: str,
+    *flat: Any,
 ) -> list[Tensor]:
     """Gradients of query, key, value and each form tensor; an empty tensor stands for one that is not needed."""
-    call = _call(
-        form_kind, form_tensors, form_start, key_mask, document_ids, seed, causal, scale, query_start, window, dropout_p
-    )
+    call = Call.unflatten(*flat)
     check_inputs(query, key, value, call)
     check_gradients(grad_out, grad_lse, query, out, lse, needs)
-    needs_query, needs_key, needs_value, needs_form = needs
-    with torch.autocast(query.device.type, enabled=False):
-        *grads, form_grads = choose(impl, query, key, call).backward(
-            grad_out, grad_lse, query, key, value, out, lse, call, (needs_query, needs_key, needs_value, needs_form)
+    refuse_unserved(impl, query, key, call)
+    check_lowered(lowered, query, implementation(impl).lowered_size(query, key, call))
+    return backward(grad_out, grad_lse, query, key, value, out, lse, lowered, needs, impl, call)
+
+
+def backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    lowered: Tensor,
+    needs: Sequence[bool],
+    impl: str,
+    call: Call,
+) -> list[Tensor]:
+    """What `fused_attention_backward` does, without the checks and without torch's dispatcher."""
+    form_tensors = call.form.tensors if call.form is not None else []
+    with without_autocast(query):
+        *grads, form_grads = implementation(impl).backward(
+            grad_out,
+            grad_lse,
+            query,
+            key,
+            value,
+            out,
+            lse,
+            lowered,
+            call,
+            needs,
         )
     grads += form_grads if form_grads is not None else [None] * len(form_tensors)
     inputs = (query, key, value, *form_tensors)
@@ -166,16 +132,14 @@ def _(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    lowered: Tensor,
     needs: Sequence[bool],
-    form_kind: str,
-    form_tensors: Sequence[Tensor],
-    form_start: int,
-    key_mask: Tensor | None,
-    document_ids: Tensor | None,
-    seed: Tensor | None,
-    *_: Any,
+    impl: str,
+    *flat: Any,
 ) -> list[Tensor]:
-    check_devices(query, (grad_out, grad_lse, key, value, out, lse, *form_tensors, key_mask, document_ids, seed))
+    call = Call.unflatten(*flat)
+    check_devices(query, (grad_out, grad_lse, key, value, out, lse, lowered, *call.tensors))
+    form_tensors = call.form.tensors if call.form is not None else []
     inputs = (query, key, value, *form_tensors)
     needed = (*needs[:3], *(needs[3] for _ in form_tensors))
     return [
@@ -184,43 +148,23 @@ def _(
     ]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, kind, form_tensors, start, key_mask, document_ids, seed, *settings = inputs
-    ctx.save_for_backward(query, key, value, *output, key_mask, document_ids, seed, *form_tensors)
-    ctx.form_kind, ctx.form_start, ctx.settings = kind, start, settings
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    query, key, value, ctx.impl, form_tensors, *masks, ctx.settings = *inputs[:8], inputs[8:]
+    ctx.save_for_backward(query, key, value, *output, *masks, *form_tensors)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-    query, key, value, out, lse, key_mask, document_ids, seed, *form_tensors = ctx.saved_tensors
-    needs_query, needs_key, needs_value, _, needs_form_tensors, *_ = ctx.needs_input_grad
-    needs = [needs_query, needs_key, needs_value, any(needs_form_tensors)]
-    grad_query, grad_key, grad_value, *form_grads = fused_attention_backward(
-        torch.zeros_like(out) if grad_out is None else grad_out,
-        grad_lse,
-        query,
-        key,
-        value,
-        out,
-        lse,
-        needs,
-        ctx.form_kind,
-        form_tensors,
-        ctx.form_start,
-        key_mask,
-        document_ids,
-        seed,
-        *ctx.settings,
-    )
-    form_grads = [grad if need else None for grad, need in zip(form_grads, needs_form_tensors, strict=True)]
-    return (
-        grad_query if needs_query else None,
-        grad_key if needs_key else None,
-        grad_value if needs_value else None,
-        None,
-        form_grads,
-        *(None for _ in range(10)),
-    )
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    *inputs, key_mask, document_ids, seed = ctx.saved_tensors[:9]
+    flat = (ctx.saved_tensors[9:], key_mask, document_ids, seed, *ctx.settings)
+    *needs, _, of_form = ctx.needs_input_grad[:5]
+    if grad_out is None:
+        grad_out = torch.zeros_like(inputs[3])
+    grads = fused_attention_backward(grad_out, grad_lse, *inputs, [*needs, any(of_form)], ctx.impl, *flat)
+    of_inputs = (grad if need else None for grad, need in zip(grads[:3], needs, strict=True))
+    form_grads = [grad if need else None for grad, need in zip(grads[3:], of_form, strict=True)]
+    # torch takes an empty list for one of tensors, and asks for as many gradients.
+    return *of_inputs, None, form_grads, *([] if isinstance(one, list) and not one else None for one in flat[1:])
 
 
 fused_attention.register_autograd(_backward, setup_context=_setup_context)
@@ -256,37 +200,12 @@ def _one_by_one(operator: Any) -> Any:
     return rule
 
 
-def _refuse_older_vmap(*_: Any, **__: Any) -> NoReturn:
+def refuse_older_vmap(*_: Any, **__: Any) -> NoReturn:
+    """For `torch.autograd.grad(..., is_grads_batched=True)`, whose vmap is not torch.func's."""
     raise ValueError("is_grads_batched: got True, expected torch.func.vmap over torch.func.vjp, or impl='reference'")
 
 
 _library = torch.library.Library("falloff", "FRAGMENT")
 for _operator in (fused_attention, fused_attention_backward):
     _operator.register_vmap(_one_by_one(_operator))
-    _library.impl(_operator._name, _refuse_older_vmap, "Batched")  # the vmap of torch.autograd.grad(is_grads_batched=True)
-
-
-def _call(
-    form_kind: str,
-    form_tensors: Sequence[Tensor],
-    form_start: int,
-    key_mask: Tensor | None,
-    document_ids: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    scale: float,
-    query_start: int,
-    window: int | None,
-    dropout_p: float,
-) -> Call:
-    return Call(
-        form=form_of(form_kind, form_tensors, form_start),
-        causal=causal,
-        scale=scale,
-        query_start=query_start,
-        window=window,
-        key_mask=key_mask,
-        document_ids=document_ids,
-        dropout_p=dropout_p,
-        seed=seed,
-    )
+    _library.impl(_operator._name, refuse_older_vmap, "Batched")

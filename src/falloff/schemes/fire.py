@@ -99,7 +99,8 @@ class FIRE(Scheme):
             slope,
             intercept,
         )
-        return Warp(*(tensor.to(dtype) for tensor in tensors))
+        g, a, knots, slope, intercept = (tensor.to(dtype) for tensor in tensors)
+        return Warp(g, a, knots, slope, intercept, rising=True)
 
     def dense(
         self,

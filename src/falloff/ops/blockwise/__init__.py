@@ -6,7 +6,7 @@ recomputes the weights of each tile from the log-sum-exp. Scores and sums are fl
 Query rows are held in reverse order within a tile, for the sake of the bias: see `bias.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from falloff.ops.mask import visible
 # as keep the scores within 2 MB of float32: a tile stays in cache through the dozen elementwise passes of plain torch, and
 # what a form works out for a tile serves many heads. `benchmarks/blockwise.md` has the figures.
 _ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
+
+
+CHECKS_INPUTS = False
 
 
 def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
@@ -140,7 +143,12 @@ def _bias(query: Tensor, key: Tensor, call: Call) -> TileBias | None:
     return tile_bias(call.form, query.shape[2], key.shape[2], call.query_start, sum_dtype(query))
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
+    """How many int32 numbers the lowered call takes: nothing is lowered."""
+    return 0
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
     out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
@@ -178,8 +186,9 @@ def backward(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    lowered: Tensor,
     call: Call,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
     dtype = sum_dtype(query)

@@ -1,10 +1,12 @@
 """Attention on the CPU by the C++ kernels of `csrc/`: O(N) memory, forward and backward, all three forms.
 
 The kernels are one extension module, `_kernels`, that holds several instruction sets and links nothing of torch. Where it
-was not built (no compiler at installation), this implementation refuses and says so.
+was not built (no compiler at installation), this implementation refuses and says so. It checks all that it is handed itself:
+see `csrc/check.h`.
 """
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -13,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.forms import Warp
+from falloff.forms import Strip, Warp
 from falloff.ops.call import Call, empty_output
+from falloff.ops.checks import check_storage
 
+CHECKS_INPUTS = True
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable() -> str | None:
     """Why the kernels cannot run on this machine, or None."""
     module = _module()
@@ -49,11 +54,8 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
         return f"it runs on the CPU, and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32 and bfloat16, and query is {query.dtype}"
-    form = call.form
-    if isinstance(form, Warp):
-        rising = bool((form.g.diff() >= 0).all()) and bool(form.g.isfinite().all())
-        if not rising or not bool(((form.a >= 0) & form.a.isfinite()).all()):
-            return "it takes a warp only where g is finite and rises and a is finite and not negative"
+    if isinstance(call.form, Warp) and not call.form.rising:
+        return "it takes a warp only where g is finite and rises and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()
 
 
@@ -65,54 +67,77 @@ def _module() -> ModuleType | None:
         return None
 
 
-def _readable(tensor: Tensor) -> Tensor:
-    """With its last dimension contiguous, as kernels read: else a copy."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
-def _labels(call: Call, num_queries: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
-    """A label for each row (B, N) and key (B, M), int32: a row sees the keys of its label. Padding has label -1."""
-    if call.document_ids is not None:
-        rows = torch.unique(call.document_ids, return_inverse=True)[1].to(torch.int32)
-        keys = rows if call.key_mask is None else torch.where(call.key_mask, rows, -1)
-        return rows.contiguous(), keys.contiguous()
-    if call.key_mask is not None:
-        keys = call.key_mask.to(torch.int32) - 1
-        return torch.zeros(batch, num_queries, dtype=torch.int32), keys.contiguous()
-    return None, None
-
-
-def _problem(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Any:
-    module = _module()
-    assert module is not None  # refusal() said so
-    row_labels, key_labels = _labels(call, query.shape[2], query.shape[0])
+def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
+    """How many int32 numbers the lowered call takes: the parts of `csrc/lower.cpp`, each in whole cache lines."""
+    batch, heads, num_queries, _ = query.shape
+    groups, num_keys = key.shape[1:3]
     form = call.form
-    return module.Call(
-        query=_readable(query),
-        key=_readable(key),
-        value=_readable(value),
-        scale=call.scale,
-        query_start=call.query_start,
-        causal=call.causal,
-        window=call.window,
-        row_labels=row_labels,
-        key_labels=key_labels,
-        seed=None if call.seed is None else int(call.seed),
-        dropout_p=call.dropout_p,
-        form="" if form is None else form.kind,
-        form_tensors=[] if form is None else [t.detach().to(torch.float32).contiguous() for t in form.tensors],
-        form_start=getattr(form, "start", 0),
-        isa=instruction_set(),
-        threads=torch.get_num_threads(),
+    parts: list[int] = []
+    if call.key_mask is not None or call.document_ids is not None:
+        parts += [batch * num_queries, batch * num_keys]
+    if isinstance(form, Strip):
+        length = form.values.shape[1]
+        blocks, key_blocks = heads * _blocks(length), batch * groups * _blocks(num_keys)
+        parts += [heads * (length + 2 * _STRIP_PAD), blocks, blocks, key_blocks, key_blocks, 1]
+    if isinstance(form, Warp):
+        rows = form.a.numel()
+        parts += [num_queries + num_keys + 2 * _STRIP_PAD, rows * form.knots.shape[0]]
+    return sum((part + 15) // 16 * 16 for part in parts)
+
+
+_STRIP_PAD, _BLOCK = 512, 64  # STRIP_PAD; KEY_BLOCK and STRIP_BLOCK of csrc/problem.h
+
+
+def _blocks(count: int) -> int:
+    return (count + _BLOCK - 1) // _BLOCK
+
+
+def _readable(name: str, tensor: Tensor) -> Tensor:
+    """With its last dimension contiguous, as kernels read: else a copy, which torch would make of freed memory too."""
+    if tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
+        return tensor
+    check_storage(name, tensor)
+    return tensor.contiguous()
+
+
+def _as_float(name: str, tensor: Tensor) -> Tensor:
+    """Contiguous and float32, as kernels read the tensors of a form."""
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        return tensor
+    check_storage(name, tensor)
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Any, ...]:
+    """What both directions hand to the kernels: `Call` of csrc/module.cpp."""
+    form = call.form
+    if call.seed is not None:
+        check_storage("seed", call.seed)
+    return (
+        _readable("query", query),
+        _readable("key", key),
+        _readable("value", value),
+        torch.get_num_threads(),
+        [] if form is None else [_as_float(*pair) for pair in zip(form.tensor_names, form.tensors, strict=True)],
+        call.key_mask,
+        call.document_ids,
+        None if call.seed is None else int(call.seed),
+        "" if form is None else form.kind,
+        form.start if isinstance(form, Strip) else 0,
+        call.causal,
+        call.scale,
+        call.query_start,
+        call.window,
+        call.dropout_p,
     )
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
     out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if out.numel() > 0:
-        _problem(query, key, value, call).forward(out, lse)
+        _loaded().forward(out, lse, lowered, *_arguments(query, key, value, call))
     return out, lse
 
 
@@ -124,29 +149,39 @@ def backward(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    lowered: Tensor,
     call: Call,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
+    needs_query, needs_key, needs_value, needs_form = needs
     grad_query, grad_key, grad_value = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if needed else None
-        for tensor, needed in zip((query, key, value), needs[:3], strict=True)
+        for tensor, needed in ((query, needs_query), (key, needs_key), (value, needs_value))
     )
     form = call.form
-    grad_form = [torch.zeros_like(t, dtype=torch.float32).contiguous() for t in form.tensors] if form and needs[3] else []
+    grad_form = [torch.zeros_like(t, dtype=torch.float32).contiguous() for t in form.tensors] if form and needs_form else []
     if out.numel() > 0 and key.shape[2] > 0:
-        _problem(query, key, value, call).backward(
-            _readable(grad_out),
-            None if grad_lse is None else grad_lse.contiguous(),
-            _readable(out),
-            lse.contiguous(),
+        _loaded().backward(
+            _readable("grad_out", grad_out),
+            None if grad_lse is None else _as_float("grad_lse", grad_lse),
+            _readable("out", out),
+            _as_float("lse", lse),
+            lowered,
             grad_query,
             grad_key,
             grad_value,
             grad_form,
+            *_arguments(query, key, value, call),
         )
     else:
         for grad in (grad_query, grad_key, grad_value):
             if grad is not None:
                 grad.zero_()
-    return grad_query, grad_key, grad_value, grad_form if needs[3] else None
+    return grad_query, grad_key, grad_value, grad_form if needs_form else None
+
+
+def _loaded() -> ModuleType:
+    module = _module()
+    assert module is not None  # refusal() said so
+    return module

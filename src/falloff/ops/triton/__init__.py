@@ -11,6 +11,7 @@ CPU in Triton's interpreter: right and very slow, for tests.
 """
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from falloff.ops.call import Call
 
+CHECKS_INPUTS = False
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST = 2**30  # lengths and offsets within a call are of 32 bits in a kernel; addresses are of 64
 
@@ -53,7 +55,12 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
+    """How many int32 numbers the lowered call takes: nothing is lowered."""
+    return 0
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
     from falloff.ops.triton import launch  # imports triton
 
@@ -68,8 +75,9 @@ def backward(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    lowered: Tensor,
     call: Call,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
     from falloff.ops.triton import launch

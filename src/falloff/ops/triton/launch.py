@@ -1,6 +1,7 @@
 """What runs for a call: kernels, their grids, and sums of partial results in a fixed order. Nothing waits for the device."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def backward(
     out: Tensor,
     lse: Tensor,
     call: Call,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors."""
     needs_query, needs_key, needs_value, needs_form = needs

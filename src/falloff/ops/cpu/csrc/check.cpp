@@ -4,6 +4,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "lower.h"
+
 namespace falloff {
 namespace {
 
@@ -30,7 +32,12 @@ const char* name_of(Dtype dtype) {
     switch (dtype) {
         case Dtype::float32: return "float32";
         case Dtype::bfloat16: return "bfloat16";
+        case Dtype::boolean: return "bool";
+        case Dtype::uint8: return "uint8";
+        case Dtype::int8: return "int8";
+        case Dtype::int16: return "int16";
         case Dtype::int32: return "int32";
+        case Dtype::int64: return "int64";
         case Dtype::other: break;
     }
     return "another dtype";
@@ -51,8 +58,12 @@ int64_t count(const char* name, std::initializer_list<int64_t> sizes) {
     return int64_t(product);
 }
 
-// Dtype and shape are these, the last dimension is contiguous and, where `whole`, so are all; the memory reaches to the end.
-void check(const char* name, const Tensor& t, Dtype dtype, std::initializer_list<int64_t> shape, bool whole = true) {
+enum class Layout { contiguous, rows, any };  // rows: the last dimension is contiguous
+
+// Dtype, shape and layout are these; the memory reaches to the end.
+void check(
+    const char* name, const Tensor& t, Dtype dtype, std::initializer_list<int64_t> shape, Layout layout = Layout::contiguous
+) {
     if (t.dtype != dtype) refuse(name, name_of(t.dtype), name_of(dtype));
     if (size_t(t.ndim) != shape.size() || !std::equal(shape.begin(), shape.end(), t.shape))
         refuse(name, shape_of(t), show(shape.begin(), shape.size()));
@@ -61,12 +72,17 @@ void check(const char* name, const Tensor& t, Dtype dtype, std::initializer_list
     int64_t contiguous = 1;
     for (int d = t.ndim - 1; d >= 0; d--) {
         if (t.shape[d] == 1) continue;
-        const bool right = whole || d == t.ndim - 1 ? t.strides[d] == contiguous : t.strides[d] >= 0;
-        if (!right) refuse(name, "strides " + show(t.strides, t.ndim), whole ? "a contiguous tensor" : "a last stride of 1");
+        const bool exact = layout == Layout::contiguous || (layout == Layout::rows && d == t.ndim - 1);
+        if (!(exact ? t.strides[d] == contiguous : t.strides[d] >= 0))
+            refuse(name, "strides " + show(t.strides, t.ndim), exact ? "contiguous numbers" : "none below 0");
         last += __int128(t.shape[d] - 1) * t.strides[d];
         contiguous *= t.shape[d];
     }
-    if (last >= std::min(t.length, FARTHEST)) refuse(name, "strides " + show(t.strides, t.ndim), "memory for all of them");
+    if (last >= std::min(t.length, FARTHEST))
+        refuse(
+            name, "a storage with " + std::to_string(std::max<int64_t>(t.length, 0)) + " numbers for this tensor",
+            "one that reaches as far as " + shape_of(t) + " and strides " + show(t.strides, t.ndim) + " need"
+        );
     if (!t.data) refuse(name, "a tensor without memory", "one with memory");
 }
 
@@ -99,18 +115,27 @@ void add_sizes(Problem& p, const Inputs& in) {
     if (p.D < 1 || p.D > MOST_HEAD_SIZE) refuse("query", shape_of(in.query), "a head size D of 1 .. 256");
     if (p.G < 1 || p.H % p.G) refuse("key", shape_of(in.key), "a number of heads that divides query's " + std::to_string(p.H));
     count("query", {p.B, p.H, p.N, 2 * MOST_HEAD_SIZE});  // what is kept of rows, for two chunks of keys
-    check("query", in.query, in.query.dtype, {p.B, p.H, p.N, p.D}, false);
-    check("key", in.key, in.query.dtype, {p.B, p.G, p.M, p.D}, false);
-    check("value", in.value, in.query.dtype, {p.B, p.G, p.M, p.D}, false);
+    check("query", in.query, in.query.dtype, {p.B, p.H, p.N, p.D}, Layout::rows);
+    check("key", in.key, in.query.dtype, {p.B, p.G, p.M, p.D}, Layout::rows);
+    check("value", in.value, in.query.dtype, {p.B, p.G, p.M, p.D}, Layout::rows);
     p.query = rows_of<Rows>(in.query), p.key = rows_of<Rows>(in.key), p.value = rows_of<Rows>(in.value);
 }
 
-void add_labels(Problem& p, const Inputs& in) {
-    if (in.row_labels.has_value() != in.key_labels.has_value()) refuse("row_labels, key_labels", "one", "both or neither");
-    if (!in.row_labels) return;
-    check("row_labels", *in.row_labels, Dtype::int32, {p.B, p.N});
-    check("key_labels", *in.key_labels, Dtype::int32, {p.B, p.M});
-    p.row_labels = data_of<int32_t>(*in.row_labels), p.key_labels = data_of<int32_t>(*in.key_labels);
+void add_masks(Problem& p, const Inputs& in) {
+    auto ids = [](const Tensor& t) { return Ids{t.data, size_of(t.dtype), long(t.strides[0]), long(t.strides[1])}; };
+    if (in.key_mask) {
+        check("key_mask", *in.key_mask, Dtype::boolean, {p.B, p.M}, Layout::any);
+        p.key_mask = ids(*in.key_mask);
+    }
+    if (in.document_ids) {
+        const Dtype dtype = in.document_ids->dtype;
+        if (p.N != p.M)
+            refuse("document_ids", std::to_string(p.N) + " queries and " + std::to_string(p.M) + " keys", "as many queries as keys");
+        const bool integers = dtype != Dtype::float32 && dtype != Dtype::bfloat16 && dtype != Dtype::boolean;
+        check("document_ids", *in.document_ids, integers && dtype != Dtype::other ? dtype : Dtype::int64, {p.B, p.N}, Layout::any);
+        p.documents = ids(*in.document_ids);
+    }
+    if (p.key_mask.bytes || p.documents.bytes) count("key_mask", {p.B, p.M, 2});
 }
 
 void add_dropout(Problem& p, const Inputs& in) {
@@ -174,7 +199,24 @@ void add_form(Problem& p, const Inputs& in) {
     }
 }
 
+// The memory of a lowered call, of the size that it has.
+void* lowered_of(const Problem& p, const Tensor& lowered) {
+    check("lowered", lowered, Dtype::int32, {int64_t(lowered_bytes(p) / sizeof(int32_t))});
+    return lowered.data;
+}
+
 }  // namespace
+
+int size_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::float32: return 4;
+        case Dtype::bfloat16: return 2;
+        case Dtype::int16: return 2;
+        case Dtype::int32: return 4;
+        case Dtype::int64: return 8;
+        default: return 1;
+    }
+}
 
 Problem problem_of(const Inputs& in) {
     Problem p{};
@@ -184,24 +226,26 @@ Problem problem_of(const Inputs& in) {
     if (in.threads < 1 || in.threads > MOST_THREADS) refuse("threads", std::to_string(in.threads), "1 .. 4096");
     p.scale = float(in.scale), p.query_start = in.query_start, p.causal = in.causal;
     p.window = std::min(in.window.value_or(FARTHEST * 2), FARTHEST * 2);  // further than any offset
-    add_labels(p, in);
+    add_masks(p, in);
     add_dropout(p, in);
     add_form(p, in);
     return p;
 }
 
-void add_outputs(Problem& p, const Outputs& outputs) {
-    check("out", outputs.out, dtype_of(p), {p.B, p.H, p.N, p.D}, false);
+void* add_outputs(Problem& p, const Outputs& outputs) {
+    check("out", outputs.out, dtype_of(p), {p.B, p.H, p.N, p.D}, Layout::rows);
     check("lse", outputs.lse, Dtype::float32, {p.B, p.H, p.N});
     p.out = rows_of<Target>(outputs.out), p.lse = data_of(outputs.lse);
+    return outputs.lowered ? lowered_of(p, *outputs.lowered) : nullptr;
 }
 
-FormGradients add_gradients(Problem& p, const Gradients& grads) {
+void* add_gradients(Problem& p, const Gradients& grads, FormGradients& form) {
     const Dtype dtype = dtype_of(p);
-    check("grad_out", grads.grad_out, dtype, {p.B, p.H, p.N, p.D}, false);
-    check("out", grads.out, dtype, {p.B, p.H, p.N, p.D}, false);
+    check("grad_out", grads.grad_out, dtype, {p.B, p.H, p.N, p.D}, Layout::rows);
+    check("out", grads.out, dtype, {p.B, p.H, p.N, p.D}, Layout::rows);
     check("lse", grads.lse, Dtype::float32, {p.B, p.H, p.N});
     p.grad_out = rows_of<Rows>(grads.grad_out), p.out_rows = rows_of<Rows>(grads.out), p.lse = data_of(grads.lse);
+    void* lowered = lowered_of(p, grads.lowered);
     if (grads.grad_lse) {
         check("grad_lse", *grads.grad_lse, Dtype::float32, {p.B, p.H, p.N});
         p.grad_lse = data_of(*grads.grad_lse);
@@ -220,8 +264,7 @@ FormGradients add_gradients(Problem& p, const Gradients& grads) {
         check("grad_value", *grads.grad_value, dtype, {p.B, p.G, p.M, p.D});
         p.grad_value = grads.grad_value->data;
     }
-    FormGradients form;
-    if (!p.needs_form) return form;
+    if (!p.needs_form) return lowered;
     const size_t expected = p.form == Form::warp ? 5 : p.form == Form::none ? 0 : 1;
     if (grads.grad_form.size() != expected)
         refuse("grad_form", std::to_string(grads.grad_form.size()) + " tensors", std::to_string(expected));
@@ -230,7 +273,7 @@ FormGradients add_gradients(Problem& p, const Gradients& grads) {
     if (p.form == Form::band) check("grad_form[0]", first, Dtype::float32, {p.B, p.H, p.N, p.E});
     if (p.form != Form::warp) {
         form.values = data_of(first);
-        return form;
+        return lowered;
     }
     check("grad_form[0]", first, Dtype::float32, {p.K});
     if (p.a_batch) check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.B, p.N});
@@ -239,7 +282,7 @@ FormGradients add_gradients(Problem& p, const Gradients& grads) {
     check("grad_form[4]", grads.grad_form[4], Dtype::float32, {p.H, p.S});
     form.g = data_of(first), form.a = data_of(grads.grad_form[1]);
     form.slope = data_of(grads.grad_form[3]), form.intercept = data_of(grads.grad_form[4]);
-    return form;
+    return lowered;
 }
 
 }  // namespace falloff

@@ -1,6 +1,6 @@
 // What was handed over for a call, checked: a Problem that comes out of here reads and writes within its tensors alone.
-// Beyond the memory's length, which DLPack does not tell (operators.py looks at it), nothing is taken on trust. Known to
-// module.cpp, which fills it from Python, and to sanitize.cpp, which fills it with what does not fit.
+// Nothing is taken on trust. Known to module.cpp, which fills it from Python, and to sanitize.cpp, which fills it with what does
+// not fit.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,9 @@
 
 namespace falloff {
 
-enum class Dtype { float32, bfloat16, int32, other };
+enum class Dtype { float32, bfloat16, boolean, uint8, int8, int16, int32, int64, other };
+
+int size_of(Dtype dtype);  // bytes; 1 for another dtype
 
 // A tensor of any shape; strides in elements.
 struct Tensor {
@@ -20,7 +22,7 @@ struct Tensor {
     Dtype dtype = Dtype::other;
     int ndim = 0;
     const int64_t *shape = nullptr, *strides = nullptr;
-    int64_t length = INT64_MAX;  // elements that exist from `data` on, where that is known
+    int64_t length = 0;  // elements that exist from `data` on
 };
 
 struct Inputs {
@@ -29,7 +31,7 @@ struct Inputs {
     int64_t query_start = 0;
     bool causal = false;
     std::optional<int64_t> window;
-    std::optional<Tensor> row_labels, key_labels;
+    std::optional<Tensor> key_mask, document_ids;
     std::optional<int64_t> seed;
     double dropout_p = 0.0;
     std::string form;  // "", "strip", "band" or "warp"
@@ -40,17 +42,19 @@ struct Inputs {
 
 struct Outputs {
     Tensor out, lse;
+    std::optional<Tensor> lowered;  // none: no backward will need it
 };
 
 struct Gradients {
-    Tensor grad_out, out, lse;
+    Tensor grad_out, out, lse, lowered;
     std::optional<Tensor> grad_lse, grad_query, grad_key, grad_value;  // none of the last three: not needed
     std::vector<Tensor> grad_form;                                     // empty: not needed
 };
 
 // Each throws std::invalid_argument, which names the argument, what was got and what is expected.
 Problem problem_of(const Inputs& inputs);
-void add_outputs(Problem& p, const Outputs& outputs);
-FormGradients add_gradients(Problem& p, const Gradients& gradients);
+// These return the memory of the lowered call; null for none.
+void* add_outputs(Problem& p, const Outputs& outputs);
+void* add_gradients(Problem& p, const Gradients& gradients, FormGradients& form);
 
 }  // namespace falloff

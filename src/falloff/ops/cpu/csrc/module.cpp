@@ -1,41 +1,64 @@
-// The Python module `falloff.ops.cpu._kernels`. Tensors come through DLPack; nothing here knows torch.
+// The Python module `falloff.ops.cpu._kernels`.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
+#include <cstdlib>
 
-#include "check.h"
+#include "torch_tensors.h"
 
 namespace nb = nanobind;
 using namespace falloff;
 
 namespace {
 
-using Array = nb::ndarray<nb::device::cpu>;
+// Tensors that were read, for as long as a Problem is made of them: a Tensor points to the sizes in here.
+class Reader {
+public:
+    Reader() { read.reserve(MOST); }
+    Tensor operator()(const char* name, nb::handle object) {
+        if (read.size() == MOST) throw std::invalid_argument(std::string(name) + ": got too many tensors");
+        return read.emplace_back(name, object).tensor();
+    }
+    std::optional<Tensor> maybe(const char* name, nb::handle object) {
+        if (object.is_none()) return std::nullopt;
+        return (*this)(name, object);
+    }
+    std::vector<Tensor> all(const char* name, const nb::list& objects) {
+        std::vector<Tensor> tensors;
+        for (nb::handle object : objects) tensors.push_back((*this)(name, object));
+        return tensors;
+    }
 
-Dtype dtype_of(const Array& a) {
-    const nb::dlpack::dtype dtype = a.dtype();
-    if (dtype == nb::dtype<float>()) return Dtype::float32;
-    if (dtype == nb::dtype<int32_t>()) return Dtype::int32;
-    if (dtype.code == uint8_t(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16 && dtype.lanes == 1) return Dtype::bfloat16;
-    return Dtype::other;
-}
+private:
+    static constexpr size_t MOST = 32;
+    std::vector<TorchTensor> read;
+};
 
-Tensor tensor(const Array& a) { return {a.data(), dtype_of(a), int(a.ndim()), a.shape_ptr(), a.stride_ptr()}; }
+// The arguments that make a Problem.
+struct Call {
+    nb::handle query, key, value;
+    int threads;
+    nb::list form_tensors;
+    nb::object key_mask, document_ids;
+    std::optional<int64_t> seed;
+    std::string form_kind;
+    int64_t form_start;
+    bool causal;
+    double scale;
+    int64_t query_start;
+    std::optional<int64_t> window;
+    double dropout_p;
 
-std::optional<Tensor> tensor(const std::optional<Array>& a) {
-    if (!a) return std::nullopt;
-    return tensor(*a);
-}
-
-std::vector<Tensor> tensors(const std::vector<Array>& arrays) {
-    std::vector<Tensor> all;
-    for (const Array& a : arrays) all.push_back(tensor(a));
-    return all;
-}
+    Problem problem(Reader& read) const {
+        return problem_of(
+            {read("query", query), read("key", key), read("value", value), scale, query_start, causal, window,
+             read.maybe("key_mask", key_mask), read.maybe("document_ids", document_ids), seed, dropout_p, form_kind,
+             read.all("form_tensors", form_tensors), form_start, threads}
+        );
+    }
+};
 
 // Whether a signal's handler, such as Ctrl-C's, has raised an error. Only Python's main thread runs handlers.
 bool raised() {
@@ -53,67 +76,71 @@ void without_gil(Run run) {
     }
 }
 
-struct Call {
-    Problem problem;
-    std::string isa;
-    int threads;
-    std::vector<Array> alive;  // what the problem points into
+const Kernels& chosen_kernels() { return kernels_for(std::getenv("FALLOFF_CPU_ISA")); }
 
-    Call(
-        const Array& query, const Array& key, const Array& value, double scale, int64_t query_start, bool causal,
-        std::optional<int64_t> window, const std::optional<Array>& row_labels, const std::optional<Array>& key_labels,
-        std::optional<int64_t> seed, double dropout_p, const std::string& form, const std::vector<Array>& form_tensors,
-        int64_t form_start, std::string isa, int threads
-    )
-        : isa(std::move(isa)), threads(threads), alive{query, key, value} {
-        problem = problem_of(
-            {tensor(query), tensor(key), tensor(value), scale, query_start, causal, window, tensor(row_labels),
-             tensor(key_labels), seed, dropout_p, form, tensors(form_tensors), form_start, threads}
-        );
-        if (row_labels) alive.push_back(*row_labels), alive.push_back(*key_labels);
-        alive.insert(alive.end(), form_tensors.begin(), form_tensors.end());
-    }
+void forward(nb::handle out, nb::handle lse, nb::handle lowered, const Call& call) {
+    Reader read;
+    Problem p = call.problem(read);
+    void* kept = add_outputs(p, {read("out", out), read("lse", lse), read.maybe("lowered", lowered)});
+    const Kernels& kernels = chosen_kernels();
+    without_gil([&] { run_forward(p, kernels, call.threads, kept, raised); });
+}
 
-    void forward(const Array& out, const Array& lse) const {
-        Problem p = problem;
-        add_outputs(p, {tensor(out), tensor(lse)});
-        without_gil([&] { run_forward(p, isa, threads, raised); });
-    }
-
-    void backward(
-        const Array& grad_out, const std::optional<Array>& grad_lse, const Array& out, const Array& lse,
-        const std::optional<Array>& grad_query, const std::optional<Array>& grad_key,
-        const std::optional<Array>& grad_value, const std::vector<Array>& grad_form
-    ) const {
-        Problem p = problem;
-        const FormGradients form = add_gradients(
-            p, {tensor(grad_out), tensor(out), tensor(lse), tensor(grad_lse), tensor(grad_query), tensor(grad_key),
-                tensor(grad_value), tensors(grad_form)}
-        );
-        without_gil([&] { run_backward(p, form, isa, threads, raised); });
-    }
-};
+void backward(
+    nb::handle grad_out, nb::handle grad_lse, nb::handle out, nb::handle lse, nb::handle lowered, nb::handle grad_query,
+    nb::handle grad_key, nb::handle grad_value, const nb::list& grad_form, const Call& call
+) {
+    Reader read;
+    Problem p = call.problem(read);
+    FormGradients form;
+    void* kept = add_gradients(
+        p,
+        {read("grad_out", grad_out), read("out", out), read("lse", lse), read("lowered", lowered),
+         read.maybe("grad_lse", grad_lse), read.maybe("grad_query", grad_query), read.maybe("grad_key", grad_key),
+         read.maybe("grad_value", grad_value), read.all("grad_form", grad_form)},
+        form
+    );
+    const Kernels& kernels = chosen_kernels();
+    without_gil([&] { run_backward(p, form, kernels, call.threads, kept, raised); });
+}
 
 }  // namespace
+
+// After what is of the direction come the arguments of Call, in its order.
+#define FALLOFF_CALL \
+    nb::handle query, nb::handle key, nb::handle value, int threads, nb::list form_tensors, nb::object key_mask, \
+        nb::object document_ids, std::optional<int64_t> seed, std::string form_kind, int64_t form_start, bool causal, \
+        double scale, int64_t query_start, std::optional<int64_t> window, double dropout_p
+#define FALLOFF_AS_CALL \
+    Call { \
+        query, key, value, threads, form_tensors, key_mask, document_ids, seed, form_kind, form_start, causal, scale, \
+            query_start, window, dropout_p \
+    }
+#define FALLOFF_NAMES \
+    nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("threads"), nb::arg("form_tensors"), \
+        nb::arg("key_mask").none(), nb::arg("document_ids").none(), nb::arg("seed").none(), nb::arg("form_kind"), \
+        nb::arg("form_start"), nb::arg("causal"), nb::arg("scale"), nb::arg("query_start"), nb::arg("window").none(), \
+        nb::arg("dropout_p")
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Attention on the CPU: see falloff/ops/cpu/__init__.py.";
     m.def("instruction_sets", &instruction_sets);
     m.def("fma_peak", &fma_peak, nb::arg("isa"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>());
-    nb::class_<Call>(m, "Call")
-        .def(
-            nb::init<
-                const Array&, const Array&, const Array&, double, int64_t, bool, std::optional<int64_t>,
-                const std::optional<Array>&, const std::optional<Array>&, std::optional<int64_t>, double,
-                const std::string&, const std::vector<Array>&, int64_t, std::string, int>(),
-            nb::kw_only(), nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("scale"), nb::arg("query_start"),
-            nb::arg("causal"), nb::arg("window").none(), nb::arg("row_labels").none(), nb::arg("key_labels").none(),
-            nb::arg("seed").none(), nb::arg("dropout_p"), nb::arg("form"), nb::arg("form_tensors"), nb::arg("form_start"),
-            nb::arg("isa"), nb::arg("threads")
-        )
-        .def("forward", &Call::forward)
-        .def(
-            "backward", &Call::backward, nb::arg("grad_out"), nb::arg("grad_lse").none(), nb::arg("out"), nb::arg("lse"),
-            nb::arg("grad_query").none(), nb::arg("grad_key").none(), nb::arg("grad_value").none(), nb::arg("grad_form")
-        );
+    m.def(
+        "forward",
+        [](nb::object out, nb::object lse, nb::object lowered, FALLOFF_CALL) {
+            forward(out, lse, lowered, FALLOFF_AS_CALL);
+        },
+        nb::arg("out"), nb::arg("lse"), nb::arg("lowered").none(), FALLOFF_NAMES
+    );
+    m.def(
+        "backward",
+        [](nb::object grad_out, nb::object grad_lse, nb::object out, nb::object lse, nb::object lowered,
+           nb::object grad_query, nb::object grad_key, nb::object grad_value, nb::list grad_form, FALLOFF_CALL) {
+            backward(grad_out, grad_lse, out, lse, lowered, grad_query, grad_key, grad_value, grad_form, FALLOFF_AS_CALL);
+        },
+        nb::arg("grad_out"), nb::arg("grad_lse").none(), nb::arg("out"), nb::arg("lse"), nb::arg("lowered"),
+        nb::arg("grad_query").none(), nb::arg("grad_key").none(), nb::arg("grad_value").none(), nb::arg("grad_form"),
+        FALLOFF_NAMES
+    );
 }

@@ -20,6 +20,13 @@ struct Target {
     long batch = 0, head = 0, row = 0;
 };
 
+// Integers of `bytes` bytes for each batch entry and row: documents, or a mask. 0 bytes: there are none.
+struct Ids {
+    const void* data = nullptr;
+    int bytes = 0;
+    long batch = 0, along = 0;
+};
+
 enum class Form { none, strip, band, warp };
 
 // Which weights dropout keeps: see dropout.py, whose function this is.
@@ -38,7 +45,8 @@ struct Problem {
     long query_start;
     bool causal;
     long window;  // keys at this offset and beyond are hidden
-    // A row sees only keys of its label: documents, and -1 for padding. Null: it sees all.
+    Ids key_mask, documents;  // (B, M): 0 is hidden; (B, N)
+    // Both, lowered. A row sees only keys of its label: documents, and -1 for padding. Null: it sees all.
     const int32_t *row_labels = nullptr, *key_labels = nullptr;  // (B, N), (B, M)
     Dropout dropout;
 

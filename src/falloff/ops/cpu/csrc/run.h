@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "problem.h"
+#include "work.h"
 
 namespace falloff {
 
@@ -17,16 +17,14 @@ struct FormGradients {
     float *g = nullptr, *a = nullptr, *slope = nullptr, *intercept = nullptr;  // of a warp; a: (N) or (B, N)
 };
 
-// Asked now and then, by the thread that called, in a call that takes long: whether it is to be given up.
-using Pending = bool (*)();
+// The kernels of an instruction set; of the best one for null. Throws std::invalid_argument for one that is not there.
+const Kernels& kernels_for(const char* isa);
 
-// Thrown where it was: results are unfinished, and no thread works on them any more.
-struct Interrupted {};
-
-// `problem` holds sizes, inputs, masks, the form's tensors, and where the results go; the rest is filled in here.
-void run_forward(Problem problem, const std::string& isa, int threads, Pending pending = nullptr);
+// `problem` holds sizes, inputs, masks, the form's tensors, and where the results go; the rest is filled in here. `lowered`: memory
+// of lowered_bytes (lower.h) for what the backward starts from; null, and it is not kept.
+void run_forward(Problem problem, const Kernels& kernels, int threads, void* lowered, Pending pending = nullptr);
 void run_backward(
-    Problem problem, const FormGradients& form, const std::string& isa, int threads, Pending pending = nullptr
+    Problem problem, const FormGradients& form, const Kernels& kernels, int threads, void* lowered, Pending pending = nullptr
 );
 
 // 10^9 float operations a second: the best of several turns of multiply-adds in registers, on all threads at once.

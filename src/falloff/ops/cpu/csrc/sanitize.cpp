@@ -4,6 +4,7 @@
 //
 // Then come calls that do not fit: each of the good ones is spoilt in a place or two, and check.cpp must refuse it, or the
 // kernels stay within its buffers all the same. `sanitize CASES SPOILT` says how many of each.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "check.h"
+#include "lower.h"
 
 using namespace falloff;
 
@@ -45,13 +47,13 @@ struct Owned {
         int64_t stride = 1;
         for (size_t d = shape.size(); d-- > 0; stride = stride * shape[d] + (d + 1 == shape.size() ? gap : 0)) strides[d] = stride;
     }
-    long size() const { return dtype == Dtype::bfloat16 ? 2 : 4; }
+    long size() const { return size_of(dtype); }
     size_t bytes() const { return length * size(); }
     void set(long at, float value) {
         uint32_t bits;
         std::memcpy(&bits, &value, sizeof bits);
         if (dtype == Dtype::bfloat16) bits >>= 16;
-        std::memcpy(memory.get() + at * size(), &bits, size());
+        std::memcpy(memory.get() + at * size(), &bits, std::min<long>(size(), sizeof bits));
     }
     float get(long at) const {
         uint32_t bits = 0;
@@ -67,7 +69,10 @@ struct Owned {
         return *this;
     }
     Owned& fill_integers(long low, long high) {
-        for (long at = 0; at < length; at++) reinterpret_cast<int32_t*>(memory.get())[at] = int32_t(pick(low, high));
+        for (long at = 0; at < length; at++) {
+            const int64_t number = pick(low, high);
+            std::memcpy(memory.get() + at * size(), &number, size());
+        }
         return *this;
     }
     Tensor tensor() const { return {memory.get(), dtype, int(shape.size()), shape.data(), strides.data(), length}; }
@@ -78,24 +83,26 @@ float normal(long) { return std::normal_distribution<float>()(generator); }
 struct Case {
     Inputs in;
     std::vector<Owned> all;  // in the order of Part; what a call does not have is not given to it
-    enum Part { QUERY, KEY, VALUE, ROW_LABELS, KEY_LABELS, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
+    enum Part { QUERY, KEY, VALUE, KEY_MASK, DOCUMENTS, LOWERED, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
     size_t form_tensors = 0;  // from FORM on, and as many gradients behind them
-    bool labels, back_for_lse;
+    bool mask, documents, back_for_lse;
 
     Case(int number, bool small) {
         const Dtype dtype = number % 3 == 2 ? Dtype::bfloat16 : Dtype::float32;
         const long B = pick(1, 2), G = pick(1, 2), H = G * pick(1, 2);
         const long N = pick(1, number % 5 == 0 ? 3 : small ? 20 : 130);
-        const long M = pick(1, small ? 40 : number % 7 ? 330 : 2500), D = pick(1, small ? 20 : 70);
+        const long M = number % 11 == 0 ? N : pick(1, small ? 40 : number % 7 ? 330 : 2500), D = pick(1, small ? 20 : 70);
         in.scale = 1 / std::sqrt(double(D)), in.query_start = coin() ? M - N : pick(-20, 500), in.causal = coin();
         if (coin()) in.window = pick(1, 100);
-        labels = coin(), back_for_lse = coin();
+        mask = coin(), documents = N == M && coin(), back_for_lse = coin();
         all.reserve(FORM + 10);
         auto add = [&](Dtype type, std::vector<int64_t> shape, long gap = 0) -> Owned& {
             return all.emplace_back(type, shape, gap).fill(normal);
         };
         add(dtype, {B, H, N, D}, pick(0, 3)), add(dtype, {B, G, M, D}, pick(0, 3)), add(dtype, {B, G, M, D}, pick(0, 3));
-        add(Dtype::int32, {B, N}).fill_integers(0, 2), add(Dtype::int32, {B, M}).fill_integers(-1, 2);
+        add(Dtype::boolean, {B, M}).fill_integers(0, 1);
+        add(any({Dtype::uint8, Dtype::int8, Dtype::int16, Dtype::int32, Dtype::int64}), {B, N}).fill_integers(0, 2);
+        add(Dtype::int32, {0});  // LOWERED, when its size is known
         add(dtype, {B, H, N, D}, pick(0, 3)), add(Dtype::float32, {B, H, N});
         add(dtype, {B, H, N, D}), add(Dtype::float32, {B, H, N});
         add(dtype, {B, H, N, D}), add(dtype, {B, G, M, D}), add(dtype, {B, G, M, D});
@@ -117,32 +124,42 @@ struct Case {
         }
         form_tensors = all.size() - FORM;
         for (size_t t = 0; t < form_tensors; t++) add(Dtype::float32, all[FORM + t].shape);
+        give(1);
+        all[LOWERED] = Owned(Dtype::int32, {int64_t(lowered_bytes(problem_of(in)) / sizeof(float))});
     }
 
-    // Forward and backward. Throws what check.cpp does.
-    void run(const std::string& isa, int threads) {
-        auto tensors = [&](size_t from) {
-            std::vector<Tensor> some;
-            for (size_t t = from; t < from + form_tensors && t < all.size(); t++) some.push_back(all[t].tensor());
-            return some;
-        };
+    std::vector<Tensor> tensors(size_t from) const {
+        std::vector<Tensor> some;
+        for (size_t t = from; t < from + form_tensors && t < all.size(); t++) some.push_back(all[t].tensor());
+        return some;
+    }
+
+    void give(int threads) {
         in.query = all[QUERY].tensor(), in.key = all[KEY].tensor(), in.value = all[VALUE].tensor();
-        if (labels) in.row_labels = all[ROW_LABELS].tensor(), in.key_labels = all[KEY_LABELS].tensor();
+        if (mask) in.key_mask = all[KEY_MASK].tensor();
+        if (documents) in.document_ids = all[DOCUMENTS].tensor();
         in.form_tensors = tensors(FORM), in.threads = threads;
+    }
+
+    // Forward and backward. Throws what check.cpp does. Between them `spoil_lowered` may write anything to the lowered call.
+    template <class Spoil>
+    void run(const Kernels& kernels, int threads, Spoil spoil_lowered) {
+        give(threads);
         Problem p = problem_of(in);
-        add_outputs(p, {all[OUT].tensor(), all[LSE].tensor()});
-        run_forward(p, isa, threads);
-        Gradients grads{all[GRAD_OUT].tensor(),   all[OUT].tensor(),      all[LSE].tensor(), std::nullopt,
-                        all[GRAD_QUERY].tensor(), all[GRAD_KEY].tensor(), all[GRAD_VALUE].tensor(), {}};
+        void* lowered = add_outputs(p, {all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor()});
+        run_forward(p, kernels, threads, lowered);
+        spoil_lowered(all[LOWERED]);
+        Gradients grads{all[GRAD_OUT].tensor(), all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor(), std::nullopt,
+                        all[GRAD_QUERY].tensor(), all[GRAD_KEY].tensor(), all[GRAD_VALUE].tensor(), tensors(FORM + form_tensors)};
         if (back_for_lse) grads.grad_lse = all[GRAD_LSE].tensor();
-        grads.grad_form = tensors(FORM + form_tensors);
-        const FormGradients form = add_gradients(p, grads);
-        run_backward(p, form, isa, threads);
+        FormGradients form;
+        lowered = add_gradients(p, grads, form);
+        run_backward(p, form, kernels, threads, lowered);
     }
 
     // Everything that forward and backward give, one after another.
     std::vector<float> results(const std::string& isa, int threads) {
-        run(isa, threads);
+        run(kernels_for(isa.c_str()), threads, [](Owned&) {});
         std::vector<float> numbers;
         for (size_t t = OUT; t < all.size(); t++)
             for (long at = 0; (t < FORM || t >= FORM + form_tensors) && at < all[t].length; at++) numbers.push_back(all[t].get(at));
@@ -175,7 +192,7 @@ struct Case {
             case 7:
                 // Of two bytes a number, there are twice as many; of four, half.
                 one.length = one.length * one.size();
-                one.dtype = any({Dtype::float32, Dtype::bfloat16, Dtype::int32, Dtype::other});
+                one.dtype = any({Dtype::float32, Dtype::bfloat16, Dtype::int32, Dtype::int64, Dtype::boolean, Dtype::other});
                 one.length /= one.size();
                 break;
             case 8: in.query_start = coin() ? wild : pick(-1000, 1000); break;
@@ -213,7 +230,11 @@ bool refused(int number) {
     for (long places = pick(1, 2); places > 0; places--) one.spoil();
     const auto sets = instruction_sets();
     try {
-        one.run(sets[number % sets.size()], number % 50 ? 1 : 2);
+        one.run(kernels_for(sets[number % sets.size()].c_str()), number % 50 ? 1 : 2, [](Owned& lowered) {
+            if (pick(0, 3)) return;
+            for (long at = 0; at < lowered.length; at++)
+                if (pick(0, 9) == 0) lowered.set(at, any({0.0f, 1e-40f, 1e30f, -1e30f, std::nanf(""), -std::nanf(""), 3.0f}));
+        });
     } catch (const std::invalid_argument&) {
         return true;
     }

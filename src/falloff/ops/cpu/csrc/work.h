@@ -1,0 +1,42 @@
+// Items of work, shared among threads.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "problem.h"
+
+namespace falloff {
+
+// Asked now and then, by the thread that called, in a call that takes long: whether it is to be given up.
+using Pending = bool (*)();
+
+// Thrown where it was: results are unfinished, and no thread works on them any more.
+struct Interrupted {};
+
+// Whether a call is to be given up. The thread that called asks `pending`, every 50 ms: a short call never does, and a long
+// one does not notice. The others see what it found.
+class Interrupt {
+public:
+    explicit Interrupt(Pending pending) : pending(pending) {}
+    bool operator()();
+    // The caller, out of work in a long call, goes on looking while others work.
+    void look_until_alone(const std::atomic<int>& working);
+
+private:
+    using Clock = std::chrono::steady_clock;
+    const Pending pending;
+    const std::thread::id caller = std::this_thread::get_id();
+    std::atomic<bool> found{false};
+    // Of the caller alone.
+    bool looked = false;
+    Clock::time_point next = Clock::now() + std::chrono::milliseconds(50);
+};
+
+// Does all items of `work`, on at most `threads` threads and no more than `multiply_adds` of work are worth: what is small runs
+// on the calling thread alone. A region of several threads costs some microseconds, and on a busy machine it waits until the
+// scheduler lets all of them run, 8 to 32 ms.
+void run(const Work& work, const Problem& p, int threads, double multiply_adds, Interrupt& interrupt);
+
+}  // namespace falloff

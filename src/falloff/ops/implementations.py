@@ -1,0 +1,99 @@
+"""The table of implementations, and which of them serves a call.
+
+An implementation is a folder beside this file and one line in `IMPLEMENTATIONS`. Its module defines what `Implementation`
+says. The reference is not among them: it is plain differentiable torch and needs no contract.
+
+A call is **lowered** once: what an implementation works out before the first tile (the strip with its ends continued, where
+a warp bends, labels of documents). The forward writes it into one int32 tensor, floats by their bits, whose size depends
+on shapes alone; the backward starts from there.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor
+
+from falloff.ops.call import Call
+from falloff.ops.checks import refuse
+
+IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
+    "cpu": "falloff.ops.cpu",
+    "triton": "falloff.ops.triton",
+    "blockwise": "falloff.ops.blockwise",
+}
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """What the module of an implementation defines."""
+
+    CHECKS_INPUTS: bool
+    """Whether it looks at sizes, dtypes and memory itself before it reads; else `checks.py` does so before each call."""
+
+    def refusal(self, query: Tensor, key: Tensor, call: Call) -> str | None:
+        """Why it cannot serve a call, or None. Looks at no value of a tensor."""
+        ...
+
+    def lowered_size(self, query: Tensor, key: Tensor, call: Call) -> int:
+        """How many int32 numbers the lowered call takes; 0 where nothing is lowered."""
+        ...
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The output (B, H, N, D) and the log-sum-exp (B, H, N). Writes `lowered`; None: no backward will need it."""
+        ...
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        grad_lse: Tensor | None,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        lowered: Tensor,
+        call: Call,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
+        """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
+        ...
+
+
+def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> str:
+    """The name of the implementation that serves the call: `impl` itself, or for "auto" the first that can.
+
+    Raises:
+        ValueError: if there is none of that name, or it cannot serve the call, saying why.
+    """
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        refuse("impl", repr(impl), "'auto' or one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
+    for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
+        refusal = implementation(name).refusal(query, key, call)
+        if refusal is None:
+            return name
+    raise ValueError(f"impl: got {impl!r}, which cannot serve this call: {refusal}")
+
+
+def refuse_unserved(impl: str, query: Tensor, key: Tensor, call: Call) -> None:
+    """Refuse what an operator was handed if `impl` is no implementation or cannot serve the call: here nothing chooses.
+
+    Raises:
+        ValueError: saying why.
+    """
+    if impl not in IMPLEMENTATIONS:
+        refuse("impl", repr(impl), "one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
+    choose(impl, query, key, call)
+
+
+def implementation(name: str) -> Implementation:
+    """The module of an implementation, imported when it is first asked for."""
+    module = _imported.get(name)
+    if module is None:
+        module = _imported[name] = cast(Implementation, import_module(IMPLEMENTATIONS[name]))
+    return module
+
+
+_imported: dict[str, Implementation] = {}
