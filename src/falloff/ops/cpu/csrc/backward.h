@@ -7,13 +7,28 @@
 // rows of dK and dV, and three tiles of scores, five of keys or values and two blocks of rows stay in a second-level cache.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
+#include "bias.h"
+#include "pack.h"
+#include "problem.h"
+#include "simd.h"
+#include "skip.h"
 #include "softmax.h"
+#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 
 constexpr long BACKWARD_ROWS = 48, BACKWARD_KEYS = 192;
 constexpr long LEFT = 48;  // zeros before and after each row of a tile, for add_diagonals
 constexpr long TILE_ROW = LEFT + BACKWARD_KEYS + 64;
+static_assert(BACKWARD_ROWS <= Steps::MOST * BLOCK_ROWS);
+static_assert(BACKWARD_ROWS % 2 == 0);  // multiply_rows makes pairs of rows
+static_assert(BACKWARD_KEYS % PANEL == 0 && BACKWARD_KEYS <= STRIP_PAD);
+// What add_diagonals reads of a row before its first key and behind its last; `diagonals` has TILE_ROW too.
+static_assert(LEFT >= BACKWARD_ROWS - 1 && TILE_ROW - LEFT >= BACKWARD_KEYS + BACKWARD_ROWS + W);
+static_assert(LEFT % W == 0 && TILE_ROW % W == 0);  // vectors of scores do not straddle cache lines
 
 inline long row_blocks(const Problem& p) { return (p.N + BACKWARD_ROWS - 1) / BACKWARD_ROWS; }
 

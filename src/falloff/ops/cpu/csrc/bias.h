@@ -1,6 +1,12 @@
 // The bias of a row of a tile, and its gradient.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
+#include "pack.h"
+#include "problem.h"
+#include "simd.h"
 #include "tile.h"
 
 namespace falloff::FALLOFF_ISA {

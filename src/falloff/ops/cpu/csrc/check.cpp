@@ -12,7 +12,6 @@ namespace {
 // More numbers than memory can hold. Sizes below it, and positions below FARTHEST (offsets.py's bound too), leave all index
 // arithmetic within 64 bits.
 constexpr int64_t MOST = 1LL << 48, FARTHEST = 1LL << 60;
-constexpr int64_t MOST_HEAD_SIZE = 256;
 constexpr int64_t MOST_THREADS = 4096;
 
 using Shape = std::vector<int64_t>;

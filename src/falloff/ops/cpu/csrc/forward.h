@@ -2,11 +2,21 @@
 // A tile is ROWS x KEYS scores; kernels.cpp says why of that size.
 #pragma once
 
+#include <cstddef>
+
+#include "bias.h"
+#include "pack.h"
+#include "problem.h"
+#include "simd.h"
+#include "skip.h"
 #include "softmax.h"
+#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 
 constexpr long ROWS = 48, KEYS = 256;
+static_assert(ROWS <= Steps::MOST * BLOCK_ROWS);
+static_assert(KEYS % PANEL == 0 && KEYS <= STRIP_PAD);
 
 // Blocks of rows that share the packed keys: rows of one head that follow one another or, where a head has no more than a
 // block of rows, heads that share a key head. Depends on the shape alone: so does the order of all sums.
@@ -113,8 +123,8 @@ inline void finish_block(const Problem& p, const Block& block, long split, const
         } else {
             const bool nothing = total == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
             p.lse[row] = nothing ? -INF : maximum + __builtin_logf(total);
-            const long at = block.b * p.out.batch + block.h * p.out.head + (block.first + i) * p.out.row;
-            unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, at);
+            const long row_start = block.b * p.out.batch + block.h * p.out.head + (block.first + i) * p.out.row;
+            unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, row_start);
         }
     }
 }
@@ -191,8 +201,8 @@ inline void merge(const Problem& p, long head, float* sums) {
         }
         const bool nothing = total == 0.0f;
         p.lse[head * p.N + i] = nothing ? -INF : maximum + __builtin_logf(total);
-        const long at = head / p.H * p.out.batch + head % p.H * p.out.head + i * p.out.row;
-        unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, at);
+        const long row_start = head / p.H * p.out.batch + head % p.H * p.out.head + i * p.out.row;
+        unpack_row(p, sums, nothing ? 1.0f : 1.0f / total, p.out.data, row_start);
     }
 }
 

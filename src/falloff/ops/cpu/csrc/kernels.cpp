@@ -30,8 +30,12 @@
 // Determinism: an item of work is done by one thread, from beginning to end, in an order that depends on the shape alone; what
 // several items give together is added up in a fixed order.
 #include "backward.h"
+#include "bias.h"
 #include "forward.h"
+#include "pack.h"
 #include "peak.h"
+#include "problem.h"
+#include "skip.h"
 
 namespace falloff::FALLOFF_ISA {
 

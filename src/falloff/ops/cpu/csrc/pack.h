@@ -1,8 +1,12 @@
 // Copies of rows into scratch memory: float32, padded to whole vectors, or transposed into panels.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "problem.h"
 #include "product.h"
+#include "simd.h"
 
 namespace falloff::FALLOFF_ISA {
 
@@ -82,7 +86,7 @@ inline void pack_right(
     const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
 ) {
     if (!in_pairs(p)) return pack_rows(p, t, b, h, first, count, to, labels);
-    static constexpr uint16_t zeros[256] = {};  // as long as a head may be: see check.cpp
+    static constexpr uint16_t zeros[MOST_HEAD_SIZE] = {};
     auto row = [&](long i) {
         return i >= count || (labels && labels[i] < 0) ? zeros : row_of_bfloat16(t, b, h, first + i);
     };
@@ -101,13 +105,13 @@ inline void pack_panels(const Problem& p, const float* rows, long count, float* 
         for (long column = 0; column < PANEL; column += W)
             for (long d = 0; d < inner; d += W) {
                 Vec block[W];
-#pragma GCC unroll 16
+                FALLOFF_UNROLL
                 for (int i = 0; i < W; i++) {
                     const long row = first + column + i;
                     block[i] = row < count ? load(rows + row * inner + d) : Vec{};
                 }
                 transpose(block);
-#pragma GCC unroll 16
+                FALLOFF_UNROLL
                 for (int i = 0; i < W; i++) store(to + (d + i) * PANEL + column, block[i]);
             }
 }

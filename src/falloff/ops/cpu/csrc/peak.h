@@ -10,10 +10,10 @@ inline double multiply_and_add(long steps, float* sink) {
     constexpr int CHAINS = W == 8 ? 12 : 24;  // enough to hide the latency, and no more than there are registers
     Vec chains[CHAINS];
     const Vec x = broadcast(sink[0]), y = broadcast(sink[1]);
-#pragma GCC unroll 24
+    FALLOFF_UNROLL
     for (int i = 0; i < CHAINS; i++) chains[i] = y * float(i);
     for (long step = 0; step < steps; step++)
-#pragma GCC unroll 24
+        FALLOFF_UNROLL
         for (int i = 0; i < CHAINS; i++) chains[i] = chains[i] * x + y;
     Vec total{};
     for (int i = 0; i < CHAINS; i++) total += chains[i];

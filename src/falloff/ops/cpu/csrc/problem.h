@@ -100,6 +100,7 @@ struct Problem {
     [[gnu::always_inline]] long fold() const { return H / G; }
 };
 
+constexpr long MOST_HEAD_SIZE = 256;  // the largest D
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }

@@ -6,12 +6,16 @@
 // On Zen 4 a block runs at 95 to 100% of the machine's peak.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "simd.h"
 
 namespace falloff::FALLOFF_ISA {
 
 constexpr int BLOCK_ROWS = 6;
 constexpr int BLOCK_VECTORS = W == 8 ? 2 : 4;
+static_assert(BLOCK_ROWS == 6 && BLOCK_VECTORS <= 4);  // block_of has a function for each number of them
 constexpr int PANEL = BLOCK_VECTORS * W;  // columns of a panel: see pack_panels
 
 // Where the processor multiplies pairs of bfloat16, a lane of A and of B may hold two numbers that are neighbours along the
@@ -46,24 +50,24 @@ inline Vec broadcast_bits(const float* x) {
 template <int ROWS, int VECTORS, bool PAIRS>
 void multiply_block(long inner, Left a, const float* b, long b_row, float* c, long c_row, bool add) {
     Vec sums[ROWS][VECTORS];
-#pragma GCC unroll 8
+    FALLOFF_UNROLL
     for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
+        FALLOFF_UNROLL
         for (int v = 0; v < VECTORS; v++) sums[i][v] = add ? load(c + i * c_row + v * W) : Vec{};
     for (long k = 0; k < inner; k++) {
         Vec row[VECTORS];
-#pragma GCC unroll 4
+        FALLOFF_UNROLL
         for (int v = 0; v < VECTORS; v++) row[v] = load(b + k * b_row + v * W);
-#pragma GCC unroll 8
+        FALLOFF_UNROLL
         for (int i = 0; i < ROWS; i++) {
             const Vec x = broadcast_bits(a.data + i * a.row + k * a.inner);
-#pragma GCC unroll 4
+            FALLOFF_UNROLL
             for (int v = 0; v < VECTORS; v++) sums[i][v] = multiply_add<PAIRS>(sums[i][v], x, row[v]);
         }
     }
-#pragma GCC unroll 8
+    FALLOFF_UNROLL
     for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
+        FALLOFF_UNROLL
         for (int v = 0; v < VECTORS; v++) store(c + i * c_row + v * W, sums[i][v]);
 }
 

@@ -37,7 +37,7 @@ struct Owned {
     int64_t length;  // elements
     std::unique_ptr<char[]> memory;
 
-    Owned(Dtype dtype, std::vector<int64_t> shape, long gap = 0) : dtype(dtype), shape(shape), strides(shape.size()) {
+    Owned(Dtype type, std::vector<int64_t> sizes, long gap = 0) : dtype(type), shape(sizes), strides(sizes.size()) {
         make_contiguous(gap);
         length = 1;
         for (size_t d = 0; d < shape.size(); d++) length = shape[d] == 0 ? 0 : length + (shape[d] - 1) * strides[d] * (length > 0);

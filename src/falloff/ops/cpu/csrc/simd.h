@@ -1,4 +1,4 @@
-// Vectors of float by the compiler's vector extensions: one source for AVX2, AVX-512 and NEON.
+// Vectors of float by the vector extensions that GCC (11 and later) and clang share: one source for AVX2, AVX-512 and NEON.
 //
 // This header and all that kernels.cpp includes are compiled once per instruction set, each time in a namespace of its own,
 // and use nothing of the standard library that could be emitted as a function: the linker would merge such functions across
@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>  // std::integer_sequence: a type, no function
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -15,6 +16,13 @@
 #define FALLOFF_WIDTH 8
 #else
 #define FALLOFF_WIDTH 4
+#endif
+
+// Before a loop whose number of rounds, at most 32, is known to the compiler: no loop is left, and arrays become registers.
+#if defined(__clang__)
+#define FALLOFF_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FALLOFF_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 namespace falloff::FALLOFF_ISA {
@@ -47,23 +55,40 @@ inline Int iota() {
     return lanes;
 }
 
-// Lanes i and i ^ distance change places.
-inline Vec swapped(Vec v, int distance) { return __builtin_shuffle(v, iota() ^ distance); }
-
-inline float sum(Vec v) {
-#pragma GCC unroll 4
-    for (int distance = W / 2; distance > 0; distance /= 2) v += swapped(v, distance);
-    return v[0];
+// Lane i of the result is lane from(i) of `a`, then `b`, counted on: from W for those of `b`. `from` captures nothing.
+template <class From, int... i>
+inline Vec shuffled(Vec a, Vec b, From from, std::integer_sequence<int, i...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, from(i)...);
+#else  // which has the other one from version 12 on
+    return __builtin_shuffle(a, b, Int{from(i)...});
+#endif
+}
+template <class From>
+inline Vec shuffled(Vec a, Vec b, From from) {
+    return shuffled(a, b, from, std::make_integer_sequence<int, W>());
 }
 
-inline float largest(Vec v) {
-#pragma GCC unroll 4
-    for (int distance = W / 2; distance > 0; distance /= 2) v = larger(swapped(v, distance), v);
-    return v[0];
+// Lanes i and i ^ DISTANCE change places.
+template <int DISTANCE>
+inline Vec swapped(Vec v) {
+    return shuffled(v, v, [](int i) { return i ^ DISTANCE; });
 }
 
 inline Vec reversed(Vec v) {
-    return __builtin_shuffle(v, W - 1 - iota());
+    return shuffled(v, v, [](int i) { return W - 1 - i; });
+}
+
+template <int DISTANCE = W / 2>
+inline float sum(Vec v) {
+    if constexpr (DISTANCE == 0) return v[0];
+    else return sum<DISTANCE / 2>(v + swapped<DISTANCE>(v));
+}
+
+template <int DISTANCE = W / 2>
+inline float largest(Vec v) {
+    if constexpr (DISTANCE == 0) return v[0];
+    else return largest<DISTANCE / 2>(larger(swapped<DISTANCE>(v), v));
 }
 
 // e^x, to a relative error of 1e-7 + 1.3e-8 |x|, for x from -87.3 to 88; 0 below, NaN for NaN. x = (n + f) * ln 2 with |f| <= 1/2;
@@ -86,23 +111,17 @@ inline Vec exp(Vec x) {
 }
 inline float exp(float x) { return exp(broadcast(x))[0]; }
 
-// W x W floats, transposed in registers: at each step blocks of `step` x `step` change places.
+// W x W floats, transposed in registers: at each step blocks of STEP x STEP change places.
+template <int STEP = W / 2>
 inline void transpose(Vec (&rows)[W]) {
-#pragma GCC unroll 4
-    for (int step = W / 2; step > 0; step /= 2) {
-        Int low, high;
-        for (int i = 0; i < W; i++) {
-            low[i] = i & step ? i - step + W : i;
-            high[i] = i & step ? i + W : i + step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < W; i++) {
-            if (i & step) continue;
-            Vec a = rows[i], b = rows[i + step];
-            rows[i] = __builtin_shuffle(a, b, low);
-            rows[i + step] = __builtin_shuffle(a, b, high);
-        }
+    FALLOFF_UNROLL
+    for (int i = 0; i < W; i++) {
+        if (i & STEP) continue;
+        const Vec a = rows[i], b = rows[i + STEP];
+        rows[i] = shuffled(a, b, [](int lane) { return lane & STEP ? lane - STEP + W : lane; });
+        rows[i + STEP] = shuffled(a, b, [](int lane) { return lane & STEP ? lane + W : lane + STEP; });
     }
+    if constexpr (STEP > 1) transpose<STEP / 2>(rows);
 }
 
 }  // namespace falloff::FALLOFF_ISA

@@ -1,6 +1,12 @@
 // Certified skipping: which keys of a span cannot matter.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
+#include "pack.h"
+#include "problem.h"
+#include "simd.h"
 #include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
@@ -19,6 +25,8 @@ namespace falloff::FALLOFF_ISA {
 // is below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
 constexpr float TINY = 7.8886091e-31f;  // 2^-100
 constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
+static_assert(MOST_HEAD_SIZE <= 256);
+static_assert(KEY_BLOCK % PANEL == 0);  // a span begins with a panel, also where keys before it are skipped
 
 // At least the largest bias of a block of rows and keys begin .. end - 1.
 inline float bias_bound(const Problem& p, const Block& block, long begin, long end) {

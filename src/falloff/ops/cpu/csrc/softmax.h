@@ -1,8 +1,11 @@
 // Rows of scores into rows of weights, and dropout.
 #pragma once
 
-#include "bias.h"
-#include "skip.h"
+#include <cstdint>
+
+#include "problem.h"
+#include "simd.h"
+#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 

@@ -1,7 +1,13 @@
 // What lies in a tile of scores: which keys its rows see, and its products.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "pack.h"
+#include "problem.h"
+#include "product.h"
+#include "simd.h"
 
 namespace falloff::FALLOFF_ISA {
 
@@ -87,7 +93,9 @@ inline void multiply_panels(
 }
 
 // So few queries that packing keys costs more than it saves.
-inline bool few(const Problem& p) { return p.N <= 4 && p.type == Type::float32; }
+constexpr long FEW = 4;
+static_assert(FEW <= BLOCK_ROWS);  // multiply_few takes a block for one strip
+inline bool few(const Problem& p) { return p.N <= FEW && p.type == Type::float32; }
 
 // The same straight from the keys in memory, for a few rows that would not repay packing: decoding, which is as fast as memory
 // is read. Products of W keys are summed across lanes at once, by transposing them.
@@ -98,7 +106,7 @@ inline void multiply_few(
     for (long i = 0; i < block.rows; i++)
         for (long key = 0; key < steps.count[0]; key += W) {
             Vec sums[W];
-#pragma GCC unroll 16
+            FALLOFF_UNROLL
             for (int lane = 0; lane < W; lane++) {
                 const long j = smaller(first_key + key + lane, p.M - 1);
                 const float* row = row_of_float(p.key, block.b, block.h / p.fold(), j);
@@ -112,7 +120,7 @@ inline void multiply_few(
             }
             transpose(sums);
             Vec total{};
-#pragma GCC unroll 16
+            FALLOFF_UNROLL
             for (int lane = 0; lane < W; lane++) total += sums[lane];
             store(c + i * c_row + key, total);
         }
