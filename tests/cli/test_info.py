@@ -22,7 +22,8 @@ def test_json():
     assert all(entry["runs"] == (entry["why"] is None) for entry in found["implementations"])
     assert list(found["instruction_set"]) == ["in_use", "available", "forced"]
     assert found["instruction_set"]["in_use"] == cpu.instruction_set()
-    assert list(found["versions"]) == ["python", "falloff", "torch", "triton"]
+    assert list(found["versions"]) == ["python", "falloff", "torch", "triton", "compiler"]
+    assert found["versions"]["compiler"].startswith(("GCC ", "clang "))
     assert found["devices"][0]["device"] == "cpu"
 
 
@@ -47,6 +48,7 @@ def test_without_kernels(monkeypatch):
     monkeypatch.setattr(cpu, "_module", lambda: None)
     found = json.loads(_info("--json"))
     assert found["instruction_set"] == {"in_use": None, "available": [], "forced": None}
+    assert found["versions"]["compiler"] is None
     assert "without its CPU kernels" in found["implementations"][0]["why"]
     assert found["implementations"][1]["runs"] is True
 

@@ -1,6 +1,7 @@
 """What the processor could do at best: the measure of what a kernel makes of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -21,13 +22,12 @@ class Peak:
 def measured_peak(isa: str | None, threads: int) -> Peak:
     """The float32 peak of this machine at this moment, on that many threads.
 
-    By the multiply-adds of `_kernels.fma_peak` where the kernels have it and an instruction set is named. Else the best of
-    some products of torch, which lie some percent below it.
+    By the multiply-adds of `_peak.fma_peak` where that is built (falloff is installed to be worked on) and an instruction
+    set is named. Else the best of some products of torch, which lie some percent below it.
     """
     if isa is not None:
-        kernels = import_module("falloff.ops.cpu._kernels")
-        if hasattr(kernels, "fma_peak"):
-            return Peak(float(kernels.fma_peak(isa, threads)), "fma")
+        with suppress(ImportError):
+            return Peak(float(import_module("falloff.bench._peak").fma_peak(isa, threads)), "fma")
     return Peak(max(_matmul_gflops(size) for size in _SIZES), "matmul")
 
 

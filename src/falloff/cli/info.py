@@ -32,7 +32,7 @@ def info(as_json: Json = False) -> None:
 
     Keys of --json: implementations (list of name, runs, why: null where it runs; in the order in which impl="auto" tries
     them, then reference, which only runs by name), instruction_set (in_use, available, forced), threads, versions
-    (python, falloff, torch, triton, null where it is not installed) and devices (list of device and name).
+    (python, falloff, torch, triton, compiler: that of the CPU kernels; null where it is not there) and devices (list of device and name).
 
     Example: falloff info
     """
@@ -60,6 +60,7 @@ def facts() -> dict[str, Any]:
             "falloff": falloff.__version__,
             "torch": torch.__version__,
             "triton": _version("triton"),
+            "compiler": _compiler(),
         },
         "devices": devices,
     }
@@ -90,6 +91,13 @@ def _instruction_set() -> dict[str, Any]:
     if available and _why_not(implementations.IMPLEMENTATIONS["cpu"]) is None:
         in_use = cpu.instruction_set()
     return {"in_use": in_use, "available": available, "forced": os.environ.get("FALLOFF_CPU_ISA")}
+
+
+def _compiler() -> str | None:
+    try:
+        return str(import_module("falloff.ops.cpu._kernels").compiler)
+    except ImportError:
+        return None
 
 
 def _version(package: str) -> str | None:

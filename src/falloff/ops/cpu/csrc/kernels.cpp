@@ -33,7 +33,6 @@
 #include "bias.h"
 #include "forward.h"
 #include "pack.h"
-#include "peak.h"
 #include "problem.h"
 #include "skip.h"
 
@@ -49,7 +48,6 @@ const Kernels kernels{
     {backward_items, backward_floats, backward},
     {finish_items, finish_floats, finish_backward},
     padded,
-    multiply_and_add,
     chunks,
 };
 

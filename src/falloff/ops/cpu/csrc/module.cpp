@@ -125,7 +125,11 @@ void backward(
 NB_MODULE(_kernels, m) {
     m.doc() = "Attention on the CPU: see falloff/ops/cpu/__init__.py.";
     m.def("instruction_sets", &instruction_sets);
-    m.def("fma_peak", &fma_peak, nb::arg("isa"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>());
+#if defined(__clang__)
+    m.attr("compiler") = "clang " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__);
+#else
+    m.attr("compiler") = "GCC " __VERSION__;
+#endif
     m.def(
         "forward",
         [](nb::object out, nb::object lse, nb::object lowered, FALLOFF_CALL) {

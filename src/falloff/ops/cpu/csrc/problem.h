@@ -6,6 +6,8 @@
 
 namespace falloff {
 
+static_assert(sizeof(long) == 8);  // sizes, strides and places are longs
+
 enum class Type { float32, bfloat16 };
 
 // A tensor (B, heads, length, D) whose last dimension is contiguous; strides in elements.
@@ -118,7 +120,6 @@ struct Work {
 struct Kernels {
     Work key_norms, bends, forward, merge, prepare_backward, backward, finish_backward;
     long (*padded_head_size)(const Problem&);
-    double (*multiply_and_add)(long steps, float* sink);  // see peak.h
     long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split
 };
 

@@ -163,23 +163,4 @@ void run_backward(Problem p, const FormGradients& form, const Kernels& kernels, 
     }
 }
 
-double fma_peak(const std::string& isa, int threads) {
-    using Clock = std::chrono::steady_clock;
-    const Kernels& kernels = kernels_for(isa.c_str());
-    double best = 0.0;
-    for (int turn = 0; turn < 8; turn++) {
-        std::vector<double> operations(threads);
-        const auto start = Clock::now();
-        on_threads(threads, [&](int thread) {
-            float sink[3] = {0.999f, 1e-3f, 0.0f};
-            operations[thread] = kernels.multiply_and_add(1000000, sink);
-        });
-        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-        double total = 0.0;
-        for (const double one : operations) total += one;
-        best = std::max(best, total / seconds / 1e9);
-    }
-    return best;
-}
-
 }  // namespace falloff

@@ -27,7 +27,4 @@ void run_backward(
     Problem problem, const FormGradients& form, const Kernels& kernels, int threads, void* lowered, Pending pending = nullptr
 );
 
-// 10^9 float operations a second: the best of several turns of multiply-adds in registers, on all threads at once.
-double fma_peak(const std::string& isa, int threads);
-
 }  // namespace falloff

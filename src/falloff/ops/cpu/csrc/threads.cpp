@@ -13,6 +13,14 @@
 namespace falloff {
 namespace {
 
+// Joins its threads, whatever happens. std::jthread, which would, is missing from the libc++ of many a Mac.
+struct Joined {
+    std::vector<std::thread> threads;
+    ~Joined() {
+        for (std::thread& thread : threads) thread.join();
+    }
+};
+
 // The entry of the OpenMP runtime that PyTorch has loaded already (libgomp's; LLVM's has it too). Looked up at run time: a
 // second runtime in the process would bring a second set of threads, which fight the first for the cores.
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
@@ -54,8 +62,8 @@ void on_threads(int threads, const std::function<void(int)>& body) {
     if (parallel) {
         parallel([](void* data) { static_cast<Job*>(data)->run(); }, &job, unsigned(threads), 0);
     } else {
-        std::vector<std::jthread> others;
-        for (int i = 1; i < threads; i++) others.emplace_back([&job] { job.run(); });
+        Joined others;
+        for (int i = 1; i < threads; i++) others.threads.emplace_back([&job] { job.run(); });
         job.run();
     }
     if (job.error) std::rethrow_exception(job.error);
