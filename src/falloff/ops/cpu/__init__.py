@@ -28,7 +28,7 @@ def unavailable() -> str | None:
     """Why the kernels cannot run on this machine, or None."""
     module = _module()
     if module is None:
-        return "falloff was installed without its CPU kernels, which GCC or clang compiles; install it again where there is one"
+        return "falloff was installed without its CPU kernels, which GCC or clang compiles; install it again where one is"
     if not module.instruction_sets():
         return "this processor has not AVX2, the least that the kernels need on x86"
     return None

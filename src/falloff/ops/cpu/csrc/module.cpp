@@ -5,6 +5,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "torch_tensors.h"
 
