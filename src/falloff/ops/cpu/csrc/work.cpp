@@ -12,7 +12,7 @@ constexpr double SHARE = 1 << 20;  // multiply-adds that are worth a thread: abo
 
 // Counts a thread that works, for as long as it does: until an exception, too.
 struct Working {
-    explicit Working(std::atomic<int>& count) : count(count) { count++; }
+    explicit Working(std::atomic<int>& counter) : count(counter) { count++; }
     ~Working() { count--; }
     std::atomic<int>& count;
 };

@@ -19,7 +19,7 @@ struct Interrupted {};
 // one does not notice. The others see what it found.
 class Interrupt {
 public:
-    explicit Interrupt(Pending pending) : pending(pending) {}
+    explicit Interrupt(Pending to_ask) : pending(to_ask) {}
     bool operator()();
     // The caller, out of work in a long call, goes on looking while others work.
     void look_until_alone(const std::atomic<int>& working);
