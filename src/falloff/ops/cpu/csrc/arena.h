@@ -14,7 +14,7 @@ class Arena {
 public:
     static constexpr size_t LINE = 64;
 
-    explicit Arena(void* memory = nullptr) : memory(static_cast<char*>(memory)) {}
+    explicit Arena(void* start = nullptr) : memory(static_cast<char*>(start)) {}
 
     template <class T>
     T* take(size_t count) {
