@@ -127,42 +127,52 @@ inline void attend_backward(const Problem& p, long chunk, const Block& block, Sp
         pack_right(p, p.grad_out, block.b, block.h, block.first, block.rows, at.grad_out_right);
     }
 
-    // As in forward, bit for bit: what the log-sum-exp is subtracted from must be the scores that it was made of.
-    if (few(p)) multiply_few(p, block, steps, span.begin, at.query, at.weights, TILE_ROW);
-    else multiply_panels(p, block, steps, at.query, at.key_panels + skipped * inner, at.weights, TILE_ROW);
-    float* used = p.dropout.on ? at.used : at.weights;
-    for (long i = 0; i < block.rows; i++) {
-        const long width = round_up(steps.of_row(i), W);
-        float* s = at.weights + i * TILE_ROW;
-        to_scores(p, block, i, span.begin, width, s);
-        if (hides(p, block, i, span, width)) hide(p, block, i, span, width, s);
-        to_weights(s, width, lse[i] == -INF ? INF : lse[i]);  // weights 0 where there was nothing
-        if (p.dropout.on) drop(p, block, i, span.begin, width, s, used + i * TILE_ROW);
-        store(used + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
-    }
     const bool needs_scores = p.needs_query || p.needs_key || p.needs_form;
-    if (needs_scores) {
-        multiply_panels(p, block, steps, at.grad_out, at.value_panels + skipped * inner, at.grads, TILE_ROW);
-        for (long i = 0; i < block.rows; i++) {
-            const float *weights = at.weights + i * TILE_ROW, *after = used + i * TILE_ROW;
-            float* grads = at.grads + i * TILE_ROW;
-            const long width = round_up(steps.of_row(i), W);
-            for (long c = 0; c < width; c += W)
-                store(grads + c, load(after + c) * load(grads + c) - load(weights + c) * delta[i]);
-            store(grads + width, Vec{});
+    float* used = p.dropout.on ? at.used : at.weights;
+    for (long s = 0; s < steps.strips; s++) {
+        const long first = s * BLOCK_ROWS, rows = steps.rows(block, s), width = steps.width(s);
+        float *weights = at.weights + first * TILE_ROW, *after = used + first * TILE_ROW, *grads = at.grads + first * TILE_ROW;
+        // As in forward, bit for bit: what the log-sum-exp is subtracted from must be the scores that it was made of.
+        Vec most[BLOCK_ROWS];
+        score_strip(p, block, span, steps, s, at.query, at.key_panels + skipped * inner, weights, TILE_ROW, most);
+        for (long i = 0; i < rows; i++) {
+            to_weights(weights + i * TILE_ROW, width, lse[first + i] == -INF ? INF : lse[first + i]);  // 0 where nothing was seen
+            if (p.dropout.on) drop(p, block, first + i, span.begin, width, weights + i * TILE_ROW, after + i * TILE_ROW);
+            store(after + i * TILE_ROW + width, Vec{});  // a strip of keys that this row sees in part may reach there
+            store(grads + i * TILE_ROW + width, Vec{});
         }
+        // dS = P * (dP - delta) with dP = dO V^T
+        if (needs_scores)
+            multiply_strip(
+                rows, width, inner_of(p), Left{at.grad_out + first * inner, inner, 1},
+                Right{at.value_panels + skipped * inner, PANEL, inner * PANEL}, in_pairs(p),
+                [](int, long) { return Vec{}; },
+                [=](int i, long c, Vec sum) {
+                    const Vec weight = load(weights + i * TILE_ROW + c);
+                    store(grads + i * TILE_ROW + c, load(after + i * TILE_ROW + c) * sum - weight * delta[first + i]);
+                }
+            );
     }
     // From here on `weights` are free, and where pairs are made of `used` they are the memory for it, or the other way round.
     float* pairs = used == at.weights ? at.used : at.weights;
     if (p.needs_value)
-        multiply_rows(p, block, span, steps, used, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp);
+        add_transposed_product(p, block, span, steps, used, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp);
     if (!needs_scores) return;
     if (p.needs_form) add_form_gradient(p, chunk, block, span, steps, at);
     if (p.needs_key)
-        multiply_rows(p, block, span, steps, at.grads, TILE_ROW, at.used, at.query_right, at.grad_key + skipped * Dp);
+        add_transposed_product(p, block, span, steps, at.grads, TILE_ROW, at.used, at.query_right, at.grad_key + skipped * Dp);
     if (p.needs_query) {
         float* to = p.grad_query + ((chunk * p.B * p.H + head) * p.N + block.first) * Dp;
-        multiply_keys(p, block, steps, at.grads, TILE_ROW, at.keys + along(p, skipped) * Dp, Dp, to);
+        for (long s = 0; s < steps.strips; s++) {
+            const long first = s * BLOCK_ROWS, rows = steps.rows(block, s);
+            float* grads = at.grads + first * TILE_ROW;
+            if (in_pairs(p))
+                for (long i = 0; i < rows; i++) pair_columns(grads + i * TILE_ROW, steps.width(s));
+            add_product(
+                rows, Dp, along(p, steps.count[s]), Left{grads, TILE_ROW, 1}, Right{at.keys + along(p, skipped) * Dp, Dp, PANEL},
+                to + first * Dp, Dp, in_pairs(p)
+            );
+        }
     }
 }
 
@@ -191,11 +201,9 @@ inline void backward(const Problem& p, long item, float* scratch) {
                 span = that_matters(p, block, span, p.query_norm + row, p.reached + row);
                 if (span.empty()) continue;
                 if (!packed) {
-                    pack_left(p, p.value, b, g, tile.begin, tile.count(), at.keys, labels);
-                    pack_panels(p, at.keys, tile.count(), at.value_panels);
-                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.keys, labels);
-                    pack_panels(p, at.keys, tile.count(), at.key_panels);
-                    if (in_pairs(p)) pack_right(p, p.key, b, g, tile.begin, tile.count(), at.keys, labels);
+                    pack_panels(p, p.value, b, g, tile.begin, tile.count(), at.keys, at.value_panels, labels);
+                    pack_panels(p, p.key, b, g, tile.begin, tile.count(), at.keys, at.key_panels, labels);
+                    pack_right(p, p.key, b, g, tile.begin, tile.count(), at.keys, labels);
                     packed = true;
                 }
                 attend_backward(p, chunk, block, tile, span, at);

@@ -31,31 +31,22 @@ inline Vec maxima(const float* s, long width) {
     return most;
 }
 
-// s = s * scale + constant; returns the maxima.
-inline Vec add_constant(float constant, long width, float scale, float* s) {
-    Vec most = broadcast(-INF);
-    for (long c = 0; c < width; c += W) {
-        const Vec score = load(s + c) * scale + constant;
-        store(s + c, score);
-        most = larger(score, most);
-    }
-    return most;
-}
+// A tile of a bias as a strided view: element (i, j) lies at data[i * row + j]. Rows may overlap.
+struct BiasTile {
+    const float* data;
+    long row;
+};
 
-// Strip. Stored by falling offset, so that the bias of a row is a stretch of it: the next key lies one further.
-inline Vec add_strip(const Problem& p, long h, long row, long key, long width, float scale, float* s) {
-    const float* strip = p.strip + h * p.strip_row;
-    const long nearest = position(p, row) - key - (width - 1) - p.start, farthest = position(p, row) - key - p.start;
-    if (nearest >= p.K - 1 || farthest <= 0)  // beyond an end, where it is constant
-        return add_constant(strip[nearest >= p.K - 1 ? 0 : p.strip_row - 1], width, scale, s);
-    const float* bias = strip + STRIP_PAD + p.K - 1 - farthest;
-    Vec most = broadcast(-INF);
-    for (long c = 0; c < width; c += W) {
-        const Vec score = load(s + c) * scale + load(bias + c);
-        store(s + c, score);
-        most = larger(score, most);
-    }
-    return most;
+// Of a strip: it is stored by falling offset, so that the next key lies one further and the next row one before. Beyond both
+// of its ends it goes on, constant, for STRIP_PAD values. Of no bias, and of forms that are added to a row of scores: zeros.
+inline BiasTile bias_tile(const Problem& p, const Block& block, long i, long rows, long key, long width) {
+    static constexpr float zeros[STRIP_PAD] = {};
+    if (p.form != Form::strip) return {zeros, 0};
+    const float* strip = p.strip + block.h * p.strip_row;
+    const long top = position(p, block.first + i) - key - p.start;  // offset of the first row and key, from the strip's start
+    if (top - (width - 1) >= p.K - 1) return {strip, 0};
+    if (top + rows - 1 <= 0) return {strip + STRIP_PAD + p.K - 1, 0};
+    return {strip + STRIP_PAD + p.K - 1 - top, -1};
 }
 
 // The columns of a row whose offsets lie within a band: c such that 0 <= position - key - c < E.
@@ -64,15 +55,13 @@ inline Span band_columns(const Problem& p, long row, long key, long width) {
     return {larger(top - p.E + 1, 0), smaller(top + 1, width)};
 }
 
-inline Vec add_band(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
-    for (long c = 0; c < width; c += W) store(s + c, load(s + c) * scale);
+inline void add_band(const Problem& p, long b, long h, long row, long key, long width, float* s) {
     const float* values = p.values + ((b * p.H + h) * p.N + row) * p.E;
     const long top = position(p, row) - key;
     const Span span = band_columns(p, row, key, width);
     long c = span.begin;
     for (; c + W <= span.end; c += W) store(s + c, load(s + c) + reversed(load(values + top - c - (W - 1))));
     for (; c < span.end; c++) s[c] += values[top - c];
-    return maxima(s, width);
 }
 
 inline void add_band_gradient(const Problem& p, long b, long h, long row, long key, long width, const float* grad) {
@@ -122,17 +111,17 @@ inline const float* distances_of(const Problem& p, long row, long key) {
     return p.distances + STRIP_PAD + (p.N - 1 - row) + key;
 }
 
-inline Vec add_warp(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
+// s = s * scale + bias, in one rounding: a warp's products come without the factor.
+inline void add_warp(const Problem& p, long b, long h, long row, long key, long width, float* s) {
     const float* g = distances_of(p, row, key);
     const float a = p.a[b * p.a_batch + row];
     for_segments(p, b, row, key, width, [&](int segment, long begin, long end) {
         const float slope = p.slope[h * p.S + segment], intercept = p.intercept[h * p.S + segment];
         for_columns(begin, end, [&](long c, Int inside) {
             const Vec scores = load(s + c), x = load(g + c) * a;
-            store(s + c, inside ? scores * scale + (x * slope + intercept) : scores);
+            store(s + c, inside ? scores * p.scale + (x * slope + intercept) : scores);
         });
     });
-    return maxima(s, width);
 }
 
 // Sums for slope and intercept (lines: 2 x S) and for a, and into `along` what diagonal sums turn into the gradient of g.
@@ -158,17 +147,50 @@ inline void add_warp_gradient(
     });
 }
 
-// score = product * scale + bias, for the keys from `key` on. Returns the maxima, while the scores are at hand.
-inline Vec to_scores(const Problem& p, const Block& block, long i, long key, long width, float* s) {
-    const float scale = p.scale;
+// What a form that is no strip adds to a row of scores, of the keys from `key` on.
+inline void add_to_row(const Problem& p, const Block& block, long i, long key, long width, float* s) {
     const long row = block.first + i;
-    switch (p.form) {
-        case Form::none: break;
-        case Form::strip: return add_strip(p, block.h, row, key, width, scale, s);
-        case Form::band: return add_band(p, block.b, block.h, row, key, width, scale, s);
-        case Form::warp: return add_warp(p, block.b, block.h, row, key, width, scale, s);
+    if (p.form == Form::band) add_band(p, block.b, block.h, row, key, width, s);
+    if (p.form == Form::warp) add_warp(p, block.b, block.h, row, key, width, s);
+}
+
+// S = Q K^T * scale + bias for strip s of a block and the keys of a span, hidden ones at -inf: (rows, width) of (.., row).
+// `most`: each row's maxima, lane by lane.
+inline void score_strip(
+    const Problem& p, const Block& block, Span span, const Steps& steps, long s, const float* query, const float* keys,
+    float* scores, long score_row, Vec* most
+) {
+    const long first = s * BLOCK_ROWS, rows = steps.rows(block, s), width = steps.width(s), inner = padded_inner(p);
+    const BiasTile bias = bias_tile(p, block, first, rows, span.begin, width);
+    const float scale = p.form == Form::warp ? 1.0f : p.scale;
+    for (long i = 0; i < rows; i++) most[i] = broadcast(-INF);
+    if (few(p)) {
+        multiply_few(p, block, span.begin, width, query, scores, score_row);
+        for (long i = 0; i < rows; i++)
+            for (long c = 0; c < width; c += W) {
+                const Vec score = load(scores + i * score_row + c) * scale + load(bias.data + i * bias.row + c);
+                store(scores + i * score_row + c, score);
+                most[i] = larger(score, most[i]);
+            }
+    } else {
+        multiply_strip(
+            rows, width, inner_of(p), Left{query + first * inner, inner, 1}, Right{keys, PANEL, inner * PANEL}, in_pairs(p),
+            [](int, long) { return Vec{}; },
+            [=](int i, long c, Vec sum) {
+                const Vec score = sum * scale + load(bias.data + i * bias.row + c);
+                store(scores + i * score_row + c, score);
+                most[i] = larger(score, most[i]);
+            }
+        );
     }
-    return add_constant(0.0f, width, scale, s);
+    const bool by_row = p.form == Form::band || p.form == Form::warp;
+    for (long i = 0; i < rows; i++) {
+        float* row = scores + i * score_row;
+        if (by_row) add_to_row(p, block, first + i, span.begin, width, row);
+        const bool hidden = hides(p, block, first + i, span, width);
+        if (hidden) hide(p, block, first + i, span, width, row);
+        if (by_row || hidden) most[i] = maxima(row, width);
+    }
 }
 
 // Sums a tile along its diagonals and adds them, by offset, to `sums`. Each row of the tile is followed and preceded by zeros,

@@ -46,7 +46,7 @@ struct ForwardScratch {
 
     static size_t floats(const Problem& p) {
         const long Dp = padded(p), n = chunk_rows(p);
-        return 2 * n * Dp + 3 * n + ROWS * KEYS + 3 * KEYS * Dp + 16 * 9;
+        return 2 * n * Dp + 3 * n + BLOCK_ROWS * KEYS + 3 * KEYS * Dp + 16 * 9;
     }
     ForwardScratch(const Problem& p, float* scratch) {
         const long Dp = padded(p), n = chunk_rows(p);
@@ -60,7 +60,7 @@ struct ForwardScratch {
         maximum = take(n);
         total = take(n);
         norm = take(n);
-        scores = take(ROWS * KEYS);
+        scores = take(BLOCK_ROWS * KEYS);
         keys = take(KEYS * Dp);
         values = take(KEYS * Dp);
         rows = take(KEYS * Dp);
@@ -69,43 +69,32 @@ struct ForwardScratch {
 
 inline size_t forward_floats(const Problem& p) { return ForwardScratch::floats(p); }
 
-// One tile: scores, weights, and the weighted sum of values, with a running row maximum and row sum (online softmax).
+// One tile, strip by strip, so that a strip's scores stay in the first-level cache from S = Q K^T to O += P V.
 inline void attend(
     const Problem& p, const Block& block, Span tile, Span span, const ForwardScratch& at, long local, bool in_place
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - tile.begin;
     const Steps steps(p, block, span);
-    float* sums = at.sums + local * Dp;
-    if (few(p)) multiply_few(p, block, steps, span.begin, at.query + local * inner, at.scores, KEYS);
-    else multiply_panels(p, block, steps, at.query + local * inner, at.keys + skipped * inner, at.scores, KEYS);
-    for (long i = 0; i < block.rows; i++) {
-        const long width = round_up(steps.of_row(i), W);
+    const Right values = in_place
+        ? Right{row_of_float(p.value, block.b, block.h / p.fold(), span.begin), p.value.row, PANEL}
+        : Right{at.values + along(p, skipped) * Dp, Dp, PANEL};
+    for (long s = 0; s < steps.strips; s++) {
+        const long first = s * BLOCK_ROWS, rows = steps.rows(block, s), width = steps.width(s);
         if (width == 0) continue;
-        float* s = at.scores + i * KEYS;
-        Vec most = to_scores(p, block, i, span.begin, width, s);
-        if (hides(p, block, i, span, width)) {
-            hide(p, block, i, span, width, s);
-            most = maxima(s, width);
-        }
-        float& maximum = at.maximum[local + i];
-        float& total = at.total[local + i];
-        const float before = maximum;
-        maximum = larger(largest(most), before);
-        // Of a row that has seen nothing but -inf, the maximum counts as 0: exp(-inf - 0) = 0, not NaN.
-        const float less = maximum == -INF ? 0.0f : maximum;
-        if (maximum != before) {
-            const float shrink = exp(before - less);
-            total *= shrink;
-            for (long d = 0; d < Dp; d += W) store(sums + i * Dp + d, load(sums + i * Dp + d) * shrink);
-        }
-        total += to_weights(s, width, less);
-        if (p.dropout.on) drop(p, block, i, span.begin, width, s, s);
-    }
-    if (in_place) {
-        const float* values = row_of_float(p.value, block.b, block.h / p.fold(), span.begin);
-        multiply_keys(p, block, steps, at.scores, KEYS, values, p.value.row, sums);
-    } else {
-        multiply_keys(p, block, steps, at.scores, KEYS, at.values + along(p, skipped) * Dp, Dp, sums);
+        Vec most[BLOCK_ROWS];
+        float *scores = at.scores, *out = at.sums + (local + first) * Dp;
+        score_strip(
+            p, block, span, steps, s, at.query + local * inner, at.keys + skipped * inner, scores, KEYS, most
+        );
+        softmax_strip(rows, width, most, scores, KEYS, at.maximum + local + first, at.total + local + first, out, Dp);
+        if (p.dropout.on)
+            for (long i = 0; i < rows; i++)
+                drop(p, block, first + i, span.begin, width, scores + i * KEYS, scores + i * KEYS);
+        if (in_pairs(p))
+            for (long i = 0; i < rows; i++) pair_columns(scores + i * KEYS, width);
+        add_product(
+            rows, Dp, along(p, steps.count[s]), Left{scores, KEYS, 1}, values, out, Dp, in_pairs(p)
+        );
     }
 }
 
@@ -160,8 +149,10 @@ inline void forward(const Problem& p, long item, float* scratch) {
     auto visit = [&](long index) {
         if (p.given_up()) return;
         const Span tile{index * KEYS, smaller((index + 1) * KEYS, p.M)};
-        const bool in_place = few(p) && p.D % W == 0 && !hides_some(p, b, tile);  // values need no packing
-        bool packed = in_place;
+        // Values need no packing where they lie as packed ones would.
+        const bool in_place = p.type == Type::float32 && p.D % W == 0 && (few(p) || p.value.row == p.D) &&
+                              !hides_some(p, b, tile);
+        bool packed = few(p) && in_place;
         for (long n = 0; n < blocks; n++) {
             const Block block = block_at(n);
             Span span = seen_by_block(p, block, tile);
@@ -169,11 +160,8 @@ inline void forward(const Problem& p, long item, float* scratch) {
             span = that_matters(p, block, span, at.norm + n * ROWS, at.maximum + n * ROWS);
             if (span.empty()) continue;
             if (!packed) {
-                if (!few(p)) {
-                    pack_left(p, p.key, b, g, tile.begin, tile.count(), at.rows);
-                    pack_panels(p, at.rows, tile.count(), at.keys);
-                }
-                pack_right(p, p.value, b, g, tile.begin, tile.count(), at.values, hidden_from(p, b, tile.begin));
+                if (!few(p)) pack_panels(p, p.key, b, g, tile.begin, tile.count(), at.rows, at.keys);
+                if (!in_place) pack_right(p, p.value, b, g, tile.begin, tile.count(), at.values, hidden_from(p, b, tile.begin));
                 packed = true;
             }
             attend(p, block, tile, span, at, n * ROWS, in_place);

@@ -98,9 +98,8 @@ inline void pack_right(
     }
 }
 
-// `count` rows from pack_left into panels of PANEL columns: panel[d][column], zero beyond `count`.
-inline void pack_panels(const Problem& p, const float* rows, long count, float* to) {
-    const long inner = padded_inner(p);
+// Rows, as pack_left leaves them or in place, into panels of PANEL columns: panel[d][column], zero beyond `count`.
+inline void transpose_into_panels(const float* rows, long row_stride, long inner, long count, float* to) {
     for (long first = 0; first < count; first += PANEL, to += inner * PANEL)
         for (long column = 0; column < PANEL; column += W)
             for (long d = 0; d < inner; d += W) {
@@ -108,12 +107,23 @@ inline void pack_panels(const Problem& p, const float* rows, long count, float* 
                 FALLOFF_UNROLL
                 for (int i = 0; i < W; i++) {
                     const long row = first + column + i;
-                    block[i] = row < count ? load(rows + row * inner + d) : Vec{};
+                    block[i] = row < count ? load(rows + row * row_stride + d) : Vec{};
                 }
                 transpose(block);
                 FALLOFF_UNROLL
                 for (int i = 0; i < W; i++) store(to + (d + i) * PANEL + column, block[i]);
             }
+}
+
+// `count` rows into panels: the right factor of a product that is summed along a head. `rows`: (count, padded_inner) of memory.
+inline void pack_panels(
+    const Problem& p, const Rows& t, long b, long h, long first, long count, float* rows, float* to,
+    const int32_t* labels = nullptr
+) {
+    if (p.type == Type::float32 && p.D % W == 0 && !labels)
+        return transpose_into_panels(row_of_float(t, b, h, first), t.row, p.D, count, to);
+    pack_left(p, t, b, h, first, count, rows, labels);
+    transpose_into_panels(rows, padded_inner(p), padded_inner(p), count, to);
 }
 
 #if defined(__AVX512BF16__)

@@ -1,9 +1,10 @@
-// Small matrix products, the only place where kernels multiply: C (+)= A B with C in registers.
+// Small matrix products, the only place where kernels multiply: a strip of rows of A times B, with C in registers.
 //
 // A block of C, ROWS x (VECTORS * W) floats, stays in registers while the inner dimension runs. Each step loads a row of B
 // and broadcasts ROWS numbers of A, which may lie with any strides, so that the same code takes A transposed. 6 x 4 vectors
 // fill 24 of the 32 registers of AVX-512 and NEON, 6 x 2 fill 12 of the 16 of AVX2; the rest hold B's row and a broadcast.
-// On Zen 4 a block runs at 95 to 100% of the machine's peak.
+// A strip's blocks follow one another within one function: a call for each block would empty the pipeline between them, which
+// at 64 steps costs 14% of the peak with AVX2. On Zen 4 a strip runs at 97 to 99% of the peak.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +27,19 @@ constexpr bool HAS_PAIRS = true;
 constexpr bool HAS_PAIRS = false;
 #endif
 
-struct Left {  // element (i, k) lies at data[i * row + k * inner]
+struct Left {  // A: element (i, k) lies at data[i * row + k * inner]
     const float* data;
     long row, inner;
+};
+
+struct Right {  // B: element (k, j) lies at data[j / PANEL * panel + k * row + j % PANEL]
+    const float* data;
+    long row, panel;
+};
+
+template <int N>
+struct Count {
+    static constexpr int value = N;
 };
 
 // sums += x * row, lane by lane; in pairs, where a lane holds two bfloat16, the sum of both products.
@@ -47,13 +58,17 @@ inline Vec broadcast_bits(const float* x) {
     return (Vec)(bits - Int{});
 }
 
-template <int ROWS, int VECTORS, bool PAIRS>
-void multiply_block(long inner, Left a, const float* b, long b_row, float* c, long c_row, bool add) {
-    Vec sums[ROWS][VECTORS];
+// One block. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, v, sum)` takes them.
+template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
+[[gnu::always_inline]] inline void multiply_block(
+    long inner, Left a, const float* b, long b_row, Start start, Finish finish
+) {
+    Vec sums[ROWS][VECTORS];  // (ROWS, VECTORS * W)
     FALLOFF_UNROLL
     for (int i = 0; i < ROWS; i++)
         FALLOFF_UNROLL
-        for (int v = 0; v < VECTORS; v++) sums[i][v] = add ? load(c + i * c_row + v * W) : Vec{};
+        for (int v = 0; v < VECTORS; v++) sums[i][v] = start(i, v);
+    FALLOFF_UNROLL_TWICE
     for (long k = 0; k < inner; k++) {
         Vec row[VECTORS];
         FALLOFF_UNROLL
@@ -68,42 +83,56 @@ void multiply_block(long inner, Left a, const float* b, long b_row, float* c, lo
     FALLOFF_UNROLL
     for (int i = 0; i < ROWS; i++)
         FALLOFF_UNROLL
-        for (int v = 0; v < VECTORS; v++) store(c + i * c_row + v * W, sums[i][v]);
+        for (int v = 0; v < VECTORS; v++) finish(i, v, sums[i][v]);
 }
 
-using Multiply = void (*)(long inner, Left a, const float* b, long b_row, float* c, long c_row, bool add);
-
-template <int ROWS, bool PAIRS>
-constexpr Multiply BY_VECTORS[4] = {
-    multiply_block<ROWS, 1, PAIRS>, multiply_block<ROWS, 2, PAIRS>, multiply_block<ROWS, 3, PAIRS>,
-    multiply_block<ROWS, 4, PAIRS>
-};
-
-template <bool PAIRS>
-inline Multiply block_of(long rows, long vectors) {
-    switch (rows) {
-        case 1: return BY_VECTORS<1, PAIRS>[vectors - 1];
-        case 2: return BY_VECTORS<2, PAIRS>[vectors - 1];
-        case 3: return BY_VECTORS<3, PAIRS>[vectors - 1];
-        case 4: return BY_VECTORS<4, PAIRS>[vectors - 1];
-        case 5: return BY_VECTORS<5, PAIRS>[vectors - 1];
-        default: return BY_VECTORS<6, PAIRS>[vectors - 1];
+template <int ROWS, bool PAIRS, class Start, class Finish>
+[[gnu::noinline]] void multiply_rows(long columns, long inner, Left a, Right b, Start start, Finish finish) {
+    long column = 0;
+    const float* panel = b.data;
+    auto block = [&](auto vectors) __attribute__((always_inline)) {
+        multiply_block<ROWS, decltype(vectors)::value, PAIRS>(
+            inner, a, panel, b.row, [&](int i, int v) { return start(i, column + v * W); },
+            [&](int i, int v, Vec sum) { finish(i, column + v * W, sum); }
+        );
+    };
+    for (; column + PANEL <= columns; column += PANEL, panel += b.panel) block(Count<BLOCK_VECTORS>{});
+    static_assert(BLOCK_VECTORS <= 4);
+    switch ((columns - column) / W) {
+        case 1: return block(Count<1>{});
+        case 2: return block(Count<2>{});
+        case 3: return block(Count<3>{});
     }
 }
 
-// The block of `rows` <= BLOCK_ROWS and `vectors` <= BLOCK_VECTORS.
-inline Multiply block_of(long rows, long vectors, bool pairs) {
-    return pairs && HAS_PAIRS ? block_of<HAS_PAIRS>(rows, vectors) : block_of<false>(rows, vectors);
-}
-
-// C (rows <= BLOCK_ROWS, columns) += A B; `columns` is a multiple of W.
-inline void add_product(
-    long rows, long columns, long inner, Left a, const float* b, long b_row, float* c, long c_row, bool pairs
+// A B for `rows` <= BLOCK_ROWS and `columns`, a multiple of W: sums begin with start(row, column), a vector of columns, and go
+// to finish(row, column, sum).
+template <class Start, class Finish>
+inline void multiply_strip(
+    long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
 ) {
-    for (long done = 0; done < columns; done += PANEL) {
-        const long vectors = (columns - done < PANEL ? columns - done : PANEL) / W;
-        block_of(rows, vectors, pairs)(inner, a, b + done, b_row, c + done, c_row, true);
+    auto run = [&](auto count) {
+        constexpr int ROWS = decltype(count)::value;
+        if (pairs && HAS_PAIRS) multiply_rows<ROWS, HAS_PAIRS>(columns, inner, a, b, start, finish);
+        else multiply_rows<ROWS, false>(columns, inner, a, b, start, finish);
+    };
+    static_assert(BLOCK_ROWS == 6);
+    switch (rows) {
+        case 1: return run(Count<1>{});
+        case 2: return run(Count<2>{});
+        case 3: return run(Count<3>{});
+        case 4: return run(Count<4>{});
+        case 5: return run(Count<5>{});
+        default: return run(Count<6>{});
     }
+}
+
+// C += A B.
+inline void add_product(long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs) {
+    multiply_strip(
+        rows, columns, inner, a, b, pairs, [=](int i, long j) { return load(c + i * c_row + j); },
+        [=](int i, long j, Vec sum) { store(c + i * c_row + j, sum); }
+    );
 }
 
 }  // namespace falloff::FALLOFF_ISA

@@ -20,6 +20,32 @@ inline float to_weights(float* s, long width, float less) {
     return sum(total);
 }
 
+// Online softmax of a strip of at most BLOCK_ROWS rows. S becomes P = exp(S - maximum), in place; row maximum and row sum
+// take in the new scores, and where a maximum rises, its row of O (rows, Dp) shrinks. All rows take each step together: the
+// steps of one row wait for one another.
+inline void softmax_strip(
+    long rows, long width, const Vec* most, float* scores, long score_row, float* maximum, float* total, float* out, long Dp
+) {
+    constexpr int ROWS = (BLOCK_ROWS + W - 1) / W * W;
+    float less[ROWS] = {}, shrink[ROWS] = {};
+    bool rises[ROWS] = {};
+    for (long i = 0; i < rows; i++) {
+        const float before = maximum[i], now = larger(largest(most[i]), before);
+        // Of a row that has seen nothing but -inf, the maximum counts as 0: exp(-inf - 0) = 0, not NaN.
+        less[i] = now == -INF ? 0.0f : now;
+        shrink[i] = before - less[i];
+        rises[i] = now != before;
+        maximum[i] = now;
+    }
+    for (int i = 0; i < ROWS; i += W) store(shrink + i, exp(load(shrink + i)));
+    for (long i = 0; i < rows; i++) {
+        if (!rises[i]) continue;
+        total[i] *= shrink[i];
+        for (long d = 0; d < Dp; d += W) store(out + i * Dp + d, load(out + i * Dp + d) * shrink[i]);
+    }
+    for (long i = 0; i < rows; i++) total[i] += to_weights(scores + i * score_row, width, less[i]);
+}
+
 // dropout.py's function: a pure function of (seed, b, h, row, key), in arithmetic modulo 2^32.
 template <class T>
 inline T mix(T x) {

@@ -76,22 +76,6 @@ struct Steps {
     long of_row(long i) const { return count[i / BLOCK_ROWS]; }
 };
 
-// C = A B^T for the rows of a block and the keys of a span: A from pack_left, B in panels.
-inline void multiply_panels(
-    const Problem& p, const Block& block, const Steps& steps, const float* a, const float* panels, float* c, long c_row
-) {
-    const long inner = padded_inner(p);
-    for (long first = 0; first < steps.count[steps.strips - 1]; first += PANEL)
-        for (long s = 0; s < steps.strips; s++) {
-            if (steps.count[s] <= first) continue;
-            const long vectors = smaller(steps.width(s) - first, PANEL) / W, row = s * BLOCK_ROWS;
-            block_of(steps.rows(block, s), vectors, in_pairs(p))(
-                inner_of(p), Left{a + row * inner, inner, 1}, panels + first * inner, PANEL, c + row * c_row + first, c_row,
-                false
-            );
-        }
-}
-
 // So few queries that packing keys costs more than it saves.
 constexpr long FEW = 4;
 static_assert(FEW <= BLOCK_ROWS);  // multiply_few takes a block for one strip
@@ -100,11 +84,11 @@ inline bool few(const Problem& p) { return p.N <= FEW && p.type == Type::float32
 // The same straight from the keys in memory, for a few rows that would not repay packing: decoding, which is as fast as memory
 // is read. Products of W keys are summed across lanes at once, by transposing them.
 inline void multiply_few(
-    const Problem& p, const Block& block, const Steps& steps, long first_key, const float* query, float* c, long c_row
+    const Problem& p, const Block& block, long first_key, long width, const float* query, float* c, long c_row
 ) {
     const long Dp = padded(p), whole = p.D / W * W;
     for (long i = 0; i < block.rows; i++)
-        for (long key = 0; key < steps.count[0]; key += W) {
+        for (long key = 0; key < width; key += W) {
             Vec sums[W];
             FALLOFF_UNROLL
             for (int lane = 0; lane < W; lane++) {
@@ -126,25 +110,9 @@ inline void multiply_few(
         }
 }
 
-// C (block rows, Dp) += A (block rows, span) B (span, Dp): B from pack_right; A's rows are turned into pairs where B is.
-inline void multiply_keys(
-    const Problem& p, const Block& block, const Steps& steps, float* a, long a_row, const float* b, long b_row, float* c
-) {
-    const long Dp = padded(p);
-    if (in_pairs(p))
-        for (long i = 0; i < block.rows; i++) pair_columns(a + i * a_row, round_up(steps.of_row(i), W));
-    for (long s = 0; s < steps.strips; s++) {
-        const long row = s * BLOCK_ROWS;
-        add_product(
-            steps.rows(block, s), Dp, along(p, steps.count[s]), Left{a + row * a_row, a_row, 1}, b, b_row, c + row * Dp, Dp,
-            in_pairs(p)
-        );
-    }
-}
-
 // C (span, Dp) += A^T B, with A (block rows, span) and B (block rows, Dp) from pack_right. Rows before the first that sees a
 // key add nothing. `pairs` takes A's rows as pairs where B comes in pairs; it may not be A, which has an even number of rows of memory.
-inline void multiply_rows(
+inline void add_transposed_product(
     const Problem& p, const Block& block, Span span, const Steps& steps, float* a, long a_row, float* pairs,
     const float* b, float* c
 ) {
@@ -165,7 +133,7 @@ inline void multiply_rows(
         if (in_pairs(p)) first /= 2;
         add_product(
             smaller(span.count() - key, BLOCK_ROWS), Dp, along(p, block.rows) - first,
-            Left{a + first * inner_row + key, 1, inner_row}, b + first * Dp, Dp, c + key * Dp, Dp, in_pairs(p)
+            Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p)
         );
     }
 }
@@ -182,8 +150,12 @@ inline void hide(const Problem& p, const Block& block, long i, Span span, long w
     const Span seen = seen_by(p, row);
     const long begin = smaller(larger(seen.begin - span.begin, 0), width);
     const long end = larger(smaller(smaller(seen.end, span.end) - span.begin, width), begin);
-    for (long c = 0; c < begin; c++) scores[c] = -INF;
-    for (long c = end; c < width; c++) scores[c] = -INF;
+    auto hide_outside = [&](long c) {  // of a vector of keys
+        const Int lane = iota() + int32_t(c);
+        store(scores + c, ((lane >= int32_t(begin)) & (lane < int32_t(end))) ? load(scores + c) : broadcast(-INF));
+    };
+    for (long c = 0; c < begin; c += W) hide_outside(c);
+    for (long c = end / W * W; c < width; c += W) hide_outside(c);
     if (!p.row_labels) return;
     const int32_t label = p.row_labels[block.b * p.N + row];
     const int32_t* keys = p.key_labels + block.b * p.M + span.begin;
