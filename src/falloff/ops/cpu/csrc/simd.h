@@ -8,10 +8,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include <utility>
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define FALLOFF_WIDTH 16
 #elif defined(__AVX2__)
+#include <immintrin.h>
 #define FALLOFF_WIDTH 8
 #else
 #define FALLOFF_WIDTH 4
@@ -35,8 +38,16 @@ inline Vec load(const float* from) {  // no alignment is asked for: unaligned lo
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 inline Vec broadcast(float x) { return x - Vec{}; }
 
-// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN.
-inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN. By name, where the compiler would compare and blend.
+inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 inline float larger(float a, float b) { return a > b ? a : b; }
 inline long larger(long a, long b) { return a > b ? a : b; }
 inline long smaller(long a, long b) { return a < b ? a : b; }
@@ -88,22 +99,44 @@ inline Vec exp(Vec x) {
 }
 inline float exp(float x) { return exp(broadcast(x))[0]; }
 
-// W x W floats, transposed in registers: at each step blocks of `step` x `step` change places.
+// Blocks of STEP x STEP of two vectors change places: a's upper ones against b's lower ones.
+template <int STEP, int... LANE>
+inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, LANE...>) {
+    const Vec low = __builtin_shufflevector(a, b, (LANE & STEP ? LANE - STEP + W : LANE)...);
+    b = __builtin_shufflevector(a, b, (LANE & STEP ? LANE + W : LANE + STEP)...);
+    a = low;
+}
+
+// Of each four lanes of a and b the first or last SIZE, in turns: the interleaving that processors have one instruction for.
+template <int SIZE, bool LAST, int... LANE>
+inline Vec interleaved(Vec a, Vec b, std::integer_sequence<int, LANE...>) {
+    constexpr int first = LAST ? 2 : 0;
+    return __builtin_shufflevector(
+        a, b, (LANE / 4 * 4 + first + LANE % 4 / (2 * SIZE) * SIZE + LANE % SIZE + (LANE / SIZE % 2 ? W : 0))...
+    );
+}
+
+// W x W floats, transposed in registers: first blocks of 4 x 4 change places, then each is transposed by interleaving.
 inline void transpose(Vec (&rows)[W]) {
-#pragma GCC unroll 4
-    for (int step = W / 2; step > 0; step /= 2) {
-        Int low, high;
-        for (int i = 0; i < W; i++) {
-            low[i] = i & step ? i - step + W : i;
-            high[i] = i & step ? i + W : i + step;
-        }
+    constexpr std::make_integer_sequence<int, W> lanes{};
 #pragma GCC unroll 16
-        for (int i = 0; i < W; i++) {
-            if (i & step) continue;
-            Vec a = rows[i], b = rows[i + step];
-            rows[i] = __builtin_shuffle(a, b, low);
-            rows[i + step] = __builtin_shuffle(a, b, high);
-        }
+    for (int i = 0; i < W; i++)
+        if constexpr (W >= 16)
+            if (!(i & 8)) exchange<8>(rows[i], rows[i + 8], lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++)
+        if constexpr (W >= 8)
+            if (!(i & 4)) exchange<4>(rows[i], rows[i + 4], lanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < W; i += 4) {
+        const Vec low = interleaved<1, false>(rows[i], rows[i + 1], lanes);
+        const Vec high = interleaved<1, true>(rows[i], rows[i + 1], lanes);
+        const Vec next_low = interleaved<1, false>(rows[i + 2], rows[i + 3], lanes);
+        const Vec next_high = interleaved<1, true>(rows[i + 2], rows[i + 3], lanes);
+        rows[i] = interleaved<2, false>(low, next_low, lanes);
+        rows[i + 1] = interleaved<2, true>(low, next_low, lanes);
+        rows[i + 2] = interleaved<2, false>(high, next_high, lanes);
+        rows[i + 3] = interleaved<2, true>(high, next_high, lanes);
     }
 }
 
