@@ -147,9 +147,13 @@ inline void attend_backward(const Problem& p, long chunk, const Block& block, Sp
                 rows, width, inner_of(p), Left{at.grad_out + first * inner, inner, 1},
                 Right{at.value_panels + skipped * inner, PANEL, inner * PANEL}, in_pairs(p),
                 [](int, long) { return Vec{}; },
-                [=](int i, long c, Vec sum) {
-                    const Vec weight = load(weights + i * TILE_ROW + c);
-                    store(grads + i * TILE_ROW + c, load(after + i * TILE_ROW + c) * sum - weight * delta[first + i]);
+                [=]<int V>(int i, long c, const Vec (&sums)[V]) {
+                    const long at = i * TILE_ROW + c;
+                    for (int v = 0; v < V; v++)
+                        store(
+                            grads + at + v * W,
+                            load(after + at + v * W) * sums[v] - load(weights + at + v * W) * delta[first + i]
+                        );
                 }
             );
     }

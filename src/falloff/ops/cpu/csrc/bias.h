@@ -176,10 +176,14 @@ inline void score_strip(
         multiply_strip(
             rows, width, inner_of(p), Left{query + first * inner, inner, 1}, Right{keys, PANEL, inner * PANEL}, in_pairs(p),
             [](int, long) { return Vec{}; },
-            [=](int i, long c, Vec sum) {
-                const Vec score = sum * scale + load(bias.data + i * bias.row + c);
-                store(scores + i * score_row + c, score);
-                most[i] = larger(score, most[i]);
+            [=]<int V>(int i, long c, const Vec (&sums)[V]) {
+                Vec largest_so_far = most[i];
+                for (int v = 0; v < V; v++) {
+                    const Vec score = sums[v] * scale + load(bias.data + i * bias.row + c + v * W);
+                    store(scores + i * score_row + c + v * W, score);
+                    largest_so_far = larger(score, largest_so_far);
+                }
+                most[i] = largest_so_far;
             }
         );
     }

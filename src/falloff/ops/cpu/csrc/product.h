@@ -58,7 +58,7 @@ inline Vec broadcast_bits(const float* x) {
     return (Vec)(bits - Int{});
 }
 
-// One block. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, v, sum)` takes them.
+// One block. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, sums)` takes those of a row.
 template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
 [[gnu::always_inline]] inline void multiply_block(
     long inner, Left a, const float* b, long b_row, Start start, Finish finish
@@ -81,9 +81,7 @@ template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
         }
     }
     FALLOFF_UNROLL
-    for (int i = 0; i < ROWS; i++)
-        FALLOFF_UNROLL
-        for (int v = 0; v < VECTORS; v++) finish(i, v, sums[i][v]);
+    for (int i = 0; i < ROWS; i++) finish(i, sums[i]);
 }
 
 template <int ROWS, bool PAIRS, class Start, class Finish>
@@ -93,7 +91,7 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
     auto block = [&](auto vectors) __attribute__((always_inline)) {
         multiply_block<ROWS, decltype(vectors)::value, PAIRS>(
             inner, a, panel, b.row, [&](int i, int v) { return start(i, column + v * W); },
-            [&](int i, int v, Vec sum) { finish(i, column + v * W, sum); }
+            [&](int i, const auto& sums) { finish(i, column, sums); }
         );
     };
     for (; column + PANEL <= columns; column += PANEL, panel += b.panel) block(Count<BLOCK_VECTORS>{});
@@ -106,7 +104,7 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
 }
 
 // A B for `rows` <= BLOCK_ROWS and `columns`, a multiple of W: sums begin with start(row, column), a vector of columns, and go
-// to finish(row, column, sum).
+// to finish(row, column, sums), some vectors of columns at once.
 template <class Start, class Finish>
 inline void multiply_strip(
     long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
@@ -131,7 +129,9 @@ inline void multiply_strip(
 inline void add_product(long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs) {
     multiply_strip(
         rows, columns, inner, a, b, pairs, [=](int i, long j) { return load(c + i * c_row + j); },
-        [=](int i, long j, Vec sum) { store(c + i * c_row + j, sum); }
+        [=]<int V>(int i, long j, const Vec (&sums)[V]) {
+            for (int v = 0; v < V; v++) store(c + i * c_row + j + v * W, sums[v]);
+        }
     );
 }
 

@@ -13,6 +13,7 @@
 #include <immintrin.h>
 #define FALLOFF_WIDTH 16
 #elif defined(__AVX2__)
+#include <immintrin.h>
 #define FALLOFF_WIDTH 8
 #else
 #define FALLOFF_WIDTH 4
@@ -45,8 +46,16 @@ inline Vec load(const float* from) {  // no alignment is asked for: unaligned lo
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 inline Vec broadcast(float x) { return x - Vec{}; }
 
-// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN.
-inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN. By name, where the compiler would compare and blend.
+inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 inline float larger(float a, float b) { return a > b ? a : b; }
 inline long larger(long a, long b) { return a > b ? a : b; }
 inline long smaller(long a, long b) { return a < b ? a : b; }
@@ -115,17 +124,44 @@ inline Vec exp(Vec x) {
 }
 inline float exp(float x) { return exp(broadcast(x))[0]; }
 
-// W x W floats, transposed in registers: at each step blocks of STEP x STEP change places.
-template <int STEP = W / 2>
+// Blocks of STEP x STEP of two rows change places: a's last ones against b's first ones.
+template <int STEP>
+inline void exchange(Vec& a, Vec& b) {
+    const Vec first = shuffled(a, b, [](int lane) { return lane & STEP ? lane - STEP + W : lane; });
+    b = shuffled(a, b, [](int lane) { return lane & STEP ? lane + W : lane + STEP; });
+    a = first;
+}
+
+// Of each four lanes of a and b the first or last two, in turns of SIZE: an interleaving that has an instruction of its own.
+template <int SIZE, bool LAST>
+inline Vec interleaved(Vec a, Vec b) {
+    return shuffled(a, b, [](int lane) {
+        const int from = lane / 4 * 4 + (LAST ? 2 : 0) + lane % 4 / (2 * SIZE) * SIZE + lane % SIZE;
+        return lane / SIZE % 2 ? from + W : from;
+    });
+}
+
+// W x W floats, transposed in registers: blocks of 4 x 4 change places, and each is transposed by interleaving.
 inline void transpose(Vec (&rows)[W]) {
+    static_assert(W == 4 || W == 8 || W == 16);
     FALLOFF_UNROLL
-    for (int i = 0; i < W; i++) {
-        if (i & STEP) continue;
-        const Vec a = rows[i], b = rows[i + STEP];
-        rows[i] = shuffled(a, b, [](int lane) { return lane & STEP ? lane - STEP + W : lane; });
-        rows[i + STEP] = shuffled(a, b, [](int lane) { return lane & STEP ? lane + W : lane + STEP; });
+    for (int i = 0; i < W; i++)
+        if constexpr (W >= 16)
+            if (!(i & 8)) exchange<8>(rows[i], rows[i + 8]);
+    FALLOFF_UNROLL
+    for (int i = 0; i < W; i++)
+        if constexpr (W >= 8)
+            if (!(i & 4)) exchange<4>(rows[i], rows[i + 4]);
+    FALLOFF_UNROLL
+    for (int i = 0; i < W; i += 4) {
+        const Vec low = interleaved<1, false>(rows[i], rows[i + 1]), high = interleaved<1, true>(rows[i], rows[i + 1]);
+        const Vec next_low = interleaved<1, false>(rows[i + 2], rows[i + 3]);
+        const Vec next_high = interleaved<1, true>(rows[i + 2], rows[i + 3]);
+        rows[i] = interleaved<2, false>(low, next_low);
+        rows[i + 1] = interleaved<2, true>(low, next_low);
+        rows[i + 2] = interleaved<2, false>(high, next_high);
+        rows[i + 3] = interleaved<2, true>(high, next_high);
     }
-    if constexpr (STEP > 1) transpose<STEP / 2>(rows);
 }
 
 }  // namespace falloff::FALLOFF_ISA
