@@ -53,12 +53,6 @@ def test_without_kernels(monkeypatch):
     assert found["implementations"][1]["runs"] is True
 
 
-def test_an_implementation_that_cannot_be_imported(monkeypatch):
-    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "triton", "falloff.ops.no_such_file")
-    entry = next(e for e in json.loads(_info("--json"))["implementations"] if e["name"] == "triton")
-    assert entry == {"name": "triton", "runs": False, "why": "No module named 'falloff.ops.no_such_file'"}
-
-
 @pytest.mark.parametrize("arguments", [["cpu"], ["--yaml"]])
 def test_bad_input(arguments):
     result = CliRunner().invoke(app, ["info", *arguments], prog_name="falloff")

@@ -59,6 +59,7 @@ def interrupted(run):
 
 
 def main(direction, threads, forked):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in its background ignore it
     torch.manual_seed(0)
     torch.set_num_threads(int(threads))
     inputs = [torch.randn(1, 2, 300, 32) for _ in range(3)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ class Options:
             raise ValueError(f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, hf, gpu, tiles")
         if self.impl not in implementations.IMPLEMENTATIONS:
             raise ValueError(f"--impl: got {self.impl!r}, expected one of {', '.join(implementations.IMPLEMENTATIONS)}")
-        unavailable = getattr(import_module(implementations.IMPLEMENTATIONS[self.impl]), "unavailable", lambda: None)()
+        unavailable = implementations.IMPLEMENTATIONS[self.impl].unavailable()
         if unavailable is not None:
             raise ValueError(f"--impl: got {self.impl!r}, which cannot run here: {unavailable}")
         if self.turns is not None and self.suite == "memory":

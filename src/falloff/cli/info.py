@@ -51,7 +51,7 @@ def facts() -> dict[str, Any]:
     devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
     for index in range(torch.cuda.device_count()):
         devices += [{"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)}]
-    reasons = {name: _why_not(module) for name, module in implementations.IMPLEMENTATIONS.items()} | {"reference": None}
+    reasons = {name: _why_not(name) for name in implementations.IMPLEMENTATIONS} | {"reference": None}
     return {
         "implementations": [{"name": name, "runs": why is None, "why": why} for name, why in reasons.items()],
         "instruction_set": _instruction_set(),
@@ -67,15 +67,10 @@ def facts() -> dict[str, Any]:
     }
 
 
-def _why_not(module: str) -> str | None:
-    """Why the implementation in that module cannot run on this machine, or None."""
-    try:
-        implementation = import_module(module)
-    except ImportError as error:
-        return str(error)
-    unavailable = getattr(implementation, "unavailable", None)
-    reason: str | None = None if unavailable is None else unavailable()
-    if reason is None and implementation is cpu:
+def _why_not(name: str) -> str | None:
+    """Why that implementation cannot run on this machine, or None."""
+    reason = implementations.IMPLEMENTATIONS[name].unavailable()
+    if reason is None and name == "cpu":
         try:
             cpu.instruction_set()
         except ValueError as error:  # one is forced that is not there
@@ -89,7 +84,7 @@ def _instruction_set() -> dict[str, Any]:
     except ImportError:
         available = []
     in_use = None
-    if available and _why_not(implementations.IMPLEMENTATIONS["cpu"]) is None:
+    if available and _why_not("cpu") is None:
         in_use = cpu.instruction_set()
     return {"in_use": in_use, "available": available, "forced": os.environ.get("FALLOFF_CPU_ISA")}
 

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from falloff.ops import operators
 from falloff.ops.call import Call
 from falloff.ops.checks import check_gradients, check_inputs
-from falloff.ops.implementations import choose, implementation
+from falloff.ops.implementations import IMPLEMENTATIONS, choose
 
 
 def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str)
         return out, lse
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return _Attention.call(name, query, key, value, call)
-    chosen = implementation(name)
+    chosen = IMPLEMENTATIONS[name]
     if not chosen.CHECKS_INPUTS:
         check_inputs(query, key, value, call)
     with operators.without_autocast(query):
@@ -113,7 +113,7 @@ class _Attention(torch.autograd.Function):
         flat = (form_tensors, key_mask, document_ids, seed, *settings)
         if _are_plain(tensors):
             call = Call.unflatten(*flat)
-            if not implementation(impl).CHECKS_INPUTS:
+            if not IMPLEMENTATIONS[impl].CHECKS_INPUTS:
                 check_inputs(query, key, value, call)
             return operators.forward(query, key, value, impl, call)
         return operators.fused_attention(query, key, value, impl, *flat)
@@ -150,7 +150,7 @@ class _Backward(torch.autograd.Function):
         inputs = (grad_out, grad_lse, query, key, value, out, lse, lowered, needs, impl)
         if _are_plain(tensors):
             call = Call.unflatten(*of_call)
-            if not implementation(impl).CHECKS_INPUTS:
+            if not IMPLEMENTATIONS[impl].CHECKS_INPUTS:
                 check_inputs(query, key, value, call)
                 check_gradients(grad_out, grad_lse, query, out, lse, needs)
             return tuple(operators.backward(*inputs, call))

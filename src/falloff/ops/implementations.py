@@ -9,19 +9,13 @@ on shapes alone; the backward starts from there.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from falloff.ops import blockwise, cpu, triton
 from falloff.ops.call import Call
 from falloff.ops.checks import refuse
-
-IMPLEMENTATIONS = {  # in the order in which "auto" tries them; imported when first used
-    "cpu": "falloff.ops.cpu",
-    "triton": "falloff.ops.triton",
-    "blockwise": "falloff.ops.blockwise",
-}
 
 
 @runtime_checkable
@@ -30,6 +24,10 @@ class Implementation(Protocol):
 
     CHECKS_INPUTS: bool
     """Whether it looks at sizes, dtypes and memory itself before it reads; else `checks.py` does so before each call."""
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run on this machine, or None."""
+        ...
 
     def refusal(self, query: Tensor, key: Tensor, call: Call) -> str | None:
         """Why it cannot serve a call, or None. Looks at no value of a tensor."""
@@ -62,6 +60,10 @@ class Implementation(Protocol):
         ...
 
 
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "triton": triton, "blockwise": blockwise}
+"""In the order in which "auto" tries them. What they stand on (C++ kernels, Triton) they import when first used."""
+
+
 def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> str:
     """The name of the implementation that serves the call: `impl` itself, or for "auto" the first that can.
 
@@ -71,7 +73,7 @@ def choose(impl: str, query: Tensor, key: Tensor, call: Call) -> str:
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         refuse("impl", repr(impl), "'auto' or one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
     for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
-        refusal = implementation(name).refusal(query, key, call)
+        refusal = IMPLEMENTATIONS[name].refusal(query, key, call)
         if refusal is None:
             return name
     raise ValueError(f"impl: got {impl!r}, which cannot serve this call: {refusal}")
@@ -86,14 +88,3 @@ def refuse_unserved(impl: str, query: Tensor, key: Tensor, call: Call) -> None:
     if impl not in IMPLEMENTATIONS:
         refuse("impl", repr(impl), "one of " + ", ".join(map(repr, IMPLEMENTATIONS)))
     choose(impl, query, key, call)
-
-
-def implementation(name: str) -> Implementation:
-    """The module of an implementation, imported when it is first asked for."""
-    module = _imported.get(name)
-    if module is None:
-        module = _imported[name] = cast(Implementation, import_module(IMPLEMENTATIONS[name]))
-    return module
-
-
-_imported: dict[str, Implementation] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from falloff.ops.call import Call, empty_output, sum_dtype
 from falloff.ops.checks import check_devices, check_gradients, check_inputs, check_lowered, refuse
-from falloff.ops.implementations import implementation, refuse_unserved
+from falloff.ops.implementations import IMPLEMENTATIONS, refuse_unserved
 
 ONNX = "torch.onnx.export(..., dynamo=True) of falloff.attention(..., impl='reference')"
 """The way to ONNX, for errors."""
@@ -34,7 +34,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat:
 
 def forward(query: Tensor, key: Tensor, value: Tensor, impl: str, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """What `fused_attention` does, without torch's dispatcher."""
-    chosen = implementation(impl)
+    chosen = IMPLEMENTATIONS[impl]
     lowered = query.new_zeros(chosen.lowered_size(query, key, call), dtype=torch.int32)
     with without_autocast(query):
         out, lse = chosen.forward(query, key, value, call, lowered)
@@ -54,7 +54,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat: Any) -> tuple
     if torch.onnx.is_in_onnx_export():
         raise ValueError(f"impl: got one that is no operator of ONNX, expected 'reference': {ONNX}")
     lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
-    lowered = query.new_empty(implementation(impl).lowered_size(query, key, call), dtype=torch.int32)
+    lowered = query.new_empty(IMPLEMENTATIONS[impl].lowered_size(query, key, call), dtype=torch.int32)
     return empty_output(query), lse, lowered
 
 
@@ -82,7 +82,7 @@ def fused_attention_backward(
     check_inputs(query, key, value, call)
     check_gradients(grad_out, grad_lse, query, out, lse, needs)
     refuse_unserved(impl, query, key, call)
-    check_lowered(lowered, query, implementation(impl).lowered_size(query, key, call))
+    check_lowered(lowered, query, IMPLEMENTATIONS[impl].lowered_size(query, key, call))
     return backward(grad_out, grad_lse, query, key, value, out, lse, lowered, needs, impl, call)
 
 
@@ -102,7 +102,7 @@ def backward(
     """What `fused_attention_backward` does, without the checks and without torch's dispatcher."""
     form_tensors = call.form.tensors if call.form is not None else []
     with without_autocast(query):
-        *grads, form_grads = implementation(impl).backward(
+        *grads, form_grads = IMPLEMENTATIONS[impl].backward(
             grad_out,
             grad_lse,
             query,

@@ -25,6 +25,11 @@ _ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
 CHECKS_INPUTS = False
 
 
+def unavailable() -> str | None:
+    """Why it cannot run on this machine: it runs on all."""
+    return None
+
+
 def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     """Why this implementation cannot serve a call: it serves all."""
     return None
