@@ -41,6 +41,9 @@ def tiny(monkeypatch):
         for bias in ("alibi", "fire")
     ]
     memory = [Case("memory", bias, 300, causal=True, training=True, **sizes) for bias in ("t5", "alibi")]
-    for name, cases in {"cpu": cpu, "scaling": scaling, "memory": memory}.items():
+    calls = [Case("calls", bias, 1, causal=True, cache=20, **sizes) for bias in ("none", "t5", "kerple-log", "sandwich")]
+    calls += [Case("decode", "t5", 1, causal=True, cache=40, heads=4, key_heads=2, head_size=8)]
+    suites_tiny = {"cpu": cpu, "scaling": scaling, "memory": memory, "calls": calls}
+    for name, cases in suites_tiny.items():
         monkeypatch.setitem(suites.CASES, name, cases)
     return suites.CASES

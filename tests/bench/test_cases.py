@@ -1,11 +1,23 @@
 import pytest
 
-from falloff.bench.cases import CPU_CASES, MEMORY_CASES, SCALING_CASES, Case, cases_named
+from falloff.bench.cases import CALLS_CASES, CPU_CASES, LONG_CASES, SHORT_CASES, Case, cases_named
+from falloff.bench.suites import CASES
+from falloff.bench.targets import targets_of
 
 
-@pytest.mark.parametrize("cases", [CPU_CASES, MEMORY_CASES, SCALING_CASES], ids=["cpu", "memory", "scaling"])
-def test_names_tell_cases_apart(cases):
-    assert len({case.name for case in cases}) == len(cases)
+@pytest.mark.parametrize("suite", CASES)
+def test_names_tell_cases_apart(suite):
+    assert len({case.name for case in CASES[suite]}) == len(CASES[suite])
+
+
+def test_what_is_aimed_at():
+    for case in (*CALLS_CASES, *SHORT_CASES, *LONG_CASES):
+        assert targets_of(case, "avx2")
+    assert targets_of(Case("calls", "fire", 1, cache=128), None)["ratio"] == 1 / 4
+    assert targets_of(Case("short", "t5", 512, causal=True, training=True), "avx2") == {"ratio": 2.2}
+    assert targets_of(Case("short", "t5", 128), "avx2") == {"ratio": 1.2}
+    assert targets_of(Case("long", "t5", 4096), "avx2") == {"share_of_peak": 0.80}
+    assert targets_of(Case("long", "t5", 4096, causal=True), "avx512bf16") == {"share_of_peak": 0.78}
 
 
 def test_what_the_cpu_suite_promises():

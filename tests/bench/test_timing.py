@@ -2,7 +2,7 @@ import sys
 
 from falloff.bench import timing
 from falloff.bench.peak import measured_peak
-from falloff.bench.timing import take_turns
+from falloff.bench.timing import Elsewhere, take_turns
 
 
 def test_contestants_take_turns_and_begin_in_turn():
@@ -14,6 +14,18 @@ def test_contestants_take_turns_and_begin_in_turn():
     assert timed.turns == 3
     assert list(timed.milliseconds) == list("abc")
     assert all(0 <= own["best"] <= own["median"] for own in timed.milliseconds.values())
+
+
+def test_calls_in_a_row_and_one_who_times_itself():
+    class Other(Elsewhere):
+        def seconds(self, calls):
+            seen.append("o" * calls)
+            return [0.25] * calls
+
+    seen = []
+    timed = take_turns({"a": lambda: seen.append("a") or [], "o": Other()}, 2, calls=3)
+    assert "".join(seen) == "aaaooo" + "oooaaa"
+    assert timed.milliseconds["o"] == {"median": 250.0, "best": 250.0}
 
 
 def test_as_many_turns_as_fit(monkeypatch):

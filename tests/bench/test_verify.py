@@ -66,7 +66,7 @@ def test_a_wrong_rival_is_refused(tiny):
     case = dataclasses.replace(tiny["cpu"][0], length=12)
     found = contestants(problem_of(case), "cpu", with_flex=False)
     outputs = {name: run()[0] for name, run in found.runs.items()}
-    check_rivals(case, found, outputs)
+    check_rivals(case, found.same_result, outputs)
     outputs[EAGER] = outputs[EAGER] + 0.1
     with pytest.raises(WrongResultError, match=f"{OURS} and '{EAGER}' differ by"):
-        check_rivals(case, found, outputs)
+        check_rivals(case, found.same_result, outputs)

@@ -5,15 +5,16 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from falloff.bench import progress, suites
+from falloff.bench import beside, progress, suites
 from falloff.bench.cases import Case
 from falloff.cli import app
 
 HEADER = [
     *("suite", "impl", "machine", "versions", "commit", "threads", "isa", "peak_gflops", "peak_measured_by"),
-    *("turns", "flex", "cases"),
+    *("turns", "flex", "against", "cases"),
 ]
 CASE = ["name", "group", "label", "bias", "dtype", "causal", "training", "shape", "verified_at", "errors"]
+CALLS = ["busy", "operators"]
 TIMED = ["last_rows_error", "turns", "milliseconds", "skipped", "gflops", "share_of_peak", "ratio"]
 
 
@@ -38,6 +39,11 @@ def falloff(monkeypatch, tmp_path):
             for bias in ("alibi", "t5", "fire")
         ],
     )
+    calls = [Case("calls", "t5", 1, cache=20, **sizes), Case("decode", "none", 1, cache=20, **sizes)]
+    monkeypatch.setitem(suites.CASES, "calls", calls)
+    monkeypatch.setitem(suites.CASES, "short", [Case("short", "t5", 16, training=True, **sizes)])
+    monkeypatch.setattr(beside, "_IN_A_ROW", 2)
+    monkeypatch.setattr(beside, "_SPINNING", 1)
     monkeypatch.setitem(suites.CASES, "memory", [Case("memory", "t5", 16, training=True, **sizes)])
 
     def run(*arguments, columns=100):
@@ -63,7 +69,7 @@ def test_cpu_as_json_and_in_a_file(falloff, tmp_path, impl):
     assert (found["isa"] is None) == (impl != "cpu")
     training, forward = found["cases"]
     assert list(training) == list(forward) == [*CASE, *TIMED]
-    assert training["shape"] == {"batch": 1, "heads": 2, "queries": 16, "keys": 16, "head_size": 8}
+    assert training["shape"] == {"batch": 1, "heads": 2, "key_heads": 2, "queries": 16, "keys": 16, "head_size": 8}
     assert training["verified_at"] == {"queries": 16, "keys": 16}
     assert list(training["errors"]) == ["output", "query", "key", "value", "bias"]
     assert list(training["errors"]["bias"]) == ["ours", "sdpa", "budget"]
@@ -93,6 +99,21 @@ def test_scaling_and_its_figure(falloff, tmp_path):
     assert len(found["cases"]) == 6
     assert list(found["cases"][0]) == [*CASE, *TIMED]
     assert list(found["cases"][0]["milliseconds"]) == ["falloff", "sdpa, no bias"]
+
+
+def test_calls_and_short(falloff, tmp_path):
+    found = _json(falloff("--suite", "calls", "--turns", 1, "--json", "--out", "bench.json"))
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert list(found) == HEADER
+    call, decode = found["cases"]
+    assert list(call) == [*CASE, *TIMED, "targets", *CALLS]
+    assert list(decode) == [*CASE, *TIMED, "targets"]
+    shown = falloff("--suite", "calls", "--turns", 1).stdout
+    for part in ("One query against 128 keys", "while four processes spin", "[0.33]", "[6]", "One query against a cache"):
+        assert part in shown
+    shown = falloff("--suite", "short", "--turns", 1, "--against", sys.executable).stdout
+    for part in ("T5 causal N=16 D=8 train", "older", "older: falloff "):
+        assert part in shown
 
 
 def test_memory(falloff, monkeypatch):
@@ -215,13 +236,18 @@ def test_resume_of_nothing_begins(falloff, tmp_path):
 REFUSED = [
     (["--resume"], "--resume: got no --out, expected the file to go on with"),
     (["--suite", "gpu", "--resume", "--out", "x.json"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
-    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, hf, gpu, tiles"),
+    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, calls, short, long, hf"),
     (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
     (["--suite", ""], "--suite: got ''"),
     (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, triton, blockwise"),
     (["--turns", "0"], "Invalid value for '--turns'"),
     (["--turns", "many"], "Invalid value for '--turns'"),
     (["--turns", "3", "--suite", "memory"], "--turns: the suite 'memory' measures each contestant once"),
+    (["--against", "python"], "--against: got the suite 'cpu', expected one of calls, short, long"),
+    (["--suite", "short", "--against", "/no/python"], "--against: got '/no/python', No such file or directory, expected"),
+    (["--isa", "sse9"], "--isa: got 'sse9', expected one of "),
+    (["--isa", "avx2", "--impl", "blockwise"], "--isa: got 'avx2', expected --impl cpu"),
+    (["--suite", "hf", "--isa", "avx2"], "--suite: got 'hf', which takes --cases"),
     (["--flex", "--suite", "scaling"], "--flex: it takes no part in the suite 'scaling'"),
     (["--cases", "nothing"], "--cases: got 'nothing', expected part of a name such as 'short: T5"),
     (["--image", "x.png"], "--image: the suite 'cpu' has no figure"),
@@ -282,5 +308,20 @@ def test_an_instruction_set_that_is_not_there(falloff, monkeypatch):
 
 def test_every_key_is_documented(falloff):
     told = falloff("--help", columns=200).stdout
-    keys = {*HEADER, *CASE, *TIMED, "memory", "growth", "results", "extra", "inputs", "extra_over_inputs"}
+    keys = {
+        *HEADER,
+        *CASE,
+        *TIMED,
+        "targets",
+        *CALLS,
+        "over_quiet",
+        "backward",
+        "key_heads",
+        "memory",
+        "growth",
+        "results",
+        "extra",
+        "inputs",
+        "extra_over_inputs",
+    }
     assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-BIASES = {"t5": "T5", "alibi": "ALiBi", "fire": "FIRE", "band": "Band"}
+BIASES = {
+    "none": "no bias",
+    "t5": "T5",
+    "alibi": "ALiBi",
+    "kerple-log": "KERPLE-log",
+    "sandwich": "Sandwich",
+    "fire": "FIRE",
+    "band": "Band",
+}
 """The biases of the cases, with their names in tables."""
 
 _LARGEST_DENSE = 2048**2  # queries x keys that the float64 definition takes in memory and time of a small machine
@@ -32,12 +40,23 @@ class Case:
     dtype: str = "float32"
     cache: int | None = None
     """Keys, where they are more than the queries: decoding against a cache."""
+    key_heads: int | None = None
+    """Key heads, where they are fewer than the query heads."""
     flex: bool = False
     """Whether flex attention takes part where it is asked for: it compiles for half a minute a case."""
 
     @property
     def keys(self) -> int:
         return self.length if self.cache is None else self.cache
+
+    @property
+    def all_key_heads(self) -> int:
+        return self.heads if self.key_heads is None else self.key_heads
+
+    @property
+    def hides_keys(self) -> bool:
+        """Whether causality hides any key: from the last query of a text it hides none."""
+        return self.causal and self.length > 1
 
     @property
     def label(self) -> str:
@@ -49,9 +68,13 @@ class Case:
         if self.cache is not None:
             words[1:2] = []  # the last query of a text sees every key either way
             words.append(f"M={self.cache}")
+        if self.heads != 8 and self.group == "decode":
+            words.append(f"H={self.heads}")
+        if self.key_heads is not None:
+            words.append(f"G={self.key_heads}")
         if self.head_size != 64:
             words.append(f"D={self.head_size}")
-        if self.training and self.group == "short":  # the others are all of one kind
+        if self.training and self.group in ("short", "long"):  # the others are all of one kind
             words.append("train")
         return " ".join(words)
 
@@ -63,7 +86,7 @@ class Case:
     def gflop(self) -> float:
         """10^9 operations: 4 B H N M D forward, half of it where causal, 3.5 times it with the backward pass."""
         forward = 4 * self.batch * self.heads * self.length * self.keys * self.head_size / 1e9
-        return forward * (0.5 if self.causal else 1.0) * (3.5 if self.training else 1.0)
+        return forward * (0.5 if self.hides_keys else 1.0) * (3.5 if self.training else 1.0)
 
     @property
     def verified_as(self) -> "Case":
@@ -114,6 +137,34 @@ SCALING_CASES = [
     for bias in ("alibi", "t5", "fire")
 ]
 """The suite `scaling`: those of one group and length are timed together."""
+
+
+CALLS_CASES = [
+    *(Case("calls", bias, 1, causal=True, cache=128) for bias in BIASES if bias != "band"),
+    *(
+        Case("decode", bias, 1, causal=True, cache=8192, heads=heads, key_heads=key_heads, head_size=head_size)
+        for bias in ("none", "t5")
+        for heads, key_heads in ((8, None), (32, 8))
+        for head_size in (64, 128)
+    ),
+]
+"""The suite `calls`: what is so small that the road to a kernel counts as much as the kernel."""
+
+
+def _beside_sdpa(group: str, lengths: Sequence[int], batch: int) -> list[Case]:
+    return [
+        Case(group, "t5", length, causal, training, batch=batch)
+        for training in (False, True)
+        for causal in (True, False)
+        for length in lengths
+    ]
+
+
+SHORT_CASES = _beside_sdpa("short", (128, 256, 512), batch=8)
+"""The suite `short`: encoders and fine-tuning."""
+
+LONG_CASES = _beside_sdpa("long", (2048, 4096, 8192), batch=1)
+"""The suite `long`: how close to the peak the kernels come."""
 
 
 def cases_named(part: str | None, cases: Sequence[Case]) -> list[Case]:

@@ -19,7 +19,8 @@ DENSE = "sdpa, dense bias"
 LEARNED = "sdpa, dense learned"
 FLEX = "flex"
 EAGER = "eager"
-NAMES = (OURS, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
+OLDER = "falloff, older"
+NAMES = (OURS, OLDER, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
 
 _MOST_DENSE = 1e9  # bytes of one dense (B, H, N, M) tensor
 
@@ -48,8 +49,10 @@ def ours(problem: Problem, impl: str) -> Run:
 
 def without_bias(problem: Problem) -> Run:
     """SDPA on the same tensors without any bias: the price of attention itself."""
+    grouped = problem.case.key_heads is not None
     return run_of(
-        lambda: scaled_dot_product_attention(*problem.inputs, is_causal=problem.case.causal),
+        # One query stands for the last row; SDPA would count it as the first.
+        lambda: scaled_dot_product_attention(*problem.inputs, is_causal=problem.case.hides_keys, enable_gqa=grouped),
         list(problem.inputs) if problem.case.training else [],
         problem.grad_out,
     )
@@ -81,7 +84,8 @@ def with_dense_scheme(problem: Problem) -> Run:
         mask = problem.bias.dense(problem.case, problem.query.device)
         hidden = problem.hidden()
         mask = mask if hidden is None else mask + hidden
-        return scaled_dot_product_attention(*problem.inputs, attn_mask=mask.to(problem.query.dtype))
+        grouped = problem.case.key_heads is not None
+        return scaled_dot_product_attention(*problem.inputs, attn_mask=mask.to(problem.query.dtype), enable_gqa=grouped)
 
     return run_of(forward, list(problem.leaves.values()), problem.grad_out)
 

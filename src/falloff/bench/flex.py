@@ -7,7 +7,7 @@ from torch import Tensor
 
 from falloff.bench.problem import Problem
 from falloff.bench.turns import Run, run_of
-from falloff.forms import Strip
+from falloff.forms import Form, Strip
 from falloff.schemes import FIRE
 
 ScoreFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -16,8 +16,9 @@ ScoreFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 def compiled(problem: Problem) -> Callable[[], Tensor]:
     """Flex attention for one case, compiled by a first call: tens of seconds, and whatever a compiler may raise."""
     with torch.no_grad():
-        strip = problem.bias.scheme.form(problem.case.length, problem.case.keys, device=problem.query.device)
-    assert isinstance(strip, Strip)
+        strip = _form(problem)
+    if not isinstance(strip, Strip):
+        raise NotImplementedError("a bias that is no strip")
     forward = _compiled(problem, _from_table(problem, strip))
     with torch.no_grad():
         forward()
@@ -36,7 +37,7 @@ def learning(problem: Problem) -> Run:
     if isinstance(scheme, FIRE):
         biased, leaves = _fire_inlined(problem, scheme)
     else:
-        strip = scheme.form(problem.case.length, problem.case.keys, device=problem.query.device)
+        strip = _form(problem)
         if not isinstance(strip, Strip):
             raise NotImplementedError("a bias that is neither a strip nor FIRE")
         strip = Strip(strip.values.detach().requires_grad_(), strip.start)
@@ -44,6 +45,11 @@ def learning(problem: Problem) -> Run:
     run = run_of(_compiled(problem, biased), [*problem.inputs, *leaves], problem.grad_out)
     run()
     return run
+
+
+def _form(problem: Problem) -> Form | None:
+    scheme, case = problem.bias.scheme, problem.case
+    return None if scheme is None else scheme.form(case.length, case.keys, device=problem.query.device)
 
 
 def _from_table(problem: Problem, strip: Strip) -> ScoreFunction:

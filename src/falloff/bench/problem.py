@@ -2,31 +2,43 @@
 
 import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from falloff.bench.cases import Case
 from falloff.forms import Form
-from falloff.schemes import FIRE, ALiBi, ProfileMixture, Scheme, T5Bias
+from falloff.schemes import FIRE, ALiBi, KerpleLog, ProfileMixture, Sandwich, Scheme, T5Bias
 
 _EXTENT = 256  # of a band
 _STATE_DIM = 16
+_CLASSES: dict[str, type[Scheme] | None] = {
+    "none": None,
+    "t5": T5Bias,
+    "alibi": ALiBi,
+    "kerple-log": KerpleLog,
+    "sandwich": Sandwich,
+    "fire": FIRE,
+    "band": ProfileMixture,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CaseBias:
-    """A scheme, with the states that it needs where its bias depends on the content."""
+    """A scheme or none, with the states that it needs where its bias depends on the content."""
 
-    scheme: Scheme
+    scheme: Scheme | None
     state: Tensor | None
 
-    def for_call(self) -> Scheme | Form:
+    def for_call(self) -> Scheme | Form | None:
         """What `falloff.attention` takes; made anew within each timed call, as a user pays for it."""
-        return self.scheme if self.state is None else self.scheme(self.state)
+        return self.scheme if self.scheme is None or self.state is None else self.scheme(self.state)
 
     def dense(self, case: Case, device: torch.device) -> Tensor:
         """The bias as a tensor (1 or B, H, N, M)."""
+        if self.scheme is None:
+            return torch.zeros(1, case.heads, case.length, case.keys, device=device)
         if isinstance(self.scheme, ProfileMixture):
             return self.scheme.dense(case.length, case.keys, state=self.state)
         return self.scheme.dense(case.length, case.keys, device=device)[None]
@@ -34,12 +46,12 @@ class CaseBias:
     def leaves(self) -> dict[str, Tensor]:
         """What has a gradient, by name."""
         states = {} if self.state is None else {"state": self.state}
-        return {**states, **dict(self.scheme.named_parameters())}
+        return states if self.scheme is None else {**states, **dict(self.scheme.named_parameters())}
 
     def double(self) -> "CaseBias":
         """The same in float64."""
         state = None if self.state is None else self.state.detach().double().requires_grad_(self.state.requires_grad)
-        return CaseBias(copy.deepcopy(self.scheme).double(), state)
+        return CaseBias(None if self.scheme is None else copy.deepcopy(self.scheme).double(), state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +89,27 @@ class Problem:
         return torch.full(shape, -torch.inf).triu(1 + self.case.keys - self.case.length)
 
 
-def _scheme(case: Case) -> Scheme:
-    if case.bias == "t5":
+def scheme_of(case: Case) -> tuple[type[Scheme] | None, dict[str, Any]]:
+    """The class of the scheme of a case and what it is made with; None without bias."""
+    settings: dict[str, dict[str, Any]] = {
         # A trained T5 bias spreads over units; its start values would hide an error.
-        return T5Bias(case.heads, bidirectional=not case.causal and case.cache is None, std=1.0)
-    if case.bias == "alibi":
-        return ALiBi(case.heads)
-    if case.bias == "fire":  # beyond its threshold, where it is no longer Toeplitz
-        return FIRE(case.heads, init_L=case.keys / 4)
-    return ProfileMixture(case.heads, _STATE_DIM, _EXTENT)
+        "t5": {"bidirectional": not case.causal and case.cache is None, "std": 1.0},
+        "fire": {"init_L": case.keys / 4},  # beyond its threshold, where it is no longer Toeplitz
+        "band": {"state_dim": _STATE_DIM, "extent": _EXTENT},
+    }
+    return _CLASSES[case.bias], {"num_heads": case.heads, **settings.get(case.bias, {})}
 
 
 def problem_of(case: Case, seed: int = 0) -> Problem:
     """The problem of a case: random, and the same every time for a seed. torch's generator is left as it was."""
     dtype = getattr(torch, case.dtype)
     queries = (case.batch, case.heads, case.length, case.head_size)
-    keys = (case.batch, case.heads, case.keys, case.head_size)
+    keys = (case.batch, case.all_key_heads, case.keys, case.head_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         query, key, value, grad_out = (torch.randn(shape).to(dtype) for shape in (queries, keys, keys, queries))
-        scheme = _scheme(case)
+        made_by, settings = scheme_of(case)
+        scheme = None if made_by is None else made_by(**settings)
         state = None
         if isinstance(scheme, ProfileMixture):
             state = 10 * torch.randn(case.batch, case.heads, case.length, _STATE_DIM)

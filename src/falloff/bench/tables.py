@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from falloff.bench.beside_tables import beside_tables
 from falloff.bench.cases import BIASES
 from falloff.bench.contestants import DENSE, EAGER, FLEX, LEARNED, NAMES, NO_BIAS, OURS
 
@@ -46,6 +47,9 @@ def tables(result: dict[str, Any]) -> list[Any]:
         "cpu": _cpu_tables,
         "memory": _memory_table,
         "scaling": _scaling_tables,
+        "calls": beside_tables,
+        "short": beside_tables,
+        "long": beside_tables,
     }
     count = len(result["cases"])
     verified = f"{count} {'case' if count == 1 else 'cases'} verified against the definition in float64, with gradients."

@@ -23,10 +23,19 @@ class Timed:
         return self.milliseconds[name]["median"]
 
 
+class Elsewhere:
+    """A contestant in another process, which times itself: the way there and back must not count."""
+
+    def seconds(self, calls: int) -> list[float]:
+        """The seconds of each of so many calls in a row."""
+        raise NotImplementedError
+
+
 def take_turns(
-    runs: Mapping[str, Callable[[], list[Tensor]]],
+    runs: Mapping[str, Callable[[], list[Tensor]] | Elsewhere],
     turns: int | None = None,
     told: Callable[[float], None] = lambda share: None,
+    calls: int = 1,
 ) -> Timed:
     """Time all contestants in turn; who begins changes from turn to turn. Call each of them once before, to warm up.
 
@@ -34,6 +43,8 @@ def take_turns(
         runs: the contestants, by name.
         turns: how many each of them has; None for as many as fit into `SECONDS_PER_CASE`, 3 to 50.
         told: called with the share of the work that is done, 0 to 1, after each turn.
+        calls: in a row within each turn, each timed by itself. A short call follows others of its kind, as in a model:
+            after another contestant it would find that one's code in the caches.
 
     >>> take_turns({"one": lambda: [], "other": lambda: []}, turns=4).turns
     4
@@ -48,12 +59,21 @@ def take_turns(
             break
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            results = runs[name]()
-            seconds[name].append(time.perf_counter() - start)
-            del results  # before the next one allocates its own
+            run = runs[name]
+            seconds[name] += run.seconds(calls) if isinstance(run, Elsewhere) else seconds_of(run, calls)
         turn += 1
         told(turn / turns if turns else min(1.0, max(turn / _MOST_TURNS, (time.perf_counter() - began) / SECONDS_PER_CASE)))
     return Timed(
         {name: {"median": 1e3 * statistics.median(own), "best": 1e3 * min(own)} for name, own in seconds.items()}, turn
     )
+
+
+def seconds_of(run: Callable[[], list[Tensor]], calls: int) -> list[float]:
+    """The seconds of each of so many calls in a row."""
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        results = run()
+        seconds.append(time.perf_counter() - start)
+        del results  # before the next one allocates its own
+    return seconds

@@ -1,5 +1,6 @@
 """Verifying: no case is timed before its output and gradients agree with the definition in float64."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from falloff.bench.cases import Case
-from falloff.bench.contestants import OURS, Contestants, ours, with_dense_scheme
+from falloff.bench.contestants import OURS, ours, with_dense_scheme
 from falloff.bench.problem import Problem, problem_of
 from falloff.ops.api import attention
 
@@ -61,14 +62,14 @@ def verify(case: Case, impl: str) -> Verified:
     return Verified(problem.case.length, problem.case.keys, errors)
 
 
-def check_rivals(case: Case, taking_part: Contestants, outputs: dict[str, Tensor]) -> None:
+def check_rivals(case: Case, same_result: Sequence[str], outputs: dict[str, Tensor]) -> None:
     """Check at full size that contestants who compute the same thing agree with falloff: a wrong rival is no measure.
 
     Raises:
         WrongResultError: naming the case and the contestant.
     """
     want = outputs[OURS].double()
-    for name in taking_part.same_result:
+    for name in same_result:
         difference = _rms(outputs[name].double() - want) / _rms(want)
         if not difference <= _TOLERANCE[case.dtype]:
             raise WrongResultError(

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from falloff.bench.progress import Progress
 
 
+_SUITES = "cpu, memory, scaling, calls, short, long, hf, gpu or tiles."
+
+
 def bench(
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="cpu, memory, scaling, hf, gpu or tiles.")] = "cpu",
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help=_SUITES)] = "cpu",
     impl: Annotated[str, typer.Option("--impl", metavar="NAME", help="Which implementation of falloff takes part.")] = "cpu",
     turns: Annotated[
         int | None,
@@ -38,6 +41,21 @@ def bench(
     with_flex: Annotated[
         bool, typer.Option("--flex/--no-flex", help="Flex attention too, in a few cases: it compiles for 20 to 60 s each.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="PYTHON",
+            help="Suites calls, short, long: a Python with an older falloff, which takes turns too.",
+            show_default=False,
+        ),
+    ] = None,
+    isa: Annotated[
+        str | None,
+        typer.Option(
+            "--isa", metavar="NAME", help="Instruction set of the CPU kernels; by default the best.", show_default=False
+        ),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option("--image", metavar="FILE", help="Suite scaling: draw it too: .png, .svg or .pdf.", show_default=False),
@@ -59,14 +77,22 @@ def bench(
     Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long. Each case is timed for 6 seconds,
     or for three turns of each contestant where these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less
     with --turns or --cases. Suite memory: what a training step takes beyond inputs and results, in a process of its own.
-    Suite scaling: time against length. A measurement that was stopped goes on with the same options and --resume.
+    Suite scaling: time against length. Suite calls: what is small: one query against 128 keys, the same while four other
+    processes spin, how many operators of torch each call runs, and decoding; on 2 threads. Suite short: N = 128 to 512 in
+    batches of 8. Suite long: N = 2048 to 8192. These three are beside SDPA without bias, and beside an older falloff with
+    --against; what is aimed at stands beside what was measured.
+
+    A measurement that was stopped goes on with the same options and --resume.
 
     Keys of --json: suite, impl, machine, versions, commit, threads, isa, peak_gflops and peak_measured_by ("fma" or
-    "matmul"; null for memory), turns (as asked, or null), and cases: each with name, group, label, bias, dtype, causal,
-    training, shape (batch, heads, queries, keys, head_size), verified_at (queries, keys), errors (output, query, key, value,
+    "matmul"; null for memory), turns (as asked, or null), flex, against (falloff, torch, commit of the older one; or null)
+    and cases: each with name, group, label, bias, dtype, causal, training, shape (batch, heads, key_heads, queries, keys,
+    head_size), verified_at (queries, keys), errors (output, query, key, value,
     bias: RMS error of the output or gradient, ours, sdpa, budget), skipped (contestant: reason). Beside these, suites cpu
     and scaling: last_rows_error (at full size, over the RMS of the output; null where all was verified), turns,
-    milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff). Suite
+    milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff); suites
+    calls, short and long the same and targets (of ratio to SDPA, share_of_peak, busy, operators); calls also busy (turns,
+    milliseconds, over_quiet: busy over quiet) and operators (forward without gradients; training, backward with). Suite
     memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
 
     Suite hf: whole models of Transformers with random weights, fused, beside their own attention implementations. Keys of
@@ -93,16 +119,24 @@ def bench(
     if resume and out is None:
         raise ValueError("--resume: got no --out, expected the file to go on with")
     if suite in ("gpu", "tiles"):
-        if resume or turns is not None or with_flex or image is not None or impl != "cpu":
+        if (
+            resume
+            or turns is not None
+            or with_flex
+            or against is not None
+            or isa is not None
+            or image is not None
+            or impl != "cpu"
+        ):
             raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
         _on_gpu(cases, out, tiles=suite == "tiles", as_json=as_json)
         return
     if suite == "hf":
-        if with_flex or image is not None or impl != "cpu":
+        if with_flex or against is not None or isa is not None or image is not None or impl != "cpu":
             raise ValueError("--suite: got 'hf', which takes --cases, --turns, --out, --resume and --json alone")
         _with_models(cases, turns, out, resume=resume, as_json=as_json)
         return
-    options = Options(suite, impl, turns, cases, with_flex)
+    options = Options(suite, impl, turns, cases, with_flex, against, isa)
     if image is not None:
         if suite != "scaling":
             raise ValueError(f"--image: the suite {suite!r} has no figure, expected the suite 'scaling'")

@@ -45,9 +45,11 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout that falloff runs from, with a + where files have changed; None where it is installed."""
-    package = Path(falloff.__file__)
+def git_commit(package: Path = Path(falloff.__file__)) -> str | None:
+    """The commit of the checkout that falloff runs from, with a + where files have changed; None where it is installed.
+
+    `package`: the `__init__.py` of another falloff than this one.
+    """
 
     def git(*arguments: str) -> str | None:
         try:

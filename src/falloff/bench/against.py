@@ -1,0 +1,112 @@
+"""`--against PYTHON`: an older falloff as one more contestant, which has its turns in a process of its own."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falloff.bench.problem import Problem, scheme_of
+from falloff.bench.timing import Elsewhere
+from falloff.lab.environment import git_commit
+
+_PROGRAM = Path(__file__).with_name("older.py")
+
+
+class Older(Elsewhere):
+    """A Python that has another falloff, while it runs.
+
+    Args:
+        python: the path of its interpreter.
+        impl: the implementation that is asked for there.
+
+    Raises:
+        ValueError: where no falloff runs there.
+    """
+
+    def __init__(self, python: str, impl: str) -> None:
+        self.impl = impl
+        try:
+            self.process = subprocess.Popen(
+                [python, "-P", str(_PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        except OSError as error:
+            raise ValueError(f"--against: got {python!r}, {error.strerror}, expected the path of a Python") from None
+        self.folder = tempfile.TemporaryDirectory()
+        try:
+            self.about = self._answer()
+        except OSError as error:
+            raise ValueError(f"--against: got {python!r}, expected a Python that has falloff: {error}") from None
+
+    def header(self) -> dict[str, Any]:
+        """What it is, for the result."""
+        commit = git_commit(Path(self.about["package"]))
+        return {"falloff": self.about["falloff"], "torch": self.about["torch"], "commit": commit}
+
+    def take(self, problem: Problem) -> list[Tensor]:
+        """The results of a problem, whose turns it has from here on."""
+        made_by, settings = scheme_of(problem.case)
+        stored, results = (str(Path(self.folder.name, name)) for name in ("problem.pt", "results.pt"))
+        torch.save(
+            {
+                "scheme": None if made_by is None else made_by.__name__,
+                "settings": settings,
+                "state": {} if problem.bias.scheme is None else problem.bias.scheme.state_dict(),
+                "inputs": [tensor.detach() for tensor in problem.inputs],
+                "grad_out": problem.grad_out,
+                "training": problem.case.training,
+                "causal": problem.case.causal,
+                "impl": self.impl,
+                "threads": torch.get_num_threads(),
+            },
+            stored,
+        )
+        self._ask({"problem": stored, "results": results})
+        found: list[Tensor] = torch.load(results, weights_only=True)
+        return found
+
+    def seconds(self, calls: int) -> list[float]:
+        """The seconds of each of so many calls of the problem."""
+        return self._ask({"calls": calls})["seconds"]
+
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, and says why
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if not line:
+            last = self.process.stderr.read().strip().splitlines()[-1:] or ["it ended without a word"]
+            self.close()
+            raise OSError(f"the older falloff failed: {last[0]}")
+        answered: dict[str, Any] = json.loads(line)
+        return answered
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.folder.cleanup()
+
+    def __enter__(self) -> "Older":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,35 @@
+"""What has been aimed at, to be printed beside what is measured: information, by which nothing passes or fails."""
+
+from typing import Any
+
+from falloff.bench.cases import Case
+
+_CALLS = {"none": 2.0, "t5": 3.0, "alibi": 3.0, "fire": 4.0}  # times the time of SDPA
+_OPERATORS = {"t5": 6, "alibi": 4, "sandwich": 4, "kerple-log": 10, "fire": 25}
+_BUSY = 5.0  # times the quiet time
+# By length: times as fast as SDPA without bias, causal and full, forward and with backward; share of the peak, causal.
+_SHORT = {128: (1.6, 1.2, 1.5, 1.2, 0.42), 256: (1.9, 1.3, 1.9, 1.2, 0.55), 512: (2.1, 1.3, 2.2, 1.3, 0.65)}
+# Share of the peak, AVX2 and AVX-512: full, causal, and with backward.
+_LONG = {False: ((0.80, 0.72), 0.75), True: ((0.85, 0.78), 0.75)}
+
+
+def targets_of(case: Case, isa: str | None) -> dict[str, Any]:
+    """By keys of a case's entry: `ratio` (SDPA's time over that of falloff), `share_of_peak`, `busy`, `operators`.
+
+    >>> targets_of(Case("calls", "t5", 1, cache=128), "avx2")
+    {'ratio': 0.3333333333333333, 'busy': 5.0, 'operators': 6}
+    """
+    if case.group == "calls":
+        found: dict[str, Any] = {"ratio": 1 / _CALLS[case.bias]} if case.bias in _CALLS else {}
+        found["busy"] = _BUSY
+        return found | ({"operators": _OPERATORS[case.bias]} if case.bias in _OPERATORS else {})
+    if case.group == "decode":
+        return {"ratio": 1.0}
+    if case.group == "short":
+        if case.length not in _SHORT:
+            return {}
+        *ratios, share = _SHORT[case.length]
+        shares = {} if case.training or not case.causal else {"share_of_peak": share}
+        return {"ratio": ratios[2 * case.training + (not case.causal)], **shares}
+    forward, training = _LONG[isa is not None and isa.startswith("avx512")]
+    return {"share_of_peak": training if case.training else forward[case.causal]}
