@@ -27,7 +27,7 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
         if group == "calls":
             drawn.append(_calls_table(together))
     notes = [
-        "[ ]: what is aimed at. x: the time of the other over that of falloff, by medians; above 1 falloff is faster.",
+        "sdpa: without bias. [ ]: what is aimed at. x: the time of the other over that of falloff, by medians; above 1 falloff is faster.",
         "By the best of all calls where the two differ much: other work of the machine got into the medians.",
     ]
     older = result["against"]
@@ -38,13 +38,13 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
 
 def _table(title: str, cases: list[dict[str, Any]], *, with_peak: bool) -> "Table":
     with_older = any(OLDER in case["milliseconds"] for case in cases)
-    headings = [f"{OURS}\nms", "sdpa, no\nbias, ms", "\nsdpa", "by the\nbest", *(["\nolder"] if with_older else [])]
+    headings = [f"{OURS}\nms", "sdpa\nms", "\nsdpa", "by the\nbest", *(["\nolder"] if with_older else [])]
     table = _empty(title, headings)
     if with_peak:
         table.add_column("of\npeak", justify="right", no_wrap=True)
     for case in cases:
         cells = [_ms(case["milliseconds"][OURS]), _ms(case["milliseconds"][NO_BIAS])]
-        cells.append(f"{case['ratio'][NO_BIAS]:.2f}x{_aim(case, 'ratio', '.2f')}")
+        cells.append(f"{case['ratio'][NO_BIAS]:.2f}x{_aim(case, 'ratio', '.2g')}")
         cells.append(f"{case['milliseconds'][NO_BIAS]['best'] / case['milliseconds'][OURS]['best']:.2f}x")
         if with_older:
             cells.append(f"{case['ratio'][OLDER]:.2f}x" if OLDER in case["ratio"] else "-")
