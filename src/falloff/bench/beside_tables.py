@@ -27,7 +27,8 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
         if group == "calls":
             drawn.append(_calls_table(together))
     notes = [
-        "sdpa: without bias. [ ]: what is aimed at. x: the time of the other over that of falloff, by medians; above 1 falloff is faster.",
+        "sdpa: without bias. [ ]: what is aimed at. x: the time of the other over that of falloff, by medians; above 1 "
+        "falloff is faster.",
         "By the best of all calls where the two differ much: other work of the machine got into the medians.",
     ]
     older = result["against"]
