@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from falloff.bench.problem import Problem, scheme_of
@@ -54,24 +55,26 @@ class Older(Elsewhere):
     def take(self, problem: Problem) -> list[Tensor]:
         """The results of a problem, whose turns it has from here on."""
         made_by, settings = scheme_of(problem.case)
-        stored, results = (str(Path(self.folder.name, name)) for name in ("problem.pt", "results.pt"))
-        torch.save(
+        state = {} if problem.bias.scheme is None else problem.bias.scheme.state_dict()
+        query, key, value = problem.inputs
+        tensors = {"query": query, "key": key, "value": value, "grad_out": problem.grad_out}
+        tensors |= {f"scheme.{name}": tensor for name, tensor in state.items()}
+        stored, results = (str(Path(self.folder.name, name)) for name in ("problem.safetensors", "results.safetensors"))
+        save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, stored)
+        self._ask(
             {
+                "problem": stored,
                 "scheme": None if made_by is None else made_by.__name__,
                 "settings": settings,
-                "state": {} if problem.bias.scheme is None else problem.bias.scheme.state_dict(),
-                "inputs": [tensor.detach() for tensor in problem.inputs],
-                "grad_out": problem.grad_out,
                 "training": problem.case.training,
                 "causal": problem.case.causal,
                 "impl": self.impl,
                 "threads": torch.get_num_threads(),
-            },
-            stored,
+                "results": results,
+            }
         )
-        self._ask({"problem": stored, "results": results})
-        found: list[Tensor] = torch.load(results, weights_only=True)
-        return found
+        found = load_file(results)
+        return [found[str(index)] for index in range(len(found))]
 
     def seconds(self, calls: int) -> list[float]:
         """The seconds of each of so many calls of the problem."""

@@ -10,25 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import falloff
 
 
-def run_of(stored: dict[str, Any]) -> Callable[[], list[Tensor]]:
+def run_of(asked: dict[str, Any]) -> Callable[[], list[Tensor]]:
     """One turn of the problem that `against` stored: output, and gradients where it trains."""
+    stored = load_file(asked["problem"])
+    query, key, value, grad_out = (stored.pop(name) for name in ("query", "key", "value", "grad_out"))
+    inputs = [tensor.requires_grad_(asked["training"]) for tensor in (query, key, value)]
     bias = None
-    if stored["scheme"] is not None:
-        bias = getattr(falloff, stored["scheme"])(**stored["settings"])
-        bias.load_state_dict(stored["state"])
-    inputs = [tensor.requires_grad_(stored["training"]) for tensor in stored["inputs"]]
-    query, key, value = inputs
-    leaves = [*inputs, *(bias.parameters() if bias is not None else ())] if stored["training"] else []
+    if asked["scheme"] is not None:
+        bias = getattr(falloff, asked["scheme"])(**asked["settings"])
+        bias.load_state_dict({name.removeprefix("scheme."): tensor for name, tensor in stored.items()})
+    leaves = [*inputs, *(bias.parameters() if bias is not None else ())] if asked["training"] else []
 
     def run() -> list[Tensor]:
         with torch.set_grad_enabled(bool(leaves)):
-            out = falloff.attention(query, key, value, bias, causal=stored["causal"], impl=stored["impl"])
-        return [out, *torch.autograd.grad(out, leaves, stored["grad_out"])] if leaves else [out]
+            out = falloff.attention(query, key, value, bias, causal=asked["causal"], impl=asked["impl"])
+        return [out, *torch.autograd.grad(out, leaves, grad_out)] if leaves else [out]
 
     return run
 
@@ -36,7 +38,8 @@ def run_of(stored: dict[str, Any]) -> Callable[[], list[Tensor]]:
 def answer(asked: dict[str, Any], run: Callable[[], list[Tensor]]) -> dict[str, Any]:
     """To `results`, a path: the results of one turn are stored there. To `calls`, a number: the seconds of each."""
     if "results" in asked:
-        torch.save([tensor.detach() for tensor in run()], asked["results"])
+        named = {str(index): tensor.detach().clone().contiguous() for index, tensor in enumerate(run())}
+        save_file(named, asked["results"])
         return {}
     seconds = []
     for _ in range(asked["calls"]):
@@ -54,9 +57,8 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "problem" in asked:
-            stored = torch.load(asked["problem"], weights_only=True)
-            torch.set_num_threads(stored["threads"])
-            run = run_of(stored)
+            torch.set_num_threads(asked["threads"])
+            run = run_of(asked)
         print(json.dumps(answer(asked, run)), flush=True)
 
 
