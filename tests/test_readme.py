@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from falloff.cli import app
 from falloff.lab.compare import compare_schemes
 from falloff.lab.config import Settings
+from falloff.named import scheme_class
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -69,18 +70,21 @@ def test_the_scheme_of_ones_own_is_swapped_trained_saved_and_loaded(own_scheme, 
         assert torch.equal(hf.load(tmp_path, own_scheme).eval()(ids).logits, model(ids).logits)
 
 
-def test_the_scheme_of_ones_own_is_compared_and_drawn(own_scheme, monkeypatch, tmp_path):
+def test_the_scheme_of_ones_own_is_compared_and_drawn(own_scheme, tmp_path):
     """The road of `falloff compare`: training, evaluation, checkpoint, report; and the figures of the views."""
-    monkeypatch.setattr("falloff.lab.model.build_scheme", lambda name, heads, train_length: own_scheme(heads))
+    (code,) = (block for block in BLOCKS if "class Logarithmic" in block)
+    (tmp_path / "logarithmic.py").write_text(code)
+    name = f"{tmp_path}/logarithmic.py:Logarithmic"
+    scheme_class(name)
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 900)
     sizes = {"train_length": 16, "steps": 3, "batch_size": 4, "layers": 1, "width": 16, "heads": 2, "windows": 8}
     settings = Settings.of_preset(
-        "quick", **sizes, resamples=100, device="cpu", schemes=("kerple-log",), text=(str(text),), threads=1
+        "quick", **sizes, resamples=100, device="cpu", schemes=(name,), text=(str(text),), threads=1
     )
     comparison = compare_schemes(settings, tmp_path / "run")
     assert {line["bias_parameters"] for line in comparison.results} == {2}
-    assert "strength" in "".join(comparison.folder.load_checkpoint("kerple-log"))
+    assert "strength" in "".join(comparison.folder.load_checkpoint(name))
     bias = own_scheme(3)
     assert bias.plot(16).axes
     assert bias.show(4, head=2).axes

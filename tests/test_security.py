@@ -3,6 +3,7 @@
 import ast
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,103 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path, monkeypatch,
     with pytest.raises(ValueError, match="t5"):
         run.load_checkpoint("t5")
     assert not (tmp_path / "planted").exists()
+
+
+PLANTED = """
+from pathlib import Path
+
+import torch
+from falloff import Scheme
+
+Path("planted").write_text("")
+
+
+class Mine(Scheme):
+    def __init__(self, num_heads):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.ones(num_heads))
+
+    def at(self, offsets):
+        return -self.slope[:, None] * offsets.abs()
+"""
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A folder with code that leaves a trace where it runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text(PLANTED)
+    return tmp_path / "planted"
+
+
+@pytest.mark.parametrize("name", ["theirs.py:Mine", "theirs:Mine"])
+def test_a_run_folder_that_names_a_scheme_runs_no_code(planted, monkeypatch, capsys, name):
+    """Only who writes the name on the command line runs it: a config with a checksum that fits is anybody's to write."""
+    import torch
+
+    from falloff import named
+    from falloff.cli import run
+    from falloff.lab.compare import resolve
+
+    def falloff(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            run(["compare", *map(str, arguments)])
+        return stop.value.code, capsys.readouterr().err
+
+    Path("text.txt").write_text("a text of some words that come again and again. " * 400)
+    sizes = ["--preset", "quick", "--train-length", "16", "--steps", "3", "--device", "cpu", "--text", "text.txt"]
+    threads = torch.get_num_threads()
+    assert falloff(*sizes, "--schemes", name, "--out", "run")[0] == 0
+    torch.set_num_threads(threads)
+    assert planted.exists()
+
+    planted.unlink()
+    for kept in (named._OWN, named._FILES):
+        kept.clear()  # as in another process
+    sys.modules.pop("theirs", None)
+    settings, _ = resolve(None, Path("run"), resume=True)
+    assert settings.schemes == (name,)
+    for more in ([], ["--schemes", "alibi"], ["--preset", "quick"]):
+        status, error = falloff("--resume", "--out", "run", *more)
+        assert status == 2
+        assert f"--schemes: got '{name}', whose code runs only where you write its name" in error
+        assert not planted.exists()
+    assert falloff("--resume", "--out", "run", "--schemes", name)[0] == 0
+    assert planted.exists()
+    sys.modules.pop("theirs", None)
+
+
+@pytest.mark.parametrize("scheme", ["theirs.py:Mine", "theirs:Mine", "theirs.Mine", "Scheme", "nn", "base", "__builtins__"])
+def test_a_folder_of_a_model_that_names_a_scheme_runs_no_code(planted, tmp_path, scheme):
+    transformers = pytest.importorskip("transformers")
+    from falloff import ALiBi, hf
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    hf.swap(model, ALiBi)
+    model.save_pretrained(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text().replace('"scheme": "ALiBi"', f'"scheme": "{scheme}"'))
+    with pytest.raises(ValueError, match=r"make_bias: got None for a model with .*, which is not a scheme of falloff's"):
+        hf.load(tmp_path / "model")
+    assert not planted.exists()
+
+
+def test_a_checkpoint_lies_in_its_folder_whatever_its_scheme_is_called(tmp_path):
+    from falloff.lab.folder import RunFolder
+
+    names = ["../../etc/x", "/etc/x", "a/b.py:M", "a_b.py:M", "a\\b", "..", "t5", "x" * 300]
+    paths = [RunFolder(tmp_path).checkpoint_path(name) for name in names]
+    assert {path.parent for path in paths} == {tmp_path / "checkpoints"}
+    assert len(set(paths)) == len(names)
+    assert all(len(path.name) < 200 for path in paths)
+    assert RunFolder(tmp_path).checkpoint_path("t5").name == "t5.safetensors"
+
+
+def test_only_one_module_runs_files():
+    for path in (ROOT / "src").rglob("*.py"):
+        used = set(re.findall(r"exec_module|spec_from_file_location|runpy|source_to_code", path.read_text(encoding="utf-8")))
+        assert not used or path.name == "named.py", path
 
 
 def test_every_test_that_security_md_names_is_there():

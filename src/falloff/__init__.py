@@ -1,5 +1,7 @@
 """Attention with a relative positional bias: every published scheme, one call, linear memory."""
 
+from typing import TYPE_CHECKING
+
 from falloff.forms import Band, Strip, Warp
 from falloff.ops.api import attention
 from falloff.schemes import (
@@ -39,3 +41,12 @@ __all__ = [
     "attention",
     "t5_bucket",
 ]
+
+if not TYPE_CHECKING:  # a type checker knows the names above
+
+    def __getattr__(name: str) -> type[Scheme]:
+        """A scheme that has a file in `schemes/` is public without a line here."""
+        for scheme in SCHEMES.values():
+            if scheme.__name__ == name:
+                return scheme
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -84,8 +84,70 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, text, monkeypatch):
     assert "Traceback" not in err
 
 
+OWN = """
+import torch
+from falloff import Scheme
+
+
+class Mine(Scheme):
+    def __init__(self, num_heads, rate=1.0):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.full((num_heads,), rate))
+
+    def at(self, offsets):
+        return -self.slope[:, None] * offsets.abs()
+
+    @classmethod
+    def settings_for(cls, trained_length):
+        return {"rate": 1 / trained_length, "unknown": 3}
+
+
+class Two(Scheme):
+    def at(self, offsets):
+        return (1 / (1 + offsets.abs())).expand(2, -1)
+"""
+
+
+def test_a_scheme_of_ones_own_is_compared_and_named_again_to_go_on(capsys, tmp_path, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    quick = ["--text", text, *QUICK[:-4], "--device", "cpu"]
+    code, out, _ = _falloff(capsys, *quick, "--scheme", "own.py:Mine", "--scheme", "alibi", "--out", "run", "--json")
+    assert code == 0
+    found = json.loads(out)
+    lines = found["results"]
+    assert [(line["scheme"], line["kind"]) for line in lines[::4]] == [("own.py:Mine", "learned"), ("alibi", "heuristic")]
+    assert lines[0]["bias_parameters"] == 4
+    assert "own.py:Mine: Mine (rate=0.0625); alibi" in found["config"]["model"]
+    assert "own.py:Mine" in Path("run/report.html").read_text()
+    assert len(list(Path("run/checkpoints").iterdir())) == 2
+
+    Path("own.py").write_text(OWN + "# changed")
+    code, out, err = _falloff(capsys, "--resume", "--out", "run", "--schemes", "own.py:Mine")
+    assert (code, out) == (2, "")
+    assert "resume: got another run than the folder's (own.py:Mine was 'code " in err
+    code, out, err = _falloff(capsys, *quick, "--schemes", "own.py:Two", "--out", "other")
+    assert err == "falloff: schemes: got 'own.py:Two' of 2 heads, expected 4, as the model has\n"
+    assert not Path("other").exists()
+
+
+def test_the_command_that_goes_on_names_a_scheme_of_ones_own(capsys, tmp_path, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own scheme.py").write_text(OWN)
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("falloff.lab.compare.train", interrupted)
+    _, _, err = _falloff(capsys, *QUICK, "--schemes", "own scheme.py:Mine", "--text", text, "--out", "run")
+    assert "go on with: falloff compare --resume --out run --schemes 'own scheme.py:Mine'\n" in err
+
+
 HOSTILE = [
-    (["--schemes", "t5,t6"], "schemes: got 't6', expected names among t5, per-offset"),
+    (["--schemes", "none.py:Mine"], "schemes: got 'none.py:Mine', expected a file that is there"),
+    (["--schemes", "t5,json:loads"], "schemes: got 'json:loads', expected a class derived from falloff.Scheme"),
+    (["--scheme", "falloff:ProfileMixture"], "whose bias depends on what the tokens say"),
+    (["--schemes", "t5,t6"], "schemes: got 't6', expected names among alibi, fire"),
     (["--schemes", ""], "schemes: got ''"),
     (["--schemes", "t5,,rope"], "schemes: got ''"),
     (["--schemes", "t5,t5"], "schemes: got 't5' twice"),

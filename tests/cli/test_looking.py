@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -55,7 +56,7 @@ def test_show_as_json(read):
     shown = read("show", "t5", *SMALL, "--length", 3, "--tokens", "u e r")
     assert shown == {
         "scheme": "t5",
-        "settings": {"num_buckets": 4, "max_distance": 5, "bidirectional": False},
+        "settings": {"num_buckets": 4, "max_distance": 5, "bidirectional": False, "std": 0.02},
         "num_heads": 8,
         "head": 0,
         "length": 3,
@@ -80,7 +81,7 @@ def test_show_bidirectional(read):
     assert None not in read("show", "t5", "--bidirectional", "--length", 4)["cells"][0]
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if not scheme.needs_content])
 def test_show_every_scheme(falloff, name):
     result = falloff("show", name)
     assert result.exit_code == 0
@@ -265,9 +266,184 @@ def test_explain_says_what_is_random(falloff):
     assert "start values" not in falloff("explain", "alibi").stdout
 
 
+def test_what_is_learned_is_a_fact_of_the_instance(falloff, read):
+    """`explain alibi --learned` said "Nothing is learned" of a scheme that has parameters."""
+    said = " ".join(falloff("explain", "alibi", "--learned").stdout.split())
+    assert "kind learned: training moves it" in said
+    assert "Nothing is learned" not in said
+    assert "The slopes are learned" in said
+    assert read("explain", "alibi", "--learned")["kind"] == "learned"
+    assert read("explain", "alibi")["kind"] == "heuristic"
+    assert "Nothing is learned" in read("explain", "alibi")["reading"]
+
+
+# schemes of one's own
+
+OWN = """
+import torch
+from falloff import Scheme
+
+
+class Mine(Scheme):
+    def __init__(self, heads, must: int, rate=1.0, flip: bool = True, length=3, word: "str | None" = None,
+                 sizes: tuple[int, ...] = ()):
+        super().__init__()
+        if rate <= 0:
+            raise ValueError(f"rate: got {rate}, expected a number above 0")
+        self.slope = torch.nn.Parameter(torch.full((heads,), rate * must * (1 if flip else -1)))
+
+    def at(self, offsets):
+        return -self.slope[:, None] * offsets.abs()
+
+
+class Two(Scheme):
+    def at(self, offsets):
+        return (1 / (1 + offsets.abs())).expand(2, -1)
+
+
+class Steps(Two):
+    name = "steps"
+
+    def bucket(self, offsets):
+        return offsets.clamp(0, 2)
+
+
+class Refuses(Scheme):
+    def __init__(self, num_heads):
+        super().__init__()
+        raise RuntimeError("not today")
+
+
+class Broken(Scheme):
+    def at(self, offsets):
+        return undefined
+
+
+class Typo(Scheme):
+    def at(self, offsets):
+        return self.slop * offsets
+
+
+class Headless(Scheme):
+    needs_content = True
+
+
+class Content(Headless):
+    def __init__(self, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+
+
+nothing = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A file `own.py` in the folder where the command runs."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "fails.py").write_text("import math\n\nimport no_such_module_anywhere\n")
+    (tmp_path / "syntax.py").write_text("def f(:\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
+    yield
+    for name in ("own", "fails"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["own.py:Mine", "own:Mine"])
+def test_a_scheme_of_ones_own_is_shown_with_its_settings(falloff, read, name):
+    shown = read("show", name, "--must", 2, "--rate", 0.5, "--length", 2, "--num-heads", 3)
+    assert (shown["scheme"], shown["num_heads"], shown["cells"]) == ("Mine", 3, [[0.0, None], [-1.0, 0.0]])
+    assert shown["settings"] == {"must": 2, "rate": 0.5, "flip": True, "length": 3, "word": None}
+    before = read("show", "--must", 2, "--no-flip", "--word=a:b", name, "--length", 2)
+    assert read("show", "--must", 2, "--no-flip", name, "--word", "a:b", "--length", 2) == before
+    assert (before["settings"]["flip"], before["settings"]["word"]) == (False, "a:b")
+    assert before["cells"][1] == [2.0, 0.0]
+    told = falloff("show", name, "--help", columns=200).stdout
+    assert re.search(r"--rate .* For Mine \(default 1.0\)", told)
+    assert "For t5" not in told
+    assert "--sizes" not in told  # no number, word or switch
+    assert "learned: training moves it" in falloff("explain", name, "--must", 2).stdout
+
+
+@pytest.mark.usefixtures("own")
+def test_a_scheme_of_ones_own_works_wherever_a_name_does(falloff, read, check, tmp_path):
+    assert read("show", "own.py:Two", "--length", 2)["num_heads"] == 2  # it asks nobody how many
+    assert read("explain", "own:Two")["num_heads"] == 2
+    assert falloff("show", "own.py:Two", "--image", "own.png").exit_code == 0
+    assert (tmp_path / "own.png").stat().st_size > 4000
+    assert read("buckets", "own.py:Steps")["scheme"] == "steps"
+    assert check("1,X\n0.5,1\n", scheme="own.py:Two").exit_code == 0
+    assert check("1,X\n0.6,1\n", "--head", 1, scheme="own:Two").exit_code == 1
+    assert "depends on what the tokens say" in falloff("explain", "own.py:Content").stdout
+    assert read("explain", "own.py:Content", "--num-heads", 3)["num_heads"] == 3
+    assert read("show", f"{tmp_path}/own.py:Two")["scheme"] == "Two"
+    assert read("show", "falloff.schemes.alibi:ALiBi", "--learned")["settings"] == {"learned": True}
+
+
+@pytest.mark.usefixtures("own")
+def test_the_file_of_a_scheme_is_read_anew_when_it_has_changed(read, tmp_path):
+    assert read("show", "own.py:Two", "--length", 2)["cells"][1][0] == 0.5
+    (tmp_path / "own.py").write_text(OWN.replace("(1 / (1 +", "(3 / (2 +"))
+    assert read("show", "own.py:Two", "--length", 2)["cells"][1][0] == 1.0
+
+
+@pytest.mark.usefixtures("own")
+def test_values_of_other_options_are_no_names(falloff, tmp_path):
+    """`--tokens a:b` is text: it runs nothing."""
+    (tmp_path / "planted.py").write_text("raise RuntimeError\n")
+    assert falloff("show", "t5", "--tokens", "planted:b c").exit_code == 0
+    for arguments in (["t5", "--typo", "planted:b"], ["--typo", "planted:b", "t5"], ["t5", "planted:b"]):
+        assert "RuntimeError" not in falloff("show", *arguments).stderr
+    assert (
+        falloff("check", "planted.py:grid", "--scheme", "t5").stderr
+        == "falloff: planted.py:grid: No such file or directory\n"
+    )
+    assert "expected a file that ends in" in falloff("show", "t5", "--image", "planted:b").stderr
+
+
+OWN_REFUSED = [
+    (["show", "none.py:Mine"], "SCHEME: got 'none.py:Mine', expected a file that is there: none.py is not"),
+    (["show", "own.py"], "or module:Class or file.py:Class of your own (own.py:Class)"),
+    (["show", "no_such_module:Mine"], "expected a module that is installed or in this folder: there is no no_such_module"),
+    (["show", "own.none:Mine"], "there is no own.none"),
+    (["show", "own.py:None"], "expected a class that is in own.py: it has Mine, Two, Steps"),
+    (["show", "own:Missing"], "expected a class that is in own: it has Mine, Two, Steps"),
+    (["explain", "own.py:nothing"], "expected a class derived from falloff.Scheme: nothing is not"),
+    (["check", "g", "--scheme", "json:loads"], "--scheme: got 'json:loads', expected a class derived from falloff.Scheme"),
+    (["show", "a b:Mine"], "SCHEME: got 'a b:Mine', expected module:Class or file.py:Class of your own"),
+    (["show", "fails.py:Mine"], "ModuleNotFoundError: No module named 'no_such_module_anywhere' (line 3)"),
+    (["show", "fails:Mine"], "ModuleNotFoundError: No module named 'no_such_module_anywhere' (line 3)"),
+    (["show", "syntax.py:Mine"], "expected a file that can be imported: SyntaxError: invalid syntax (line 1)"),
+    (["show", "leaves.py:Mine"], "expected a file that can be imported: SystemExit: 3 (line 1)"),
+    (["show", "own.py:Mine"], "--must: got nothing, expected a value: Mine has no default"),
+    (["show", "own.py:Mine", "--must", "1", "--rate", "-1"], "--rate: got -1.0, expected a number above 0"),
+    (["show", "own.py:Mine", "--must", "one"], "Invalid value for '--must'"),
+    (["show", "own.py:Mine", "--num-buckets", "3"], "No such option: --num-buckets"),
+    (["show", "own.py:Refuses"], "SCHEME: got 'Refuses', expected a scheme that can be made: RuntimeError: not today (line"),
+    (["show", "own.py:Broken"], "NameError: name 'undefined' is not defined (line"),
+    (["show", "own.py:Typo"], "Typo.at: 'Typo' object has no attribute 'slop' (line"),
+    (["show", "own.py:Content"], "SCHEME: got 'Content', whose bias depends on what the tokens say"),
+    (["explain", "own.py:Headless"], "NotImplementedError: Headless must set num_heads"),
+    (["buckets", "own.py:Two"], "SCHEME: got 'Two', expected one with buckets"),
+]
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("arguments", "message"), OWN_REFUSED, ids=lambda case: " ".join(case)[:60] * isinstance(case, list)
+)
+def test_what_is_wrong_with_a_scheme_of_ones_own_is_one_line(falloff, arguments, message):
+    result = falloff(*arguments)
+    assert message in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(r"falloff: .*\n", result.stderr)
+
+
 # bad input
 
-KNOWN = "expected one of t5, per-offset, alibi, kerple-log, kerple-power, sandwich, fire, tisa, profile-mixture"
+KNOWN = f"expected one of {', '.join(SCHEMES)}, or module:Class or file.py:Class of your own"
 
 REFUSED = [
     # names
@@ -280,9 +456,12 @@ REFUSED = [
     (["check", "grid.csv", "--scheme", "rope"], f"--scheme: got 'rope', {KNOWN}"),
     (["check", "grid.csv"], "Missing option '--scheme'"),
     (["show", "t5", "alibi"], "unexpected extra argument"),
-    (["show", "profile-mixture"], "SCHEME: got 'profile-mixture', whose bias needs states"),
-    (["check", "grid.csv", "--scheme", "profile-mixture"], "--scheme: got 'profile-mixture', whose bias needs states"),
-    (["buckets", "alibi"], "SCHEME: got 'alibi', expected one with buckets: t5 or per-offset"),
+    (["show", "profile-mixture"], "SCHEME: got 'profile-mixture', whose bias depends on what the tokens say"),
+    (
+        ["check", "grid.csv", "--scheme", "profile-mixture"],
+        "--scheme: got 'profile-mixture', whose bias depends on what the tokens say",
+    ),
+    (["buckets", "alibi"], "SCHEME: got 'alibi', expected one with buckets, as per-offset or t5"),
     (["buckets", "profile-mixture"], "expected one with buckets"),
     # settings
     (["show", "alibi", "--num-buckets", "4"], "--num-buckets: alibi does not take it, expected --learned"),

@@ -68,5 +68,5 @@ def test_the_module_runs_and_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m falloff buckets t5 --json | head -c 10; {sys.executable} -m falloff show rope; echo $?"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert result.stdout == '{"scheme":2\n'
-    assert result.stderr.startswith("falloff: SCHEME: got 'rope', expected one of t5, ")
+    assert result.stderr.startswith("falloff: SCHEME: got 'rope', expected one of alibi, ")
     assert result.stderr.count("\n") == 1

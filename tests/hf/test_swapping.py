@@ -125,13 +125,49 @@ def test_a_scheme_of_ones_own_is_loaded_with_its_function(tmp_path):
         hf.load(tmp_path / "plain")
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if not scheme.needs_content])
 def test_every_scheme_is_saved_and_loaded(name, tmp_path):
     model = swapped("llama", SCHEMES[name])
     model.save_pretrained(tmp_path)
     ids = torch.randint(2, 60, (1, 40))
     with torch.no_grad():
         assert torch.equal(hf.load(tmp_path).eval()(ids).logits, model(ids).logits)
+
+
+def test_a_scheme_is_swapped_and_loaded_by_its_name(tmp_path, monkeypatch):
+    """Also one of one's own, of whose code a folder has nothing: who loads it names it again."""
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from falloff import ALiBi\nclass Steep(ALiBi):\n    def at(self, offsets):\n        return 3 * super().at(offsets)"
+    )
+    (tmp_path / "own_steep.py").write_text(source)
+    ids = torch.randint(2, 60, (1, 20))
+    for name, cls in (("fire", "FIRE"), ("own_steep.py:Steep", "Steep"), ("own_steep:Steep", "Steep")):
+        model = swapped("llama", name)
+        assert model.config.falloff_config["scheme"] == cls
+        model.save_pretrained(tmp_path / cls)
+        if cls == "Steep":
+            with pytest.raises(ValueError, match="make_bias: got None for a model with Steep"):
+                hf.load(tmp_path / cls)
+        with torch.no_grad():
+            assert torch.equal(hf.load(tmp_path / cls, name).eval()(ids).logits, model(ids).logits)
+    with pytest.raises(ValueError, match="it made Steep"):
+        hf.load(tmp_path / "FIRE", "own_steep:Steep")
+
+
+def test_folders_of_an_earlier_version_that_tell_less_are_loaded(tmp_path):
+    """A setting that was no attribute, as T5's std, was not saved: it was at its default."""
+    model = swapped("llama", T5Bias)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["falloff_config"]["settings"].pop("std") == 0.02
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ids = torch.randint(2, 60, (1, 20))
+    for make_bias in (None, T5Bias, "t5"):
+        with torch.no_grad():
+            assert torch.equal(hf.load(tmp_path, make_bias).eval()(ids).logits, model(ids).logits)
+    with pytest.raises(ValueError, match=r"it made T5Bias\(.*std=1.0\), expected T5Bias\(.*std=0.02\)"):
+        hf.load(tmp_path, steep)
 
 
 @pytest.mark.parametrize("window", [9, 64])
@@ -182,7 +218,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"^model: got BertModel, expected one of llama"):
         hf.swap(bert, ALiBi)
     for make_bias, message in (
-        ("fire", "make_bias: got 'fire'"),
+        ("fier", "make_bias: got 'fier', expected one of alibi, fire, .*, or module:Class or file.py:Class of your own"),
+        ("none.py:Mine", "make_bias: got 'none.py:Mine', expected a file that is there"),
         (lambda heads: 3, "it made int"),
         (ProfileMixture, "it made ProfileMixture"),
         (lambda heads: ALiBi(2), "a scheme of 2 heads, expected 6"),

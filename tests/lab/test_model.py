@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falloff.lab.config import DEFAULT_SCHEMES, KINDS
+from falloff.lab.config import BASELINES, DEFAULT_SCHEMES
 from falloff.lab.model import build_model, build_scheme, parameter_counts, rotated, rotation
 
 
@@ -83,8 +83,8 @@ def test_none_knows_no_order_and_rope_does(toy):
 @pytest.mark.parametrize("name", ["t6", "", "RoPE", "profile-mixture"])
 def test_an_unknown_scheme_is_refused(toy, name):
     """It would be trained without a bias, and stored under that name."""
-    with pytest.raises(ValueError, match=f"scheme: got '{name}', expected one of t5, per-offset, .*, rope, none"):
+    with pytest.raises(ValueError, match=f"scheme: got '{name}', expected one of alibi, .*, rope, none, or module:Class"):
         build_scheme(name, 2, 16)
     with pytest.raises(ValueError, match=f"scheme: got '{name}'"):
         build_model(toy(), name)
-    assert {name for name in KINDS if build_scheme(name, 2, 16) is None} == {"rope", "none"}
+    assert [name for name in DEFAULT_SCHEMES if build_scheme(name, 2, 16) is None] == list(BASELINES)

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from falloff import FIRE, ALiBi
-from falloff.lab.charts import _STYLES, bias_chart, extrapolation_chart
+from falloff.lab.charts import bias_chart, extrapolation_chart, scheme_styles
 from falloff.lab.config import DEFAULT_SCHEMES
 from falloff.lab.folder import RunFolder
 from falloff.lab.report import report_page
@@ -112,9 +112,14 @@ def test_tags_are_closed(own):
 
 
 def test_styles_tell_all_schemes_apart():
-    assert set(_STYLES) == set(DEFAULT_SCHEMES)
-    for place in (0, 2):
-        assert len({style[place] for style in _STYLES.values()}) == len(_STYLES)
+    styles = scheme_styles(dict.fromkeys(DEFAULT_SCHEMES, "learned"))
+    assert (
+        len({style.colour for style in styles.values()}) == len({style.marker for style in styles.values()}) == len(styles)
+    )
+    own = [f"my.py:Mine{place}" for place in range(30)]
+    many = scheme_styles(dict.fromkeys((*own, *DEFAULT_SCHEMES), "heuristic"))
+    assert len(set(many.values())) == len(many)
+    assert all(many[name].colour == styles[name].colour for name in DEFAULT_SCHEMES)
 
 
 def test_curves_carry_values_and_intervals(results):

@@ -1,7 +1,11 @@
 """What the papers and DESIGN say of the schemes, as checks."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from falloff import (
     FIRE,
@@ -18,8 +22,8 @@ from falloff import (
     attention,
     t5_bucket,
 )
+from falloff.schemes.settings import setting_parameters, settings_of, title_of
 from falloff.schemes.t5 import _bucket_starts
-from falloff.views.settings import settings_of
 
 
 def test_the_books_grid():
@@ -211,6 +215,56 @@ def test_a_unit_of_fire_is_inactive_at_its_knot(name, impl, dtype):
         out = attention(query, key, value, bias, causal=True, impl=implementation)
         found.append([out, *torch.autograd.grad(out.sin().sum(), list(bias.parameters()))])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+class Own(Scheme):
+    def __init__(self, heads, rate, *, label=None, table=None):
+        super().__init__()
+        self.doubled = 2 * rate
+        self.strength = torch.nn.Parameter(torch.ones(heads))
+
+    def at(self, offsets):
+        return -self.strength[:, None] * offsets.abs()
+
+
+def test_heads_kind_and_settings_are_facts_of_the_instance():
+    own = Own(3, rate=2, table=torch.ones(9))
+    assert settings_of(own) == {"rate": 2, "label": None}  # kept or not; what cannot be written down is left out
+    assert settings_of(copy.deepcopy(own)) == settings_of(own)
+    assert settings_of(pickle.loads(pickle.dumps(own))) == settings_of(own)
+    assert (own.num_heads, own.kind, own.name, Own.name) == (3, "learned", "Own", "Own")
+    assert own.requires_grad_(False).kind == "heuristic"
+    assert [ALiBi(2, learned).kind for learned in (False, True)] == ["heuristic", "learned"]
+    assert settings_of(T5Bias.from_book(2, n_b=3, dist_max=5)) == {
+        "num_buckets": 4, "max_distance": 5, "bidirectional": False, "std": 0.02
+    }  # fmt: skip
+    assert repr(Sandwich(2, first=0)) == "Sandwich(num_heads=2, dim=128, first=0)"
+
+    class Steep(ALiBi):
+        def __init__(self, num_heads, steepness=3.0):
+            super().__init__(num_heads, learned=True)
+
+    assert settings_of(Steep(2)) == {"steepness": 3.0}
+    assert title_of(Steep(2)) == "Steep (steepness=3)"
+    assert Sandwich(1).num_heads == 1
+    with pytest.raises(TypeError, match="rate"):
+        Own(3)
+
+
+def test_settings_of_a_scheme_without_values():
+    """A model on the device meta is printed too: there is no threshold to look at."""
+    with torch.device("meta"):
+        fire = FIRE(2, init_L=20)
+    assert settings_of(fire)["init_L"] == 20
+    assert "init_L=20" in repr(fire)
+    with FakeTensorMode():
+        assert settings_of(FIRE(2, init_L=30))["init_L"] == 30
+
+
+def test_settings_that_fit_a_length_are_settings():
+    for cls in SCHEMES.values():
+        assert cls.settings_for(64).keys() <= setting_parameters(cls).keys()
+        assert cls.largest_settings.keys() <= setting_parameters(cls).keys()
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -116,7 +116,7 @@ def test_methods_of_a_scheme_give_figures():
     assert TEXTBOOK.plot(16).axes[0].lines
     assert len(TEXTBOOK.show(6).axes[0].texts) == 21
     assert ALiBi(4).plot().axes[0].get_legend_handles_labels()[1] == ["head 0", "head 1", "head 2", "head 3"]
-    with pytest.raises(ValueError, match="states"):
+    with pytest.raises(ValueError, match="depends on what the tokens say"):
         ProfileMixture(2).plot()
     with pytest.raises(ValueError, match="head: got 4"):
         ALiBi(4).show(4, head=4)

@@ -88,8 +88,8 @@ def test_a_bias_that_is_not_finite_is_refused():
         bias_grid(scheme, 3, values=True)
 
 
-def test_a_bias_that_needs_states_is_refused():
-    with pytest.raises(ValueError, match="ProfileMixture without states"):
+def test_a_bias_that_depends_on_content_is_refused():
+    with pytest.raises(ValueError, match=r"^scheme: got 'profile-mixture', whose bias depends on what the tokens say"):
         bias_grid(ProfileMixture(2), 4)
 
 

@@ -99,4 +99,4 @@ def test_every_scheme_is_explained_within_its_width(name):
         said = " ".join(view.split())
         assert scheme.reading.split()[0] in said
         assert scheme.paper.split(",")[0] in said
-        assert ("needs states" if properties is None else "Toeplitz") in said
+        assert ("depends on what the tokens say" if properties is None else "Toeplitz") in said

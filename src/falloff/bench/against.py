@@ -13,7 +13,7 @@ from torch import Tensor
 
 from falloff.bench.problem import Problem, scheme_of
 from falloff.bench.timing import Elsewhere
-from falloff.lab.environment import git_commit
+from falloff.environment import git_commit
 
 _PROGRAM = Path(__file__).with_name("older.py")
 

@@ -39,8 +39,8 @@ from falloff.bench.contestants import (
 from falloff.bench.problem import Problem, problem_of
 from falloff.bench.turns import Run, first_line, run_of
 from falloff.bench.verify import WrongResultError, verify
+from falloff.environment import git_commit, versions
 from falloff.files import check_replaceable, write_file
-from falloff.lab.environment import git_commit, versions
 from falloff.ops.api import attention
 
 OURS_NO_BIAS = "falloff, no bias"

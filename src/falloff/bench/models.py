@@ -24,8 +24,8 @@ from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.turns import Run, first_line
 from falloff.bench.verify import WrongResultError
+from falloff.environment import git_commit, machine, versions
 from falloff.hf.attention import NAME
-from falloff.lab.environment import git_commit, machine, versions
 
 OURS, NO_SCORES = "falloff", "no attention"
 _ALL = ("eager", "sdpa", "flex_attention")

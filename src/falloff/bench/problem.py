@@ -39,8 +39,9 @@ class CaseBias:
         """The bias as a tensor (1 or B, H, N, M)."""
         if self.scheme is None:
             return torch.zeros(1, case.heads, case.length, case.keys, device=device)
-        if isinstance(self.scheme, ProfileMixture):
-            return self.scheme.dense(case.length, case.keys, state=self.state)
+        if self.scheme.needs_content:
+            content: dict[str, Any] = {"state": self.state}
+            return self.scheme.dense(case.length, case.keys, **content)
         return self.scheme.dense(case.length, case.keys, device=device)[None]
 
     def leaves(self) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ def problem_of(case: Case, seed: int = 0) -> Problem:
         made_by, settings = scheme_of(case)
         scheme = None if made_by is None else made_by(**settings)
         state = None
-        if isinstance(scheme, ProfileMixture):
+        if scheme is not None and scheme.needs_content:
             state = 10 * torch.randn(case.batch, case.heads, case.length, _STATE_DIM)
     for tensor in (query, key, value, state):
         if tensor is not None:

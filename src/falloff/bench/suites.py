@@ -29,7 +29,7 @@ from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
 from falloff.bench.verify import Verified, check_last_rows, check_rivals, verify
-from falloff.lab.environment import git_commit, machine, versions
+from falloff.environment import git_commit, machine, versions
 from falloff.ops import cpu, implementations
 
 CASES = {

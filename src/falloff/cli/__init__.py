@@ -6,6 +6,7 @@ import typer
 
 from falloff.cli import benchmarking, comparing, hf, info, looking
 from falloff.cli.errors import OneLineErrors
+from falloff.cli.settings import SchemeCommand
 
 app = typer.Typer(
     name="falloff",
@@ -35,16 +36,16 @@ def _falloff(
     """Attention with a relative positional bias: look at a bias before you bet a training run on it."""
 
 
-for command in (
-    comparing.compare,
-    looking.show,
-    looking.buckets,
-    looking.check,
-    looking.explain,
-    info.info,
-    benchmarking.bench,
+for command, kind in (
+    (comparing.compare, None),
+    (looking.show, SchemeCommand),
+    (looking.buckets, SchemeCommand),
+    (looking.check, SchemeCommand),
+    (looking.explain, SchemeCommand),
+    (info.info, None),
+    (benchmarking.bench, None),
 ):
-    app.command()(command)
+    app.command(cls=kind)(command)
 app.add_typer(hf.app)
 
 

@@ -1,11 +1,15 @@
 """Comparing schemes by training: `falloff compare`."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.named import OWN_NAMES, is_own, scheme_class
 
 _PANEL = "Overriding the preset"
 
@@ -40,12 +44,13 @@ def compare(
         ),
     ] = None,
     schemes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--schemes",
+            "--scheme",
             metavar="a,b,...",
-            help="Which to compare: t5, per-offset, alibi, kerple-log, kerple-power, sandwich, fire, tisa, rope, none; "
-            "by default all.",
+            help=f"Which to compare: {', '.join(DEFAULT_SCHEMES)}; by default all of them. Or {OWN_NAMES}, with the "
+            "settings that it has by default.",
             show_default=False,
         ),
     ] = None,
@@ -99,7 +104,7 @@ def compare(
 
     Writes to DIR: config.json, results.jsonl (one line per scheme and length), checkpoints/SCHEME.safetensors and
     report.html, one page that needs no network. A complete scheme is stored at once: Ctrl-C loses the one under way, and
-    --resume goes on, and does again what was damaged since.
+    --resume goes on, and does again what was damaged since; a scheme of your own has to be named again, since its code runs.
 
     Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: scheme, kind, seed,
     train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, losses, tail_losses, parameters,
@@ -113,13 +118,17 @@ def compare(
 
     if more_text and text is None:
         raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
+    names = None if schemes is None else tuple(name.strip() for part in schemes for name in part.split(","))
+    for name in names or ():
+        if is_own(name):
+            scheme_class(name, "schemes")  # here its code runs, and nowhere else
     settings, folder = resolve(
         preset,
         out,
         resume=resume,
         text=None if text is None else (*text, *(more_text or [])),
         dataset=dataset,
-        schemes=None if schemes is None else tuple(name.strip() for name in schemes.split(",")),
+        schemes=names,
         train_length=train_length,
         steps=steps,
         seed=seed,
@@ -134,12 +143,12 @@ def compare(
         with progress_for(silent=as_json) as progress:
             comparison = compare_schemes(settings, folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        print(f"falloff: stopped; go on with: falloff compare --resume --out {folder}", file=sys.stderr)
+        print(f"falloff: stopped; go on with: {_go_on(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         if not _holds_run(folder):
             raise
-        way = f"{error.strerror or error}; then go on with: falloff compare --resume --out {folder}"
+        way = f"{error.strerror or error}; then go on with: {_go_on(folder)}"
         raise OSError(error.errno, way, error.filename or str(folder)) from error
     if as_json:
         paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
@@ -147,6 +156,15 @@ def compare(
         return
     _print_tables(comparison.config, comparison.results)
     print(f"Report: {comparison.folder.report_path}")
+
+
+def _go_on(folder: Path) -> str:
+    """The command that goes on with a run; it has to name the schemes of one's own again."""
+    from falloff.lab.folder import RunFolder
+
+    stored = RunFolder(folder).stored_config() if _holds_run(folder) else None
+    own = [name for name in (stored["settings"]["schemes"] if stored else []) if is_own(name)]
+    return f"falloff compare --resume --out {folder}" + (f" --schemes {shlex.quote(','.join(own))}" if own else "")
 
 
 def _holds_run(folder: Path) -> bool:

@@ -36,8 +36,8 @@ def check(
     Example: falloff hf check --family t5
     """
     from falloff.bench.progress import progress_for
+    from falloff.environment import versions
     from falloff.hf import checking
-    from falloff.lab.environment import versions
 
     if family is not None and family not in checking.MODELS:
         raise ValueError(f"--family: got {family!r}, expected one of {', '.join(checking.MODELS)}")

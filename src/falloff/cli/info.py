@@ -46,7 +46,7 @@ def info(as_json: Json = False) -> None:
 
 def facts() -> dict[str, Any]:
     """What `falloff info --json` prints."""
-    from falloff.lab.environment import machine
+    from falloff.environment import machine
 
     devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
     for index in range(torch.cuda.device_count()):

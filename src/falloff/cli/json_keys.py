@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from falloff.schemes import Scheme
+from falloff.schemes.settings import settings_of
 from falloff.views.buckets import Bucket
 from falloff.views.grids import BiasGrid
 from falloff.views.properties import Properties
-from falloff.views.settings import settings_of
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ def shown_keys(bias: Scheme, grid: BiasGrid, tokens: list[str] | None, image: Pa
     }
 
 
-def explained_keys(bias: Scheme, num_heads: int, seed: int, properties: Properties | None) -> dict[str, Any]:
+def explained_keys(bias: Scheme, seed: int, properties: Properties | None) -> dict[str, Any]:
     """What `falloff explain --json` prints."""
     parameters = [
         {"name": name, "shape": list(parameter.shape), "count": parameter.numel()}
@@ -56,7 +56,7 @@ def explained_keys(bias: Scheme, num_heads: int, seed: int, properties: Properti
         "paper": bias.paper,
         "reading": bias.reading,
         "settings": settings_of(bias),
-        "num_heads": num_heads,
+        "num_heads": bias.num_heads,
         "seed": seed,
         "parameters": parameters,
         "num_parameters": sum(entry["count"] for entry in parameters),

@@ -17,18 +17,19 @@ from falloff.cli.settings import (
     Seed,
     build_scheme,
     is_random,
-    scheme_class,
     with_settings,
 )
-from falloff.schemes import Scheme
+from falloff.named import scheme_class
+from falloff.schemes import SCHEMES, Scheme
+from falloff.schemes.settings import settings_of, title_of
 from falloff.views.buckets import Bucket, Bucketed, bucket_table
 from falloff.views.checks import check_grid
+from falloff.views.content import refuse_without_content
 from falloff.views.explanations import explanation_view
 from falloff.views.figures import check_image_path, check_tokens, grid_figure, save_figure
 from falloff.views.grid_files import read_grid
 from falloff.views.grids import bias_grid
 from falloff.views.properties import scheme_properties
-from falloff.views.settings import needs_states, settings_of, title_of
 from falloff.views.terminal import bucket_view, check_view, grid_view, legend_view
 
 _MOST_SHOWN = 512
@@ -131,9 +132,10 @@ def buckets(
 
     Example: falloff buckets t5 --num-buckets 32 --max-distance 128 --distance 40
     """
-    cls = scheme_class(scheme)
+    cls = scheme_class(scheme, "SCHEME")
     if not issubclass(cls, Bucketed):
-        raise ValueError(f"SCHEME: got {cls.name!r}, expected one with buckets: t5 or per-offset")
+        bucketed = " or ".join(name for name, known in SCHEMES.items() if issubclass(known, Bucketed))
+        raise ValueError(f"SCHEME: got {cls.name!r}, expected one with buckets, as {bucketed}")
     bias = build_scheme(cls, 1, 0, settings)
     table = bucket_table(bias)
     asked = None if distance is None else _bucket_of(bias, table, distance)
@@ -219,15 +221,15 @@ def explain(
 
     Example: falloff explain fire --trained-length 1024
     """
-    cls = scheme_class(scheme)
+    cls = scheme_class(scheme, "SCHEME")
     bias = build_scheme(cls, num_heads, seed, settings)
-    properties = None if needs_states(cls) else scheme_properties(bias, trained_length)
+    properties = None if bias.needs_content else scheme_properties(bias, trained_length)
     if as_json:
-        print_json(explained_keys(bias, num_heads, seed, properties))
+        print_json(explained_keys(bias, seed, properties))
         return
     start = ""
     if any(True for _ in bias.parameters()):
-        start = f"random, seed {seed}" if is_random(cls, settings) else "fixed"
+        start = f"random, seed {seed}" if is_random(cls, num_heads, settings) else "fixed"
     _print(explanation_view(bias, properties, start))
 
 
@@ -238,11 +240,7 @@ def _printable(token: str) -> str:
 
 def _bias(scheme: str, num_heads: int, seed: int, settings: dict[str, Any], argument: str = "SCHEME") -> Scheme:
     cls = scheme_class(scheme, argument)
-    if needs_states(cls):
-        raise ValueError(
-            f"{argument}: got {cls.name!r}, whose bias needs states that only a model brings, expected another scheme "
-            f"(falloff explain {cls.name} says what there is to say)"
-        )
+    refuse_without_content(cls, argument)
     return build_scheme(cls, num_heads, seed, settings)
 
 

@@ -3,22 +3,26 @@
 import functools
 import inspect
 import math
+import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union
 
 import torch
 import typer
+from typer.core import TyperCommand
 
+from falloff.named import OWN_NAMES, is_own, make_own, scheme_class
 from falloff.schemes import SCHEMES, Scheme
-from falloff.views.settings import setting_parameters
+from falloff.schemes.settings import make, setting_parameters
 
 _PANEL = "Settings of a scheme"
 
-# Beyond these a command would take minutes or gigabytes; from Python there is no such bound.
-_MOST = {"num_buckets": 1024, "dim": 8192, "width": 1024, "kernels": 64, "state_dim": 1024, "extent": 2**16}
-_MOST_OTHERWISE = 2**20
+_MOST_OTHERWISE = 2**20  # from Python there is no such bound, see `Scheme.largest_settings`
 
-SchemeName = Annotated[str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}.", show_default=False)]
+SchemeName = Annotated[
+    str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False)
+]
 NumHeads = Annotated[int, typer.Option("--num-heads", min=1, max=128, help="How many heads the bias has.")]
 Head = Annotated[int, typer.Option("--head", min=0, help="The head whose values to show, counted from 0.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the start values that are random.")]
@@ -34,21 +38,6 @@ def option_name(setting: str) -> str:
     return "--" + setting.lower().replace("_", "-")
 
 
-def scheme_class(name: str, argument: str = "SCHEME") -> type[Scheme]:
-    """The scheme of that name.
-
-    Raises:
-        ValueError: for an unknown name, with the known ones.
-
-    >>> scheme_class("alibi").__name__
-    'ALiBi'
-    """
-    try:
-        return SCHEMES[name.lower().replace("_", "-")]
-    except KeyError:
-        raise ValueError(f"{argument}: got {name!r}, expected one of {', '.join(SCHEMES)}") from None
-
-
 def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
     """A scheme with the start values of that seed; torch's generator is left as it was.
 
@@ -60,60 +49,111 @@ def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[st
         if name not in taken:
             takes = ", ".join(map(option_name, taken)) or "no setting beside --num-heads"
             raise ValueError(f"{option_name(name)}: {cls.name} does not take it, expected {takes}")
-        most = _MOST.get(name, _MOST_OTHERWISE)
+        most = cls.largest_settings.get(name, _MOST_OTHERWISE)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{option_name(name)}: got {value}, expected a finite number")
-        if not isinstance(value, bool | float) and value > most:
+        if isinstance(value, int) and value > most:
             raise ValueError(f"{option_name(name)}: got {value}, expected at most {most} on the command line")
-    arguments: dict[str, Any] = {"num_heads": num_heads, **settings}
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in settings:
+            raise ValueError(f"{option_name(name)}: got nothing, expected a value: {cls.name} has no default")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return cls(**arguments)
+            if cls in SCHEMES.values():
+                return make(cls, num_heads, settings)
+            return make_own(cls, "SCHEME", num_heads, settings)
         except ValueError as error:
             argument, colon, rest = str(error).partition(":")
-            raise ValueError(f"{option_name(argument)}{colon}{rest}" if argument in arguments else str(error)) from None
+            named = argument == "num_heads" or argument in taken
+            raise ValueError(f"{option_name(argument)}{colon}{rest}" if named else str(error)) from None
 
 
-def is_random(cls: type[Scheme], settings: dict[str, Any]) -> bool:
+def is_random(cls: type[Scheme], num_heads: int, settings: dict[str, Any]) -> bool:
     """Whether the start values of its parameters differ from seed to seed."""
-    one, other = (build_scheme(cls, 1, seed, settings).state_dict() for seed in (0, 1))
+    one, other = (build_scheme(cls, num_heads, seed, settings).state_dict() for seed in (0, 1))
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting of every scheme, and hand it those that were given as `settings`."""
-    types: dict[str, type] = {}
+def with_settings(command: Callable[..., None], own: type[Scheme] | None = None) -> Callable[..., None]:
+    """Give a command an option for every setting of every scheme, and hand it those that were given as `settings`.
+
+    Args:
+        command: takes `settings`, by name.
+        own: a scheme of the user's, for whose settings alone there are to be options.
+    """
+    parameters = inspect.signature(command).parameters
+    options: dict[str, inspect.Parameter] = {}
     takers: dict[str, list[str]] = {}
-    for scheme in SCHEMES.values():
+    for scheme in SCHEMES.values() if own is None else [own]:
         for name, parameter in setting_parameters(scheme).items():
-            types[name] = parameter.annotation
-            default = "" if isinstance(parameter.default, bool) else f" (default {parameter.default})"
+            kind = _kind_of(scheme, parameter)
+            if kind is None or name in parameters:  # what is no number, word or switch, or an option of the command
+                continue
+            usual = parameter.default
+            default = "" if isinstance(usual, bool) or usual is parameter.empty else f" (default {usual})"
             takers.setdefault(name, []).append(scheme.name + default)
+            option = option_name(name) + (f"/{option_name('no_' + name)}" if usual is True else "")
+            told = typer.Option(option, help=f"For {', '.join(takers[name])}.", rich_help_panel=_PANEL)
+            options[name] = inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, told]
+            )
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:
-        options = {name: arguments.pop(name) for name in types}
-        command(settings={name: value for name, value in options.items() if value is not None}, **arguments)
+        given = {name: arguments.pop(name) for name in options}
+        command(settings={name: value for name, value in given.items() if value is not None}, **arguments)
 
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                types[name] | None,
-                typer.Option(option_name(name), help=f"For {', '.join(takers[name])}.", rich_help_panel=_PANEL),
-            ],
-        )
-        for name in types
-    ]
-    own = [
+    own_parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(command).parameters.items()
+        for name, parameter in parameters.items()
         if name != "settings"
     ]
     # typer reads the signature and the annotations, not the code.
-    with_options.__dict__["__signature__"] = inspect.Signature(own + options)
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in own + options}
+    with_options.__dict__["__signature__"] = inspect.Signature(own_parameters + list(options.values()))
+    with_options.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in (*own_parameters, *options.values())
+    }
     return with_options
+
+
+def _kind_of(cls: type[Scheme], parameter: inspect.Parameter) -> type | None:
+    """What the option of a setting takes: as it is annotated, or as its default is; None where it cannot be an option."""
+    try:
+        annotation = typing.get_type_hints(cls.__init__).get(parameter.name, parameter.empty)
+    except Exception:  # a name that is only there for type checkers
+        annotation = parameter.empty
+    is_union = typing.get_origin(annotation) in (Union, UnionType)
+    choices = typing.get_args(annotation) if is_union else (annotation,)
+    if annotation is parameter.empty:
+        choices = (str if parameter.default in (None, parameter.empty) else type(parameter.default),)
+    # Of int | float the wider one: an option of float takes both.
+    return next((kind for kind in (float, int, str, bool) if kind in choices), None)
+
+
+class SchemeCommand(TyperCommand):
+    """A command that takes a scheme, and has options for the settings of one of the user's own where that is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        option = next((name for parameter in self.params for name in parameter.opts if name == "--scheme"), None)
+        parser = self.make_parser(ctx)
+        parser.ignore_unknown_options = True
+        given, rest, _ = parser.parse_args(list(args))
+        name = given.get("scheme")
+        if option is None and name is not None:
+            name = _scheme_among([name, *rest])
+        if name is not None and is_own(name):
+            cls = scheme_class(name, option or "SCHEME")
+            app = typer.Typer(add_completion=False)
+            app.command()(with_settings(inspect.unwrap(self.callback), cls))  # type: ignore[arg-type]
+            alike = typer.main.get_command(app)
+            self.params, self.callback = alike.params, alike.callback
+        return super().parse_args(ctx, args)
+
+
+def _scheme_among(words: list[str]) -> str | None:
+    """The name of the scheme among the arguments and the options that are not known before it is, with their values."""
+    takes_none = [True, *(not word.startswith("-") or "=" in word for word in words)]
+    sure = [word for free, word in zip(takes_none, words, strict=False) if free and not word.startswith("-")]
+    # Behind an unknown option: the name, if that option is a switch.
+    return next(iter([*sure, *filter(is_own, words)]), None)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-import falloff.schemes as schemes
 from falloff.hf.attention import register
 from falloff.hf.families.fused import Fused, become, check_forward, fused_class
 from falloff.hf.families.positions import (
@@ -22,13 +21,14 @@ from falloff.hf.families.positions import (
     restored,
 )
 from falloff.hf.fusing import all_or_nothing, attend_by_falloff, check_models, check_version, models_around, own_configs
-from falloff.schemes import FIRE, Scheme
-from falloff.views.settings import needs_states, settings_of
+from falloff.named import scheme_class
+from falloff.schemes import FIRE, SCHEMES, Scheme
+from falloff.schemes.settings import default_settings, make, settings_of
 
 MakeBias = Callable[[int], Scheme]
 
 
-def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
+def swap(model: nn.Module, make_bias: MakeBias | str, *, share: bool = False) -> None:
     """Take the positions out of a decoder and add a scheme to its attention scores, in place.
 
     For research on positions and lengths, and for fine-tuning: the model has to learn the scheme. Known are Llama, Mistral,
@@ -43,13 +43,14 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     Args:
         model: of Transformers.
         make_bias: called with the number of heads, makes a scheme: `FIRE`, a class of your own, or
-            `lambda heads: T5Bias(heads, num_buckets=64)`.
+            `lambda heads: T5Bias(heads, num_buckets=64)`. Or a name as on the command line: "fire", "module:Class",
+            "file.py:Class"; the code of such a file or module runs.
         share: one scheme for all layers, instead of one for each.
 
     Raises:
         ImportError: without Transformers.
         ValueError: for a model that this does not know, or that is swapped or fused already, sharded or offloaded; what is
-            not a scheme, or needs states. Nothing has changed then, nor after an error of `make_bias`.
+            not a scheme, or depends on content. Nothing has changed then, nor after an error of `make_bias`.
 
     >>> from falloff import FIRE
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -62,6 +63,7 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
     check_version()
     if not isinstance(share, bool):
         raise ValueError(f"share: got {share!r}, expected True or False")
+    maker = _maker(make_bias)
     places = _places(model)
     offloaded = any(parameter.is_meta for parameter in model.parameters()) and any(
         "_hf_hook" in vars(module) for module in model.modules()
@@ -71,7 +73,7 @@ def swap(model: nn.Module, make_bias: MakeBias, *, share: bool = False) -> None:
             f"model: got {type(model).__name__} that is offloaded or sharded, expected one whose parameters are at hand: "
             "swap first"
         )
-    biases = [_made(make_bias, places.heads) for _ in range(1 if share else len(places.attention))]
+    biases = [_made(maker, places.heads) for _ in range(1 if share else len(places.attention))]
     described = _described(biases[0], share)
     with all_or_nothing(model):
         if getattr(model, "base_model", None) is not model:
@@ -150,13 +152,14 @@ def _device(module: nn.Module, model: Any) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), model.device)
 
 
-def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> Any:
+def load(folder: str | Path, make_bias: MakeBias | str | None = None, **more: Any) -> Any:
     """A model that was swapped and saved by `save_pretrained`.
 
     Args:
         folder: as in `from_pretrained`.
         make_bias: as in `swap`, for a scheme of your own, of whose code the folder has nothing; by default what the model's
-            config names. It has to make what the model was saved with: the same class, with the same settings.
+            config names: no code of a folder's choice is run. It has to make what the model was saved with: the same class,
+            with the same settings.
         more: for `from_pretrained`, such as dtype.
 
     Raises:
@@ -178,7 +181,7 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
             f"folder: got {str(folder)!r}, whose config has no falloff_config, expected a model that was swapped"
         )
     of_old = config is found
-    make, share = make_bias or _named(described), described["share"]
+    maker, share = _named(described) if make_bias is None else _maker(make_bias), described["share"]
     original: Any = getattr(transformers, config["architectures"][0])
     fresh: list[Scheme] = []
 
@@ -188,8 +191,8 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
         model.__class__ = original
         places = _places(model)
         with torch.device("cpu"):  # Transformers has chosen the device meta, where nothing can be looked at
-            fresh.append(_as_described(_made(make, places.heads), described))
-        _put_in(model, places, [make(places.heads) for _ in (places.attention[:1] if share else places.attention)], share)
+            fresh.append(_as_described(_made(maker, places.heads), described))
+        _put_in(model, places, [maker(places.heads) for _ in (places.attention[:1] if share else places.attention)], share)
         if of_old:
             _reshape_scalars(model, ())  # FIRE had some when such a folder was saved
 
@@ -213,29 +216,45 @@ def load(folder: str | Path, make_bias: MakeBias | None = None, **more: Any) -> 
 
 def _named(described: dict[str, Any]) -> MakeBias:
     name = described["scheme"]
-    scheme = getattr(schemes, name, None)
-    if described.get("own") or not isinstance(scheme, type) or not issubclass(scheme, Scheme):
+    scheme = _published(name)
+    if described.get("own") or scheme is None:
         raise ValueError(
-            f"make_bias: got None for a model with {name}, which is not a scheme of falloff's, expected its class, or a "
-            f"function of the number of heads that makes one: load(folder, {name})"
+            f"make_bias: got None for a model with {name}, which is not a scheme of falloff's, expected its class or "
+            f"file.py:{name}, or a function of the number of heads that makes one: load(folder, {name})"
         )
     return lambda heads: scheme(heads, **described["settings"])
+
+
+def _published(class_name: str) -> type[Scheme] | None:
+    return next((scheme for scheme in SCHEMES.values() if scheme.__name__ == class_name), None)
+
+
+def _maker(make_bias: MakeBias | str) -> MakeBias:
+    """What makes a scheme, of what may be its name: a name that the caller wrote, never one from a folder."""
+    if not isinstance(make_bias, str):
+        return make_bias
+    cls = scheme_class(make_bias, "make_bias")
+    return lambda heads: make(cls, heads, {})
 
 
 def _described(bias: Scheme, share: bool) -> dict[str, Any]:
     """What a folder says of a scheme."""
     cls = type(bias)
-    own = {} if getattr(schemes, cls.__name__, None) is cls else {"own": True}
+    own = {} if _published(cls.__name__) is cls else {"own": True}
     return {"scheme": cls.__name__, "settings": settings_of(bias), "share": share, **own}
 
 
 def _as_described(bias: Scheme, described: dict[str, Any]) -> Scheme:
     """The scheme, which must be the one that was saved: another would be taken without a word where shapes agree."""
-    got, expected = (
-        f"{one['scheme']}({', '.join(f'{name}={value!r}' for name, value in sorted(one['settings'].items()))})"
-        for one in (_described(bias, described["share"]), described)
-    )
-    if got != expected:
+    made, saved = settings_of(bias), described["settings"]
+    alike = type(bias).__name__ == described["scheme"]
+    if alike:  # a folder of an earlier version does not tell all: the rest was as it is by default
+        saved = {name: value for name, value in default_settings(type(bias)).items() if name in made} | saved
+    if not alike or made != saved:
+        got, expected = (
+            f"{name}({', '.join(f'{key}={value!r}' for key, value in sorted(settings.items()))})"
+            for name, settings in ((type(bias).__name__, made), (described["scheme"], saved))
+        )
         raise ValueError(f"make_bias: it made {got}, expected {expected}, which the model was saved with")
     return bias
 
@@ -280,9 +299,11 @@ def _made(make_bias: object, heads: int) -> Scheme:
     if not callable(make_bias):
         raise ValueError(f"make_bias: got {make_bias!r}, expected {wanted}")
     bias = make_bias(heads)
-    if not isinstance(bias, Scheme) or needs_states(type(bias)):
-        raise ValueError(f"make_bias: it made {type(bias).__name__}, expected a scheme whose bias needs no states")
-    found = bias(1, 1).num_heads
-    if found != heads:
-        raise ValueError(f"make_bias: it made a scheme of {found} heads, expected {heads}")
+    if not isinstance(bias, Scheme):
+        raise ValueError(f"make_bias: it made {type(bias).__name__}, expected a scheme")
+    if bias.needs_content:
+        said = "expected a scheme whose bias does not depend on what the tokens say"
+        raise ValueError(f"make_bias: it made {type(bias).__name__}, {said}")
+    if bias.num_heads != heads:
+        raise ValueError(f"make_bias: it made a scheme of {bias.num_heads} heads, expected {heads}")
     return bias

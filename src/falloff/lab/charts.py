@@ -1,28 +1,25 @@
 """The charts of the report, as Plotly figures."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from falloff.lab.config import BASELINES, DEFAULT_SCHEMES
 from falloff.lab.extras import require
 from falloff.schemes import Scheme
 from falloff.views.palette import head_colours
 
-# Okabe and Ito's palette, told apart by colour-blind readers, without its yellow (lost on white), then two darker hues.
-# Kinds differ by dash and schemes by marker too: nothing rests on colour alone.
-_STYLES = {
-    "t5": ("#0072B2", "solid", "circle"),
-    "per-offset": ("#56B4E9", "solid", "square"),
-    "kerple-log": ("#009E73", "solid", "diamond"),
-    "kerple-power": ("#D55E00", "solid", "triangle-up"),
-    "fire": ("#CC79A7", "solid", "triangle-down"),
-    "tisa": ("#E69F00", "solid", "pentagon"),
-    "alibi": ("#882255", "dash", "star"),
-    "sandwich": ("#666633", "dash", "hexagram"),
-    "rope": ("#555555", "dot", "x"),
-    "none": ("#000000", "dot", "cross"),
-}
+# Okabe and Ito's palette, told apart by colour-blind readers, without its yellow (lost on white), and two darker hues.
+# Kinds differ by dash and schemes by marker too: nothing rests on colour alone. With 8 colours and 9 markers,
+# 72 schemes differ.
+_COLOURS = ("#882255", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#666633", "#0072B2", "#E69F00")
+_MARKERS = (
+    "star", "triangle-down", "diamond", "triangle-up", "square", "hexagram", "circle", "pentagon", "triangle-left"
+)  # fmt: skip
+_DASHES = {"learned": "solid", "heuristic": "dash", "baseline": "dot"}
+_BASELINES = {"rope": ("#555555", "x"), "none": ("#000000", "cross")}
 _DEPTH = 20.0
 """How far below its highest value a bias is drawn: beyond, a key with an equal score gets under e^-20 of the weight."""
 _GRID = "#e6e8ec"
@@ -30,9 +27,32 @@ _INK = "#1c2430"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
 
-def scheme_colour(name: str) -> str:
-    """The colour of a scheme in every chart."""
-    return _STYLES[name][0]
+@dataclass(frozen=True)
+class Style:
+    """How the curve of a scheme looks."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+def scheme_styles(kinds: dict[str, str]) -> dict[str, Style]:
+    """The style of each scheme in every chart, given its kind: that of a published one is the same whatever it is beside.
+
+    >>> scheme_styles({"my.py:Mine": "learned", "none": "baseline"})["none"]
+    Style(colour='#000000', dash='dot', marker='cross')
+    """
+    published = [name for name in DEFAULT_SCHEMES if name not in BASELINES]
+    places = published + [name for name in kinds if name not in DEFAULT_SCHEMES]
+    styles = {}
+    for name, kind in kinds.items():
+        if name in _BASELINES:
+            colour, marker = _BASELINES[name]
+        else:
+            place = places.index(name)
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+        styles[name] = Style(colour, _DASHES[kind], marker)
+    return styles
 
 
 def extrapolation_chart(results: list[dict[str, Any]], train_length: int, *, tail: bool) -> Any:
@@ -40,11 +60,12 @@ def extrapolation_chart(results: list[dict[str, Any]], train_length: int, *, tai
     go = require("plotly.graph_objects")
     key, low, high = ("perplexity_tail", "tail_low", "tail_high") if tail else ("perplexity", "low", "high")
     figure = go.Figure()
-    names = list(dict.fromkeys(line["scheme"] for line in results))
+    styles = scheme_styles({line["scheme"]: line["kind"] for line in results})
+    names = list(styles)
     lengths = sorted({line["length"] for line in results})
     for place, name in enumerate(names):
         lines = [line for line in results if line["scheme"] == name]
-        colour, dash, marker = _STYLES[name]
+        style = styles[name]
         # Side by side, so that intervals of schemes that agree do not cover one another.
         nudge = 2 ** (0.016 * (place - (len(names) - 1) / 2))
         figure.add_trace(
@@ -59,12 +80,12 @@ def extrapolation_chart(results: list[dict[str, Any]], train_length: int, *, tai
                     "arrayminus": [line[key] - line[low] for line in lines],
                     "thickness": 1.2,
                     "width": 0,
-                    "color": _faint(colour),
+                    "color": _faint(style.colour),
                 },
                 name=name,
                 mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2},
-                marker={"symbol": marker, "size": 9, "line": {"width": 1, "color": "white"}},
+                line={"color": style.colour, "dash": style.dash, "width": 2},
+                marker={"symbol": style.marker, "size": 9, "line": {"width": 1, "color": "white"}},
                 hovertemplate="%{y:.3f} at %{customdata[0]:,}<br>95% interval %{customdata[1]:.3f} to %{customdata[2]:.3f}",
             )
         )
@@ -121,7 +142,7 @@ def bias_chart(name: str, scheme: Scheme, train_length: int) -> Any:
     return figure
 
 
-def cost_chart(rows: list[tuple[str, float]], unit: str) -> Any:
+def cost_chart(rows: list[tuple[str, float]], unit: str, styles: dict[str, Style]) -> Any:
     """A bar for each scheme, least first."""
     go = require("plotly.graph_objects")
     rows = sorted(rows, key=lambda row: row[1], reverse=True)  # Plotly starts at the bottom
@@ -130,7 +151,7 @@ def cost_chart(rows: list[tuple[str, float]], unit: str) -> Any:
             x=[value for _, value in rows],
             y=[name for name, _ in rows],
             orientation="h",
-            marker={"color": [scheme_colour(name) for name, _ in rows]},
+            marker={"color": [styles[name].colour for name, _ in rows]},
             text=[f"{value:,.1f}" for _, value in rows],
             textposition="outside",
             cliponaxis=False,

@@ -1,23 +1,26 @@
 """The run behind `falloff compare`: the same small model once per scheme, trained short, tested long."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from falloff.lab import environment
-from falloff.lab.config import KINDS, Settings
+from falloff import environment
+from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
 from falloff.lab.evaluation import evaluate, work
 from falloff.lab.extras import require
 from falloff.lab.folder import RunFolder, check_same
 from falloff.lab.memory import MB
-from falloff.lab.model import Decoder, build_model, parameter_counts
+from falloff.lab.model import Decoder, build_model, build_scheme, parameter_counts
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress
 from falloff.lab.report import report_page
 from falloff.lab.training import cpu_threads, deterministic, train
+from falloff.named import is_own, known_class, source_of
+from falloff.schemes.settings import title_of
 
 MEASURES = {
     "perplexity": "per byte, of all predicted bytes of held-out windows of this length; early bytes have little context",
@@ -43,8 +46,7 @@ MODEL_NOTES = (
     "Start weights and batches are the same for all schemes; a scheme's own parameters have another stream of the seed.",
     "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short a bias that "
     "starts near 0 would stay there at the model's rate.",
-    "T5: 32 buckets and max_distance 128, each at most T. Per-offset: max_distance T - 1. FIRE: L starts at T / 4. "
-    "Sandwich: 128 dimensions. TISA: 5 kernels. RoPE: base 10,000, no interpolation. None: no position at all.",
+    "RoPE: base 10,000, no interpolation. None: no position at all.",
 )
 """What a reader must know to judge the numbers."""
 
@@ -92,11 +94,12 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
     else:
         before = tuple(stored["settings"]["schemes"])
         settings = settings.changed(schemes=before + tuple(name for name in settings.schemes if name not in before))
+    notes = scheme_notes(settings)  # what is wrong with a scheme of one's own is said before the work too
     text = read_text(settings)
     for line in text.left_out:
         progress.note(line)
     with cpu_threads(settings.threads):
-        config = describe(settings, text)
+        config = describe(settings, text, notes)
         if stored is not None:
             check_same(stored, config)
             config = _commits_kept(config, stored)
@@ -147,8 +150,27 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value is not None}
 
 
-def describe(settings: Settings, text: Text) -> dict[str, Any]:
+def scheme_notes(settings: Settings) -> list[str]:
+    """What the schemes are made with.
+
+    Raises:
+        ValueError: for a scheme that cannot be made, or whose code has not run: see `build_scheme`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        made = {name: build_scheme(name, settings.heads, settings.train_length) for name in settings.schemes}
+    titles = {name: title_of(scheme) for name, scheme in made.items() if scheme is not None}
+    return ["; ".join(f"{name}: {title}" if is_own(name) else title for name, title in titles.items())] if titles else []
+
+
+def code_of(schemes: tuple[str, ...]) -> dict[str, str]:
+    """The SHA-256 of the file of each scheme of one's own."""
+    files = {name: source_of(known_class(name)) for name in schemes if is_own(name)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
+
+
+def describe(settings: Settings, text: Text, scheme_notes: list[str]) -> dict[str, Any]:
     """What config.json holds."""
+    code = code_of(settings.schemes)
     return {
         "settings": settings.to_json(),
         "lengths": list(settings.lengths),
@@ -157,9 +179,9 @@ def describe(settings: Settings, text: Text) -> dict[str, Any]:
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "machine": environment.machine(settings.device),
-        "model": list(MODEL_NOTES),
+        "model": [*MODEL_NOTES, *scheme_notes],
         "measures": MEASURES,
-    }
+    } | ({"code": code} if code else {})
 
 
 def _commits_kept(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
@@ -178,11 +200,12 @@ def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, pro
             scores = evaluate(trained.predict, settings, text.held_out, progress)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    scheme = trained.model.scheme
     parameters, bias_parameters = parameter_counts(trained.model)
     lines = [
         {
             "scheme": name,
-            "kind": KINDS[name],
+            "kind": "baseline" if scheme is None else scheme.kind,
             "seed": settings.seed,
             "train_length": settings.train_length,
             **asdict(score),

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from falloff.lab.presets import PRESETS
+from falloff.named import OWN_NAMES, is_own
+from falloff.schemes import SCHEMES
 
 LENGTH_MULTIPLES = (1, 2, 4, 8)
 """Test lengths, in trained lengths."""
@@ -15,32 +17,11 @@ TAIL = 64
 LEAST_WINDOWS = 8
 """A bootstrap over fewer held-out windows than this would say nothing."""
 
-KINDS = {
-    "t5": "learned",
-    "per-offset": "learned",
-    "kerple-log": "learned",
-    "kerple-power": "learned",
-    "fire": "learned",
-    "tisa": "learned",
-    "alibi": "heuristic",
-    "sandwich": "heuristic",
-    "rope": "baseline",
-    "none": "baseline",
-}
-"""What `falloff compare` knows, and of which kind each is."""
+BASELINES = ("rope", "none")
+"""What a model has in the place of a scheme: rotary positions, and no position at all."""
 
-DEFAULT_SCHEMES = (
-    "t5",
-    "per-offset",
-    "alibi",
-    "kerple-log",
-    "kerple-power",
-    "sandwich",
-    "fire",
-    "tisa",
-    "rope",
-    "none",
-)
+DEFAULT_SCHEMES = (*(name for name, scheme in SCHEMES.items() if not scheme.needs_content), *BASELINES)
+"""What `falloff compare` compares: every scheme but those that need more of a model than positions, and the baselines."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +30,9 @@ class Settings:
 
     Args:
         preset: the preset that the rest started from; a name only.
-        schemes: what is compared, in this order; names of `KINDS`, each once.
+        schemes: what is compared, in this order, each once: of `DEFAULT_SCHEMES`, or `module:Class` or `file.py:Class`.
+            Settings that are read from a file may hold such a name too, so it is not looked up here: its code runs where
+            `falloff.named.scheme_class` is called with it, as the command does with what was written.
         train_length: T, bytes that a training window predicts, 8 .. 16384. Tested at T, 2T, 4T and 8T.
         steps: optimizer steps for each scheme, 2 .. 1,000,000: the last is measured for memory, the others for time.
         batch_size: windows in a batch.
@@ -193,11 +176,11 @@ class Settings:
 
 def check_schemes(schemes: object) -> None:
     """Refuse names that `falloff compare` does not know, names given twice, and none at all."""
-    known = ", ".join(DEFAULT_SCHEMES)
+    known = f"{', '.join(DEFAULT_SCHEMES)}, or {OWN_NAMES}"
     if not isinstance(schemes, tuple) or not schemes:
         raise ValueError(f"schemes: got {schemes!r}, expected names among {known}")
     for name in schemes:
-        if not isinstance(name, str) or name not in KINDS:
+        if not isinstance(name, str) or not (name in DEFAULT_SCHEMES or is_own(name)):
             raise ValueError(f"schemes: got {name!r}, expected names among {known}")
         if schemes.count(name) > 1:
             raise ValueError(f"schemes: got {name!r} twice, expected each name once")

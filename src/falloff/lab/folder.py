@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,8 +55,11 @@ class RunFolder:
         self.report_path = path / "report.html"
 
     def checkpoint_path(self, scheme: str) -> Path:
-        """Where the trained model of a scheme lies."""
-        return self.path / "checkpoints" / f"{scheme}.safetensors"
+        """Where the trained model of a scheme lies: always within the folder, whatever its name is."""
+        name = re.sub(r"[^\w.-]", "_", scheme)[-100:]
+        if name != scheme:  # two names of one's own may look alike then
+            name += f"-{hashlib.sha256(scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        return self.path / "checkpoints" / f"{name}.safetensors"
 
     def stored_config(self) -> dict[str, Any] | None:
         """The config.json of an earlier run, or None where there is none.
@@ -204,6 +208,9 @@ def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
         ValueError: naming what differs, with both values.
     """
     before, after = _deciding(stored), _deciding(now)
+    codes = [config.get("code", {}) for config in (stored, now)]
+    for name in codes[0].keys() & codes[1].keys():  # schemes may be added
+        before[name], after[name] = (f"code {code[name][:8]}" for code in codes)
     differing = [
         f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
         for name in [*after, *(name for name in before if name not in after)]

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from falloff import attention
 from falloff.forms import Form
-from falloff.lab.config import KINDS, Settings
-from falloff.schemes import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, Scheme, T5Bias
+from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings
+from falloff.named import OWN_NAMES, is_own, known_class, make_own
+from falloff.ops.api import attention
+from falloff.schemes import Scheme
+from falloff.schemes.settings import make, setting_parameters
 from falloff.shapes import Float, Int
 
 VOCABULARY = 256
@@ -18,34 +20,27 @@ _BIAS_STREAM = 2**32  # seeds end below it, so that no bias draws from the strea
 
 
 def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
-    """The scheme by that name, with settings that fit a trained length T; None for the baselines, "rope" and "none".
-
-    T5 keeps its 32 buckets and its max_distance of 128, each at most T. Per-offset has a value for every offset that
-    training sees. FIRE's threshold L starts at T / 4, the paper's proportion (512 of 2048). The rest has no length.
+    """The scheme by that name, with the settings that it takes for a trained length; None for a baseline.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, also for one of your own whose code has not run; for a scheme that needs content; and
+            for one of your own that cannot be made, or has other heads.
     """
-    match name:
-        case "t5":
-            return T5Bias(heads, num_buckets=min(32, train_length), max_distance=min(128, train_length))
-        case "per-offset":
-            return PerOffsetBias(heads, max_distance=train_length - 1)
-        case "alibi":
-            return ALiBi(heads)
-        case "kerple-log":
-            return KerpleLog(heads)
-        case "kerple-power":
-            return KerplePower(heads)
-        case "sandwich":
-            return Sandwich(heads)
-        case "fire":
-            return FIRE(heads, init_L=train_length / 4)
-        case "tisa":
-            return TISA(heads)
-        case "rope" | "none":
-            return None
-    raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(KINDS)}")
+    if name in BASELINES:
+        return None
+    if name not in DEFAULT_SCHEMES and not is_own(name):
+        raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(DEFAULT_SCHEMES)}, or {OWN_NAMES}")
+    cls = known_class(name, "--schemes")
+    if cls.needs_content:
+        raise ValueError(
+            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected one of positions alone"
+        )
+    taken = setting_parameters(cls)
+    settings = {setting: value for setting, value in cls.settings_for(train_length).items() if setting in taken}
+    scheme = make_own(cls, "schemes", heads, settings) if is_own(name) else make(cls, heads, settings)
+    if scheme.num_heads != heads:
+        raise ValueError(f"schemes: got {name!r} of {scheme.num_heads} heads, expected {heads}, as the model has")
+    return scheme
 
 
 class Decoder(nn.Module):
@@ -130,7 +125,7 @@ def build_model(settings: Settings, name: str) -> Decoder:
     The scheme's own parameters are drawn from another stream of the same seed. Torch's global generator is left as it is.
 
     Raises:
-        ValueError: for a name that is not in `KINDS`.
+        ValueError: as `build_scheme` does.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

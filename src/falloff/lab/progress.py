@@ -144,7 +144,7 @@ class BarProgress(Progress):
         schemes, done = self.counts[0], self.counts[1] + 1
         self.bars.update(self.whole, completed=done * self.work)
         self._count(schemes, done)
-        self.bars.console.print(f"[bold]{name}[/bold]: {summary}")
+        self.bars.console.print(f"[bold]{require('rich.markup').escape(name)}[/bold]: {summary}")
 
     def note(self, line: str) -> None:
         self.bars.console.print(f"Note: {line}", markup=False)

@@ -4,7 +4,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from falloff.lab.charts import bias_chart, cost_chart, extrapolation_chart, scheme_colour
+from falloff.lab.charts import Style, bias_chart, cost_chart, extrapolation_chart, scheme_styles
 from falloff.lab.extras import require
 from falloff.lab.tables import GROUPS, Cell, Row, table_rows, written
 from falloff.schemes import Scheme
@@ -35,8 +35,9 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
     style, script = (files("falloff.lab").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly = require("plotly.offline").get_plotlyjs()
     train_length = settings["train_length"]
-    times = cost_chart([(row.scheme, 1000 * row.seconds_per_step) for row in rows], "ms")
-    memory = cost_chart([(row.scheme, row.peak_memory_mb) for row in rows], "MB")
+    styles = scheme_styles({row.scheme: row.kind for row in rows})
+    times = cost_chart([(row.scheme, 1000 * row.seconds_per_step) for row in rows], "ms", styles)
+    memory = cost_chart([(row.scheme, row.peak_memory_mb) for row in rows], "MB", styles)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -63,7 +64,7 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
 bootstrap interval over windows. All schemes share the windows, so that differences are surer than these intervals say:
 ★ marks the best of a column, where the 95% interval of its paired difference from every other scheme leaves out 0;
 ≈ marks the lowest and those that these windows cannot tell from it.</p>
-<div class="scroll">{_table(rows, config)}</div>
+<div class="scroll">{_table(rows, config, styles)}</div>
 </section>
 <section class="whole">
 <h2>Beyond the trained length</h2>
@@ -129,7 +130,7 @@ def _fact(term: str, what: str, small: str) -> str:
     return f"<div><dt>{escape(term)}</dt><dd>{escape(what)}<small>{escape(small)}</small></dd></div>"
 
 
-def _table(rows: list[Row], config: dict[str, Any]) -> str:
+def _table(rows: list[Row], config: dict[str, Any], styles: dict[str, Style]) -> str:
     lengths = config["lengths"]
     count = len(lengths)
     heads = "".join(
@@ -147,7 +148,7 @@ def _table(rows: list[Row], config: dict[str, Any]) -> str:
             for length, cell in zip(lengths, found, strict=True)
         )
         body.append(
-            f'<tr><th scope="row"><i style="background:{scheme_colour(row.scheme)}"></i>{escape(row.scheme)}</th>{cells}'
+            f'<tr><th scope="row"><i style="background:{styles[row.scheme].colour}"></i>{escape(row.scheme)}</th>{cells}'
             f'<td data-label="parameters" class="edge">{row.parameters:,}</td>'
             f'<td data-label="of the bias">{row.bias_parameters:,}</td>'
             f'<td data-label="ms per step">{1000 * row.seconds_per_step:.1f}</td>'
@@ -184,10 +185,11 @@ def _biases(order: list[str], schemes: dict[str, Scheme], settings: dict[str, An
         if name in schemes
     )
     rows_note = ""
-    if any(not scheme.toeplitz for scheme in schemes.values()):
+    by_row = [name for name, scheme in schemes.items() if not scheme.toeplitz]
+    if by_row:
         rows_note = (
-            f" FIRE depends on the query's position too: solid for the query at {train_length - 1:,}, dotted for the one at "
-            f"{2 * train_length - 1:,}."
+            f" Where the query's position matters too ({escape(', '.join(by_row))}): solid for the query at "
+            f"{train_length - 1:,}, dotted for the one at {2 * train_length - 1:,}."
         )
     return f"""<section>
 <h2>The bias of each scheme after training</h2>

@@ -126,7 +126,7 @@ def _table(rows: list[Row], lengths: list[int], tail: int, parts: tuple[str, ...
     measured = {"tail": f"of the last {tail} bytes (last)", "all": "of all bytes (all)"}
     said = " and ".join(measured[part] for part in parts if part in measured)
     table.title = f"Perplexity per byte {said}; {_MARKS}" if said else "What it costs"
-    table.add_column("scheme", no_wrap=True)
+    table.add_column("scheme", overflow="fold")  # the name of a file may be long
     for part, word in (("tail", "last"), ("all", "all")):
         if part in parts:
             for length in lengths:
@@ -140,7 +140,7 @@ def _table(rows: list[Row], lengths: list[int], tail: int, parts: tuple[str, ...
             kind = row.kind
             table.add_section()
             table.add_row(f"[dim]{GROUPS[kind]}[/dim]")
-        cells = [f"  {row.scheme}"]
+        cells = [f"  {require('rich.markup').escape(row.scheme)}"]
         for part, found in (("tail", row.tail), ("all", row.everything)):
             if part in parts:
                 cells += [_marked(cell) for cell in found]

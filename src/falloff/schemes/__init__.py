@@ -1,4 +1,7 @@
-"""The published schemes, one file each."""
+"""The published schemes, one file each: a file in this folder is all that a new one needs here."""
+
+import pkgutil
+from importlib import import_module
 
 from falloff.schemes.alibi import ALiBi, alibi_slopes
 from falloff.schemes.base import Scheme
@@ -10,11 +13,24 @@ from falloff.schemes.sandwich import Sandwich
 from falloff.schemes.t5 import T5Bias, t5_bucket
 from falloff.schemes.tisa import TISA
 
-SCHEMES: dict[str, type[Scheme]] = {
-    scheme.name: scheme
-    for scheme in (T5Bias, PerOffsetBias, ALiBi, KerpleLog, KerplePower, Sandwich, FIRE, TISA, ProfileMixture)
-}
-"""Every scheme by its name on the command line."""
+
+def _published() -> dict[str, type[Scheme]]:
+    """The public classes of schemes in the files of this folder, in order of files."""
+    modules = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+    return {
+        found.name: found
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, type)
+        and issubclass(found, Scheme)
+        and found is not Scheme
+        and found.__module__ == module.__name__
+        and not found.__name__.startswith("_")
+    }
+
+
+SCHEMES: dict[str, type[Scheme]] = _published()
+"""Every published scheme by its name on the command line."""
 
 __all__ = [
     "FIRE",

@@ -44,7 +44,6 @@ class ALiBi(Scheme):
     """
 
     name = "alibi"
-    kind = "heuristic"
     formula = "-m_h * |n|, m_h = 2^(-8h/H)"
     paper = "Press et al. 2022, Train Short, Test Long"
     reading = (
@@ -60,6 +59,8 @@ class ALiBi(Scheme):
         self.num_heads = num_heads
         self.learned = learned
         if learned:
+            self.formula = "-m_h * |n|, m_h learned from 2^(-8h/H) on"
+            self.reading = self.reading.replace("Nothing is learned.", "The slopes are learned, from ALiBi's on.")
             self.log_slopes = nn.Parameter(alibi_slopes(num_heads).log().float())
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:

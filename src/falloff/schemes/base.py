@@ -1,18 +1,22 @@
 """What every scheme is: a module that knows its bias at any offset, and gives it as a form or as a dense tensor."""
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from falloff.forms import Form, Strip
 from falloff.offsets import offset_matrix, offset_range
+from falloff.schemes.settings import arguments_of, settings_of
 from falloff.shapes import Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+_Made = TypeVar("_Made", bound="Scheme")  # not Self, which the checks of shapes in the tests do not take
 
 _SHORT_REACH = 1024
 
@@ -33,8 +37,8 @@ class Scheme(nn.Module):
     **Calling a scheme gives its form**, and `falloff.attention` calls it, as any module of a model is called: what wraps
     modules (PEFT, FSDP, offloading, hooks) sees the call. A scheme that depends on positions is called with the sizes of
     the attention, see `forward`; one that depends on what the tokens say is called by the model with its states, and
-    `attention` takes what came out: `attention(query, key, value, mixture(state))`. Its number of heads is that of the form:
-    no attribute has to tell it. A module that is no scheme will do for `attention` too, if it can be called like one.
+    `attention` takes what came out: `attention(query, key, value, mixture(state))`, and counts the heads of the form. A
+    module that is no scheme will do for `attention` too, if it can be called like one.
 
     >>> class Inverse(Scheme):
     ...     '''1 / (1 + distance), the same for both heads.'''
@@ -45,14 +49,17 @@ class Scheme(nn.Module):
     tensor([[0.3333, 0.5000, 1.0000]])
     """
 
-    name: ClassVar[str] = "own"
-    """The word for this scheme on the command line."""
-    kind: ClassVar[str] = "learned"
-    """'learned' where the bias has parameters that training moves, 'heuristic' where it is fixed."""
-    formula: ClassVar[str] = "at(offset)"
-    paper: ClassVar[str] = ""
-    reading: ClassVar[str] = ""
-    """The bias in words: how it treats distance."""
+    name: ClassVar[str]
+    """The word for this scheme on the command line; the name of its class where it has none."""
+    formula: str = "at(offset)"
+    paper: str = ""
+    reading: str = ""
+    """The bias in words: how it treats distance. Where a setting changes it, the instance has its own, as of `formula`."""
+    needs_content: ClassVar[bool] = False
+    """Whether the bias depends on what the tokens say: a model calls the scheme with its states, and without one there is
+    nothing to see. Such a scheme keeps its `num_heads`."""
+    largest_settings: ClassVar[dict[str, int]] = {}
+    """The largest value that a command takes for a setting: beyond, it would run for minutes or take gigabytes."""
     toeplitz: ClassVar[bool] = True
     """Whether the bias depends on the offset alone. Where it does not, `form` and `dense` take `text_start`."""
 
@@ -60,6 +67,42 @@ class Scheme(nn.Module):
     """The offset from which the bias of keys in the past no longer changes; None: it never stops changing."""
     future_reach: int | None = None
     """Likewise for keys in the future, as a distance: 0 means that all of them have the bias of offset 0."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    def __new__(cls: type[_Made], *arguments: Any, **named: Any) -> _Made:
+        scheme = super().__new__(cls)
+        # What `settings_of` tells of it: kept here, so that no scheme has to keep its arguments for that.
+        vars(scheme)["_made_with"] = arguments_of(cls, arguments, named)
+        return scheme
+
+    @classmethod
+    def settings_for(cls, trained_length: int) -> dict[str, Any]:
+        """The settings that fit a model trained at a length, where the defaults do not: `falloff compare` takes them."""
+        return {}
+
+    @property
+    def kind(self) -> Literal["learned", "heuristic"]:
+        """'learned' where the bias has parameters that training moves, 'heuristic' where it is fixed."""
+        return "learned" if any(parameter.requires_grad for parameter in self.parameters()) else "heuristic"
+
+    @cached_property
+    def num_heads(self) -> int:
+        """How many heads the bias has: what the scheme keeps under this name, or else seen at one offset.
+
+        Raises:
+            NotImplementedError: for a scheme that depends on content and keeps no number.
+        """
+        if self.needs_content:
+            raise NotImplementedError(f"{type(self).__name__} must set num_heads: without a model its bias is not known")
+        try:
+            with torch.no_grad():
+                return self._values_at(torch.zeros(1, dtype=torch.long, device=self._device(None)), None).shape[0]
+        except AttributeError as error:  # torch would say instead that there is no num_heads
+            raise RuntimeError(f"{type(self).__name__}.at: {error}").with_traceback(error.__traceback__) from error
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         """The bias of every head at integer offsets: (L,) -> (H, L). The scheme's published definition."""
@@ -150,16 +193,15 @@ class Scheme(nn.Module):
 
         Offsets run from 0 to length - 1, and as far below 0 where keys in the future have a bias of their own.
         """
-        from falloff.views.curves import plot_curves  # views stand on schemes: only a call reaches back to them
+        from falloff import views  # views stand on schemes: only a call of these two methods reaches back to them
 
-        return plot_curves(self, length)
+        return views.plot_curves(self, length)
 
     def show(self, length: int = 8, head: int = 0) -> "Figure":
         """The causal grid of `length` positions, each cell with its bucket or value, as a matplotlib figure."""
-        from falloff.views.figures import grid_figure
-        from falloff.views.grids import bias_grid
+        from falloff import views
 
-        return grid_figure(bias_grid(self, length, head=head))
+        return views.grid_figure(views.bias_grid(self, length, head=head))
 
     def _values_at(self, offsets: Tensor, dtype: torch.dtype | None) -> Tensor:
         with torch.autocast(offsets.device.type, enabled=False):  # offsets do not survive half precision
@@ -186,9 +228,5 @@ class Scheme(nn.Module):
         return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
     def extra_repr(self) -> str:
-        settings: dict[str, Any] = {
-            key: value
-            for key, value in vars(self).items()
-            if not key.startswith("_") and key not in ("training", "reach", "future_reach")
-        }
-        return ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        heads = {key: value for key, value in vars(self).items() if key == "num_heads"}  # not computed for this
+        return ", ".join(f"{key}={value!r}" for key, value in {**heads, **settings_of(self)}.items())

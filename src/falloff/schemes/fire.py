@@ -41,6 +41,7 @@ class FIRE(Scheme):
     """
 
     name = "fire"
+    largest_settings: ClassVar[dict[str, int]] = {"width": 1024}
     formula = "f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(|c x| + 1), f = Linear(1, w) ReLU Linear(w, H)"
     paper = "Li et al. 2024, FIRE"
     reading = "Learns any function of distance relative to the row's length: beyond L, positions are squeezed to fit."
@@ -63,6 +64,10 @@ class FIRE(Scheme):
         self.L_multiplier = nn.Parameter(torch.tensor([1.0]))
         self.init_L: Tensor
         self.register_buffer("init_L", torch.tensor([float(init_L)]))
+
+    @classmethod
+    def settings_for(cls, trained_length: int) -> dict[str, Any]:
+        return {"init_L": trained_length / 4}  # the paper's proportion: 512 of 2048
 
     def threshold(self) -> Float[Tensor, ""]:
         """L: the query position up to which the bias depends on the offset alone."""

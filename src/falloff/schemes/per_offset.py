@@ -1,5 +1,7 @@
 """Per-offset: a learned bias for every offset up to a maximum."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +51,10 @@ class PerOffsetBias(Scheme):
         self.reach = max_distance
         self.future_reach = max_distance if bidirectional else 0
         self.weight = nn.Parameter(torch.randn(self.future_reach + max_distance + 1, num_heads) * std)
+
+    @classmethod
+    def settings_for(cls, trained_length: int) -> dict[str, Any]:
+        return {"max_distance": trained_length - 1}  # a value for every offset that training sees
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The row of `weight` for each offset."""

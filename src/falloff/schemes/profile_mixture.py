@@ -1,6 +1,6 @@
 """Profile mixture: each query mixes a bank of bias-by-distance profiles (Inkling's relative logits)."""
 
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class ProfileMixture(Scheme):
     """
 
     name = "profile-mixture"
+    needs_content = True
+    largest_settings: ClassVar[dict[str, int]] = {"state_dim": 1024, "extent": 2**16}
     formula = "state[b, h, i] . profiles[:, n] for 0 <= n < extent, else 0"
     paper = "Inkling models, 2026"
     reading = "Each query mixes learned profiles of bias by distance, so what is near or far depends on the content."

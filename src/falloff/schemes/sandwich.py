@@ -1,5 +1,7 @@
 """Sandwich: the inner product of sinusoidal position embeddings, as a bias."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ class Sandwich(Scheme):
     """
 
     name = "sandwich"
-    kind = "heuristic"
+    largest_settings: ClassVar[dict[str, int]] = {"dim": 8192}
     formula = "(sum_k cos(n / 10000^(2k/dim)) - dim/2) / (8h/H)"
     paper = "Chi et al. 2023, Sandwich"
     reading = (

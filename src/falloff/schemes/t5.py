@@ -1,5 +1,7 @@
 """T5: a learned bias for each bucket of offsets, exact buckets near, logarithmic ones far."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +111,7 @@ class T5Bias(Scheme):
     """
 
     name = "t5"
+    largest_settings: ClassVar[dict[str, int]] = {"num_buckets": 1024}
     formula = "weight[bucket(n), h]; bucket(n) = n if n < e, else e + floor(ln(n/e) / ln(max_distance/e) * (buckets - e))"
     paper = "Raffel et al. 2020, T5"
     reading = "Learns one value for each range of distances: exact near the query, ever wider ranges further away."
@@ -152,6 +155,10 @@ class T5Bias(Scheme):
             )
         check_count("dist_max", dist_max, (n_b + 1) // 2 + 1)
         return cls(num_heads, num_buckets=n_b + 1, max_distance=dist_max, std=std)
+
+    @classmethod
+    def settings_for(cls, trained_length: int) -> dict[str, Any]:
+        return {"num_buckets": min(32, trained_length), "max_distance": min(128, trained_length)}
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The bucket of each offset."""

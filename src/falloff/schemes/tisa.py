@@ -1,5 +1,7 @@
 """TISA: a sum of learned Gaussian bumps over the signed offset."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ class TISA(Scheme):
     """
 
     name = "tisa"
+    largest_settings: ClassVar[dict[str, int]] = {"kernels": 64}
     formula = "sum_k a_kh * exp(-|b_kh| * (n - c_kh)^2)"
     paper = "Wennberg and Henter 2021, TISA"
     reading = "Learns a few bumps, each with a place, height and width; far from all of them the bias is 0."

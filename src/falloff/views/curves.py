@@ -6,10 +6,11 @@ import torch
 
 from falloff.offsets import check_count
 from falloff.schemes.base import Scheme
+from falloff.schemes.settings import title_of
 from falloff.views.buckets import Bucketed
+from falloff.views.content import refuse_without_content
 from falloff.views.figures import empty_figure
 from falloff.views.palette import head_colours
-from falloff.views.settings import title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,14 +26,14 @@ def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
     from offset 0 and from the past, as bidirectional ones and TISA do, as many offsets below 0 are drawn too.
 
     Args:
-        scheme: any scheme whose bias needs no states.
+        scheme: any scheme whose bias does not depend on content.
         length: how many offsets, 1 .. 2^20.
 
     Returns:
         A matplotlib figure, without pyplot: `figure.savefig(...)`, or let a notebook show it.
 
     Raises:
-        ValueError: for a length out of range, or a bias that needs states.
+        ValueError: for a length out of range, or a bias that depends on content.
         ImportError: without matplotlib (extra `plot`).
 
     >>> from falloff import ALiBi
@@ -42,6 +43,7 @@ def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
     check_count("length", length, 1)
     if length > _MOST_LENGTH:
         raise ValueError(f"length: got {length}, expected at most {_MOST_LENGTH}")
+    refuse_without_content(scheme)
     offsets = torch.arange(1 - length, length)
     with torch.no_grad():
         values = scheme.dense(1, 2 * length - 1, query_start=length - 1)[..., 0, :].flip(-1)

@@ -6,9 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from falloff.schemes.base import Scheme
+from falloff.schemes.settings import settings_of
 from falloff.views.beyond import Beyond
 from falloff.views.properties import Properties
-from falloff.views.settings import settings_of
 
 
 def explanation_view(scheme: Scheme, properties: Properties | None, start_values: str) -> RenderableType:
@@ -16,14 +16,15 @@ def explanation_view(scheme: Scheme, properties: Properties | None, start_values
 
     Args:
         scheme: any scheme.
-        properties: from `scheme_properties`; None where the bias needs states.
+        properties: from `scheme_properties`; None where the bias depends on content.
         start_values: where the parameters come from, such as 'random, seed 0'; empty where there are none.
     """
     named = _facts()
     named.add_row("kind", "learned: training moves it" if scheme.kind == "learned" else "heuristic: fixed, not learned")
     named.add_row("formula", Text(scheme.formula))
-    named.add_row("paper", Text(scheme.paper))
-    named.add_row("in words", Text(scheme.reading))
+    for name, said in (("paper", scheme.paper), ("in words", scheme.reading)):
+        if said:
+            named.add_row(name, Text(said))
     settings = ", ".join(f"{name}={value}" for name, value in settings_of(scheme).items())
     if settings:
         named.add_row("settings", Text(settings))
@@ -32,7 +33,7 @@ def explanation_view(scheme: Scheme, properties: Properties | None, start_values
         named.add_row("start values", start_values)
     parts: list[RenderableType] = [Text(scheme.name, style="bold"), named, Text()]
     if properties is None:
-        parts.append(Text("All else needs states: each query brings its own, so without a model there is no bias."))
+        parts.append(Text("The bias depends on what the tokens say: without a model there is no more to see of it."))
         return Group(*parts)
     heads = "1 head" if properties.num_heads == 1 else f"{properties.num_heads} heads"
     parts.append(Text(f"Computed from the values of {heads}", style="bold"))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from falloff.offsets import check_count, offset_matrix
 from falloff.schemes.base import Scheme
+from falloff.schemes.settings import title_of
 from falloff.views.buckets import Bucket, Bucketed, bucket_table
-from falloff.views.settings import title_of
+from falloff.views.content import refuse_without_content
 
 Cell = int | float | None
 
@@ -87,14 +88,14 @@ def bias_grid(scheme: Scheme, length: int, head: int = 0, *, values: bool = Fals
     """The grid of a bias among `length` positions.
 
     Args:
-        scheme: any scheme whose bias needs no states.
+        scheme: any scheme whose bias does not depend on content.
         length: how many positions, 1 .. 2048.
         head: the head whose values to show, counted from 0.
         values: show the bias itself even where the scheme has buckets.
         future: whether keys in the future are shown; by default only where the scheme is bidirectional.
 
     Raises:
-        ValueError: for a length or head out of range, or a bias that is not finite or needs states.
+        ValueError: for a length or head out of range, or a bias that is not finite or depends on content.
 
     >>> from falloff import ALiBi
     >>> bias_grid(ALiBi(8), 3).labels()
@@ -104,7 +105,8 @@ def bias_grid(scheme: Scheme, length: int, head: int = 0, *, values: bool = Fals
     check_count("head", head, 0)
     if length > _MOST_POSITIONS:
         raise ValueError(f"length: got {length}, expected at most {_MOST_POSITIONS} positions for a grid")
-    num_heads = scheme.dense(1, 1).shape[-3]
+    refuse_without_content(scheme)
+    num_heads = scheme.num_heads
     if head >= num_heads:
         raise ValueError(f"head: got {head}, expected 0 .. {num_heads - 1}: the bias has {num_heads} heads")
     offsets = offset_matrix(length, length)

@@ -13,6 +13,7 @@ from torch import Tensor
 from falloff.offsets import check_count
 from falloff.schemes.base import Scheme
 from falloff.views.beyond import Beyond, beyond_training
+from falloff.views.content import refuse_without_content
 from falloff.views.rows import FLOAT32_ROUNDING, column, median, row
 
 _KEYS = 8192
@@ -85,11 +86,11 @@ def scheme_properties(scheme: Scheme, trained_length: int = 512) -> Properties:
     """Compute the properties of a scheme with the parameters that it has now.
 
     Args:
-        scheme: any scheme whose bias needs no states.
+        scheme: any scheme whose bias does not depend on content.
         trained_length: the length beyond which `Properties.beyond` looks, 2 .. 16384.
 
     Raises:
-        ValueError: for a trained length out of range, or a bias that needs states or is not finite.
+        ValueError: for a trained length out of range, or a bias that depends on content or is not finite.
 
     >>> from falloff import ALiBi
     >>> properties = scheme_properties(ALiBi(8))
@@ -99,6 +100,7 @@ def scheme_properties(scheme: Scheme, trained_length: int = 512) -> Properties:
     check_count("trained_length", trained_length, 2)
     if trained_length > _MOST_TRAINED_LENGTH:
         raise ValueError(f"trained_length: got {trained_length}, expected at most {_MOST_TRAINED_LENGTH}")
+    refuse_without_content(scheme)
     scheme = copy.deepcopy(scheme).double()
     with torch.no_grad():
         last_row = row(scheme, _KEYS - 1)

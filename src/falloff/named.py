@@ -1,0 +1,187 @@
+"""A scheme by its name: a published one, or `module:Class` and `file.py:Class` for one of your own."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, NoReturn
+
+from falloff.schemes import SCHEMES, Scheme
+from falloff.schemes.settings import make, setting_parameters
+
+OWN_NAMES = "module:Class or file.py:Class of your own"
+
+_OWN: dict[str, type[Scheme]] = {}
+"""The classes of own names that were given to `scheme_class` in this process."""
+_FILES: dict[tuple[Path, int, int], ModuleType] = {}
+"""What has run, by its path, time and size: a file that is named twice runs once, and again after a change."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of code outside falloff.
+
+    >>> is_own("my.py:Mine"), is_own("t5")
+    (True, False)
+    """
+    return ":" in name
+
+
+def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
+    """The class of a scheme by its name. **A name of your own runs the code of its file or module.**
+
+    Call it only for a name that the user wrote, here and now: what is read back from a file goes to `known_class`.
+
+    Args:
+        name: one of `SCHEMES`, in either case and with - or _; or `module:Class`, as `import module` finds it or in the
+            current folder; or `file.py:Class`.
+        argument: what errors call it.
+
+    Raises:
+        ValueError: for an unknown name; for a file, module or class that is not there, is no scheme, or fails when it is
+            imported.
+
+    >>> scheme_class("Kerple_Log").__name__
+    'KerpleLog'
+    """
+    if not is_own(name):
+        return known_class(name, argument)
+    where, _, wanted = name.rpartition(":")
+    if where.endswith(".py"):
+        module = _run_file(Path(where), name, argument)
+    elif re.fullmatch(r"\w+(\.\w+)*", where):
+        module = _import(where, name, argument)
+    else:
+        _refuse(argument, name, f"expected {OWN_NAMES}")
+    found = getattr(module, wanted, None)
+    if found is None:
+        there = [own for own, value in vars(module).items() if _is_scheme(value) and value.__module__ == module.__name__]
+        has = f"it has {', '.join(there)}" if there else "it has no scheme"
+        _refuse(argument, name, f"expected a class that is in {where}: {has}")
+    if not _is_scheme(found):
+        _refuse(argument, name, f"expected a class derived from falloff.Scheme: {wanted} is not")
+    _OWN[name] = found
+    return found
+
+
+def known_class(name: str, argument: str = "name") -> type[Scheme]:
+    """The class of a published scheme, or of a name of your own that was given to `scheme_class` before. It runs nothing.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if is_own(name):
+        if name not in _OWN:
+            _refuse(argument, name, f"whose code runs only where you write its name, expected {argument} {name} here too")
+        return _OWN[name]
+    try:
+        return SCHEMES[name.lower().replace("_", "-")]
+    except KeyError:
+        hint = f" ({name}:Class)" if name.endswith(".py") else ""
+        _refuse(argument, name, f"expected one of {', '.join(SCHEMES)}, or {OWN_NAMES}{hint}")
+
+
+def make_own(cls: type[Scheme], argument: str, num_heads: int, settings: dict[str, Any]) -> Scheme:
+    """`make` for code that falloff has not seen before: whatever is wrong with it is told as one line.
+
+    Raises:
+        ValueError: where the class cannot be made with these settings, or its number of heads is not known: `at` fails.
+    """
+    try:
+        scheme = make(cls, num_heads, settings)
+        _ = scheme.num_heads
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).partition(":")[0] in ("num_heads", *setting_parameters(cls)):
+            raise  # it names the argument, as falloff's own do
+        _refuse(argument, cls.__name__, f"expected a scheme that can be made: {_said(error, cls.__module__)}")
+    return scheme
+
+
+def source_of(cls: type[Scheme]) -> Path | None:
+    """The file that a class comes from, where there is one."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return None if file is None else Path(file)
+
+
+def _run_file(path: Path, name: str, argument: str) -> ModuleType:
+    if not path.is_file():
+        _refuse(argument, name, f"expected a file that is there: {path} is not")
+    path = path.resolve()
+    found = path.stat()
+    stamp = (path, found.st_mtime_ns, found.st_size)
+    if stamp in _FILES:
+        return _FILES[stamp]
+    module_name = f"falloff_own_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # a stem is not unique
+    loader = _Fresh(module_name, str(path))
+    spec = importlib.util.spec_from_file_location(module_name, loader.path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(module_name)
+    sys.modules[module_name] = module  # dataclasses and pickle look there
+    try:
+        with _importable_from(path.parent):
+            loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(module_name)
+        if before is not None:
+            sys.modules[module_name] = before
+        _refuse(argument, name, f"expected a file that can be imported: {_said(error, module_name)}")
+    _FILES[stamp] = module
+    return module
+
+
+def _import(where: str, name: str, argument: str) -> ModuleType:
+    try:
+        with _importable_from(Path.cwd()):
+            return importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{where}.".startswith(f"{missing}."):
+            _refuse(argument, name, f"expected a module that is installed or in this folder: there is no {missing}")
+        _refuse(argument, name, f"expected a module that can be imported: {_said(error, where)}")
+
+
+class _Fresh(SourceFileLoader):
+    """A file as it is now, without a cache: one that was changed within the second would be taken for the old one."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    """Python's own way with a script or `python -m`: what lies beside it can be imported."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _is_scheme(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Scheme)
+
+
+def _said(error: BaseException, module: str) -> str:
+    """An error in one line, with the last line of the module that it came from."""
+    line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, module)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}{f': {text}' if text else ''}{'' if line is None else f' (line {line})'}"
+
+
+def _line_of(error: BaseException, module: str) -> int | None:
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_globals.get("__name__") == module]
+    return lines[-1] if lines else None
+
+
+def _refuse(argument: str, name: str, expected: str) -> NoReturn:
+    raise ValueError(f"{argument}: got {name!r}, {expected}")
