@@ -574,6 +574,10 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes [%(default)s]")
     settings = parser.parse_args()
     chosen = list(targets(settings.impl, settings.isa))
+    if "triton" in settings.impl and not torch.cuda.is_available():
+        from ops.triton.interpreted import teach_bfloat16  # imports triton
+
+        teach_bfloat16()
     if settings.case is None:
         return bool(fuzz(settings.seed, settings.first, settings.cases, chosen, settings.jobs))
     settle()

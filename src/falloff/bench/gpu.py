@@ -214,11 +214,12 @@ def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
     problem = problem_of(case)
     run = ours(problem, "triton")
     found: dict[str, float | str] = {}
-    kernels = ("query", "key", "diagonal") if case.training else ("decode",) if case.cache else ("forward",)
+    kernels = ("dq", "dkdv", "diagonal") if case.training else ("decode",) if case.cache else ("forward",)
     for kernel in kernels:
         chosen = tiles.HALF[kernel][case.head_size]
         for candidate in (chosen, *tiles.CANDIDATES[kernel]):
-            name = f"{kernel} {candidate.rows}x{candidate.keys}, {candidate.warps} warps, {candidate.stages} stages"
+            m, n, warps, stages = candidate
+            name = f"{kernel} {m}x{n}, {warps} warps, {stages} stages"
             with _tiles_instead(tiles.HALF[kernel], case.head_size, candidate):
                 try:
                     run()

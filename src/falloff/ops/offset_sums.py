@@ -15,6 +15,8 @@ def at_distances(sums: Float[Tensor, "rows width"], lowest: int, size: int) -> F
     """Sums at the offsets lowest, lowest + 1, ...: at abs(offset) = 0 .. size - 1, the last gathering all beyond."""
     negative = min(max(-lowest, 0), sums.shape[1])
     past = _clamped(sums[:, negative:], lowest + negative, size)
+    if negative == 0:
+        return past
     return past + _clamped(sums[:, :negative].flip(1), 1 - lowest - negative, size)
 
 
@@ -26,6 +28,6 @@ def _clamped(values: Float[Tensor, "rows width"], first: int, size: int) -> Floa
     head, tail = (min(max(edge - first, 0), width) for edge in (1, size - 1))
     sums = torch.zeros(values.shape[0], size, dtype=values.dtype, device=values.device)
     sums[:, first + head : first + tail] = values[:, head:tail]
-    sums[:, 0] += values[:, :head].sum(1)
-    sums[:, -1] += values[:, tail:].sum(1)
+    sums[:, 0].add_(values[:, :head].sum(1))  # "+=" would copy the sum onto itself once more
+    sums[:, -1].add_(values[:, tail:].sum(1))
     return sums

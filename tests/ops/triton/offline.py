@@ -16,8 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from falloff.forms import Band, Strip, Warp
+from falloff.ops import triton as implementation
 from falloff.ops.call import Call
-from falloff.ops.triton import launch
 
 SHARED_MEMORY = {"sm_80": 166912, "sm_89": 101376, "sm_90": 232448, "gfx942": 65536}
 TARGETS = {
@@ -108,9 +108,10 @@ def run(case):
         dropout_p=0.1 if "dropout" in masks else 0.0,
         seed=torch.tensor(7) if "dropout" in masks else None,
     )
-    out, lse = launch.forward(query, key, value, call)
+    lowered = torch.zeros(implementation.lowered_size(query, key, call), dtype=torch.int32)
+    out, lse = implementation.forward(query, key, value, call, lowered)
     if num_queries > 1:
-        launch.backward(torch.randn_like(out), None, query, key, value, out, lse, call, (True,) * 4)
+        implementation.backward(torch.randn_like(out), None, query, key, value, out, lse, lowered, call, (True,) * 4)
 
 
 def main(target, *cases):

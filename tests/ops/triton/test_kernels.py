@@ -13,7 +13,13 @@ import torch
 from falloff import ALiBi, Band, Strip, T5Bias, Warp, attention
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
-from falloff.ops.triton import launch, tiles
+from falloff.ops.triton import tiles
+from falloff.ops.triton.host import bias as host_bias
+from falloff.ops.triton.host import forward as host_forward
+from falloff.ops.triton.host.lower import lower
+from falloff.ops.triton.host.problem import Problem
+from falloff.ops.triton.host.skip import key_ranges
+from falloff.ops.triton.kernels.arguments import PAD
 from ops import agreement
 from ops.agreement import (
     ADVERSARIES,
@@ -39,7 +45,7 @@ def some(cases, share):
 @pytest.fixture(params=["short", "long"])
 def middle(request, monkeypatch):
     """With the loops for a bias that varies over few offsets, and over many."""
-    monkeypatch.setattr(launch, "_SHORT", 1024 if request.param == "short" else 0)
+    monkeypatch.setattr(host_bias, "_SHORT", 1024 if request.param == "short" else 0)
 
 
 @pytest.mark.parametrize(("name", "mask"), some([(name, mask) for mask in MASKS for name in BIASES], 7))
@@ -102,7 +108,7 @@ def test_any_form_with_any_masks(seed, monkeypatch):
     """Also forms that no scheme makes, and all masks at once."""
     torch.manual_seed(seed)
     pick = random.Random(seed).choice
-    monkeypatch.setattr(launch, "_SHORT", pick([0, 1024]))
+    monkeypatch.setattr(host_bias, "_SHORT", pick([0, 1024]))
     kind = ("strip", "band", "warp", "warp by text", "none", "strip")[seed % 6]
     batch, (heads, groups) = pick([1, 2]), pick([(1, 1), (2, 1), (3, 3)])
     most = 300 if GPU else 150
@@ -182,7 +188,7 @@ def test_the_mass_that_is_skipped(fall, norm, late, causal):
 
 @pytest.mark.parametrize("side", [16, 32])
 def test_diagonals_of_small_tiles_visit_all_that_matters(side, monkeypatch):
-    """Several blocks of a diagonal lie within the rows that share bounds: the first key that matters may be the last's."""
+    """Several tiles of a diagonal lie within the rows that share a range of keys: the last tile may need its first key."""
     for table in (tiles.FLOAT32, tiles.HALF, tiles.HALF_SMALL):
         monkeypatch.setitem(table, "diagonal", {256: tiles.Tiles(side, side, 4, 1)})
     query, key, value = (0.1 * torch.randn(1, 1, length, 16) for length in (97, 1088, 1088))
@@ -192,36 +198,37 @@ def test_diagonals_of_small_tiles_visit_all_that_matters(side, monkeypatch):
     agree(*(t.requires_grad_() for t in (query, key, value)), strip, strip.tensors, causal=True)
 
 
-def bounds_of(query, key, value, bias, lse=None, **settings):
+def key_ranges_of(query, key, value, bias, lse=None, **settings):
     num_queries, num_keys = query.shape[2], key.shape[2]
     settings = {"causal": False, "key_mask": None} | settings
     form = bias.form(num_queries, num_keys, device=query.device)
     call = Call(form, scale=0.25, query_start=num_keys - num_queries, window=None, document_ids=None, dropout_p=0.0,
                 seed=None, **settings)  # fmt: skip
-    return launch._prepare(query, key, value, call, lse, skip=True).bounds
+    problem = Problem(query, key, value, call)
+    return key_ranges(problem, lower(problem, None, skipping=True), lse)
 
 
 def test_keys_are_skipped_where_they_cannot_matter():
     query, key, value = (t.detach() for t in tensors(1, 2, 2, 1216, 1216, 16, torch.float32))
-    bounds = bounds_of(query, key, value, ALiBi(2), causal=True)
-    assert bounds.shape == (1, 2, 19, 2)
-    steep, gentle = bounds[0]  # slopes 1/16 and 1/256
+    ranges = key_ranges_of(query, key, value, ALiBi(2), causal=True)
+    assert ranges.shape == (1, 2, 19, 2)
+    steep, gentle = ranges[0]  # slopes 1/16 and 1/256
     assert (steep[10:, 0] >= 64).all()  # some 40 and more in bias, beyond what scores and the number of keys can make up for
     assert (gentle[:, 0] == 0).all()
     key[0, 0, 5, 3] = torch.inf
-    assert (bounds_of(query, key, value, ALiBi(2), causal=True)[0, 0, :, 0] == 0).all()
+    assert (key_ranges_of(query, key, value, ALiBi(2), causal=True)[0, 0, :, 0] == 0).all()
     key[0, 0, 5, 3] = 0
     query[0, 0, 640] = torch.nan
-    bounds = bounds_of(query, key, value, ALiBi(2), causal=True)[0, 0, :, 0]
-    assert bounds[10] == 0
-    assert bounds[12] > 0
-    assert bounds_of(query, key, value, T5Bias(2)) is None  # ends within the past: nothing to look for
+    ranges = key_ranges_of(query, key, value, ALiBi(2), causal=True)[0, 0, :, 0]
+    assert ranges[10] == 0
+    assert ranges[12] > 0
+    assert key_ranges_of(query, key, value, T5Bias(2)) is None  # ends within the past: nothing to look for
 
 
 def test_keys_of_the_future_are_skipped_too():
     query, key, value = (t.detach() for t in tensors(1, 2, 2, 1216, 1216, 16, torch.float32))
     two_sided = ALiBi(2)
-    first, last = bounds_of(query, key, value, two_sided)[0, 0].unbind(-1)
+    first, last = key_ranges_of(query, key, value, two_sided)[0, 0].unbind(-1)
     assert (last[:3] < 1216).all()
     assert (first[16:] > 0).all()
 
@@ -310,8 +317,8 @@ def test_the_same_bits_over_runs(name, dtype):
 
 def test_a_tile_without_far_zones_reads_within_its_table():
     """Rows and keys that hang over the end of the text read a strip, or a warp's g, behind its ends: into the padding."""
-    assert launch.PAD.value >= max(
-        sizes.rows + sizes.keys
+    assert PAD.value >= max(
+        sizes.block_m + sizes.block_n
         for table in (tiles.HALF, tiles.HALF_SMALL, tiles.FLOAT32, tiles.CANDIDATES)
         for entry in table.values()
         for sizes in (entry.values() if isinstance(entry, dict) else entry)
@@ -353,7 +360,7 @@ class TestOnAGpu:
     def test_auto_takes_triton(self, monkeypatch):
         query, key, value = tensors(1, 2, 2, 8, 8, 16, torch.bfloat16)
         called = []
-        monkeypatch.setattr(launch, "forward", lambda *a, forward=launch.forward: called.append(1) or forward(*a))
+        monkeypatch.setattr(implementation, "forward", lambda *a, run=implementation.forward: called.append(1) or run(*a))
         attention(query, key, value)
         assert called
 
@@ -416,7 +423,7 @@ def test_what_a_hidden_key_holds_reaches_nothing(num_queries):
 def test_keys_that_are_hidden_do_not_keep_others_from_being_skipped(monkeypatch):
     """A NaN that key_mask hides is no key that may matter."""
     kept = []
-    monkeypatch.setattr(launch, "_bounds", lambda *arguments, of=launch._bounds: kept.append(of(*arguments)) or kept[-1])
+    monkeypatch.setattr(host_forward, "key_ranges", lambda *arguments: kept.append(key_ranges(*arguments)) or kept[-1])
     query, key, value = (t.detach() for t in tensors(1, 1, 1, 70, 1100, 16, torch.float32))
     key_mask = torch.arange(1100)[None] != 3
     for anything in (0.0, torch.nan):

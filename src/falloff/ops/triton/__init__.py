@@ -3,11 +3,18 @@
 Triton is optional and imported when a call first comes here. TRITON_INTERPRET=1, set before that, runs the kernels on the
 CPU in Triton's interpreter: right and very slow, for tests.
 
-    launch          what runs for a call: shapes and pointers, grids, sums of partial results
-    problem         how a call looks to a kernel
-    tiles           the sizes of tiles
-    forward, decode, backward, diagonals, skip      kernels
-    zones, bias, tile                               what they share
+The road of a call: host/forward.py -> host/lower.py (what is lowered once) -> kernels/forward.py; then host/backward.py,
+from what the forward lowered -> kernels/backward.py. Host and kernels have the same rooms.
+
+    tiles.py                        the sizes of tiles
+    host/       device              what is asked of a device, once
+                problem             one call as its kernels take it
+                bias                a class for each form: what it lowers, what kernels read, how its gradient is gathered
+                lower, skip         what is lowered; which keys are looked at
+                forward, backward, diagonals        launches
+    kernels/    arguments           the tuples that kernels take
+                lower, forward, decode, backward, diagonals, skip        kernels
+                memory, mask, dropout, bias, warp, zones                 what they share
 """
 
 import os
@@ -56,15 +63,20 @@ def _interpreted() -> bool:
 
 
 def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
-    """How many int32 numbers the lowered call takes: nothing is lowered."""
-    return 0
+    """How many int32 numbers the lowered call takes: see host/lower.py."""
+    if call.form is None:
+        return 0
+    from falloff.ops.triton.host import problem  # imports triton, as all of host does
+
+    batch, groups, num_keys, _ = key.shape
+    return problem.lowered_size(call.form, batch, groups, query.shape[2], num_keys)
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
-    from falloff.ops.triton import launch  # imports triton
+    from falloff.ops.triton.host.forward import forward as run
 
-    return launch.forward(query, key, value, call)
+    return run(query, key, value, call, lowered)
 
 
 def backward(
@@ -80,6 +92,6 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
     """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
-    from falloff.ops.triton import launch
+    from falloff.ops.triton.host.backward import backward as run
 
-    return launch.backward(grad_out, grad_lse, query, key, value, out, lse, call, needs)
+    return run(grad_out, grad_lse, query, key, value, out, lse, lowered, call, needs)

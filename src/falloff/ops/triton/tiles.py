@@ -12,34 +12,34 @@ import torch
 
 
 class Tiles(NamedTuple):
-    """Rows and keys of a tile, warps of a program, and stages of its pipeline of loads."""
+    """Query rows and keys of a tile, warps of a program, and stages of its pipeline of loads."""
 
-    rows: int
-    keys: int
-    warps: int
-    stages: int
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
 
 
 # By kernel, then by the padded head size up to which an entry holds.
 HALF = {
     "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 3)},
-    "query": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
-    "key": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 1)},
+    "dq": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
+    "dkdv": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 1)},
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
 HALF_SMALL = {  # for less than LARGE bytes of shared memory: consumer cards of NVIDIA, and AMD
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
-    "query": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
-    "key": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
+    "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
+    "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(32, 32, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
 }
 LARGE = 160 * 1024
 FLOAT32 = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
-    "query": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
-    "key": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
+    "dq": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
+    "dkdv": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
     "diagonal": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
     "decode": {64: Tiles(16, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
 }
@@ -47,8 +47,8 @@ FLOAT32 = {
 # Candidates for head sizes up to 128 in half precision, beside those above.
 CANDIDATES = {
     "forward": (Tiles(128, 64, 4, 3), Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 3)),
-    "query": (Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3), Tiles(128, 64, 8, 3)),
-    "key": (Tiles(64, 128, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 128, 8, 3)),
+    "dq": (Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3), Tiles(128, 64, 8, 3)),
+    "dkdv": (Tiles(64, 128, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 128, 8, 3)),
     "diagonal": (Tiles(64, 64, 4, 2), Tiles(64, 64, 8, 3), Tiles(128, 128, 8, 1)),
     "decode": (Tiles(16, 128, 4, 2), Tiles(16, 64, 2, 4)),
 }

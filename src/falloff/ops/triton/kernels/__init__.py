@@ -1,1 +1,1 @@
-"""Device code, and the tuples in which a call reaches it."""
+"""Device code: the kernels, and what they share."""

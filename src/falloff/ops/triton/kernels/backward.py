@@ -1,283 +1,278 @@
-"""The backward kernels, each the only writer of what it writes: two runs give the same bits.
+"""The backward kernels. Each is the only writer of what it writes, in a fixed order: two runs give the same bits.
 
-    loss_kernel             per row: what the gradient of a score loses, and the log-sum-exp in base 2
-    query_gradient_kernel   a program owns query rows: their gradient, a band's, and a warp's sums along rows
-    key_gradient_kernel     a program owns keys: the gradients of keys and values
+    delta_kernel   delta = rowsum(dO * O) - dLSE, and the log-sum-exp in base 2
+    dq_kernel      a program owns a q tile: dQ, a band's gradient, and what else of a form's gradient is a sum along rows
+    dkdv_kernel    a program owns a kv tile: dK and dV
 
-The weights are recomputed from the log-sum-exp. The gradient of a score is weight * (gradient of the weight - loss of the
-row). A strip's gradient, and that of a warp's g, run along diagonals: see `diagonals`.
+P is recomputed from the log-sum-exp; dS = P * (dP - delta). The gradients of a strip and of a warp's g are sums of dS along
+diagonals: see `diagonals`.
 """
 
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.bias import (
-    add_bias,
-    band_pointers,
-    far_values,
-    range_of_a,
-    segments_of,
-    warp_factors,
-    warp_line,
-    within,
-)
-from falloff.ops.triton.kernels.problem import Place, Tile
-from falloff.ops.triton.kernels.skip import keys_that_matter, rows_that_matter
-from falloff.ops.triton.kernels.tile import LOG2E, kept, key_seen, load_rows, load_seen, store_rows, visible
+from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
+from falloff.ops.triton.kernels.bias import add_bias, band_pointers, far_biases
+from falloff.ops.triton.kernels.dropout import keep_factor
+from falloff.ops.triton.kernels.mask import key_seen, load_seen, visible
+from falloff.ops.triton.kernels.memory import load_rows, store_rows
+from falloff.ops.triton.kernels.skip import keys_of_rows, rows_of_keys
+from falloff.ops.triton.kernels.warp import range_of_a, segments_of, warp_factors, warp_line, within
 from falloff.ops.triton.kernels.zones import key_zones, row_zones
 
 
-@triton.jit(do_not_specialize=["N", "H", "blocks"])
-def loss_kernel(grad_out, out, grad_lse, lse, loss, lse2, N, H, blocks, s, ROWS: tl.constexpr):
-    """loss (B, H, N): sum of grad_out * out, less grad_lse. lse2: lse / log 2. A row that saw nothing has 0 and +inf."""
-    head = tl.program_id(0) // blocks
-    first_row = tl.program_id(0) % blocks * ROWS
-    i = first_row + tl.arange(0, ROWS)
-    b = head // H
-    h = head % H
-    do = load_rows(grad_out, b, h, first_row, N, ROWS, s, True).to(tl.float32)
-    o = load_rows(out, b, h, first_row, N, ROWS, s, True).to(tl.float32)
-    total = tl.sum(do * o, 1)
-    at = tl.cast(head, tl.int64) * N + i
+@triton.jit(do_not_specialize=["seqlen_q", "heads", "q_tiles"])
+def delta_kernel(do_rows, out, grad_lse, lse, delta, lse2, seqlen_q, heads, q_tiles, cfg, BLOCK_M: tl.constexpr):
+    """delta and lse2 = lse / log 2, both (B, H, N). A row that sees nothing has delta 0 and lse2 +inf: its P is 0."""
+    head = tl.program_id(0) // q_tiles
+    start_m = tl.program_id(0) % q_tiles * BLOCK_M
+    i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    b = head // heads
+    h = head % heads
+    do = load_rows(do_rows, b, h, start_m, seqlen_q, BLOCK_M, cfg, True).to(tl.float32)  # (BLOCK_M, BLOCK_D)
+    o = load_rows(out, b, h, start_m, seqlen_q, BLOCK_M, cfg, True).to(tl.float32)  # (BLOCK_M, BLOCK_D)
+    row_delta = tl.sum(do * o, 1)  # (BLOCK_M,)
+    at = tl.cast(head, tl.int64) * seqlen_q + i
     if grad_lse is not None:
-        total -= tl.load(grad_lse + at, mask=i < N, other=0.0)
-    log_sum = tl.load(lse + at, mask=i < N, other=0.0) * LOG2E
-    nothing = log_sum == float("-inf")
-    tl.store(loss + at, tl.where(nothing, 0.0, total), mask=i < N)
-    tl.store(lse2 + at, tl.where(nothing, float("inf"), log_sum), mask=i < N)
+        row_delta -= tl.load(grad_lse + at, mask=i < seqlen_q, other=0.0)
+    row_lse2 = tl.load(lse + at, mask=i < seqlen_q, other=0.0) * LOG2E
+    sees_nothing = row_lse2 == float("-inf")
+    tl.store(delta + at, tl.where(sees_nothing, 0.0, row_delta), mask=i < seqlen_q)
+    tl.store(lse2 + at, tl.where(sees_nothing, float("inf"), row_lse2), mask=i < seqlen_q)
 
 
 @triton.jit
-def weights_of(scores, lse2, far, p, place, t, s, ZONE: tl.constexpr):
-    """The weights of a tile from its products of queries and keys. `lse2` broadcasts as the tile's rows do."""
-    scale = p.scale * LOG2E
+def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.constexpr):
+    """P of a tile from q k^T. lse2 broadcasts as the rows of the tile do."""
+    scale = inputs.softmax_scale * LOG2E
     if ZONE == "past" or ZONE == "future":
-        exponent = scores * scale + (far - lse2)
+        exponent = scores * scale + (far_bias - lse2)
     else:
-        exponent = add_bias(scores * scale, p, place, t, s, ZONE == "edge") - lse2
-    if ZONE == "edge" or s.LABELS:
-        exponent = tl.where(visible(p, place, t, s, ZONE == "edge"), exponent, float("-inf"))
+        exponent = add_bias(scores * scale, inputs, dims, tile, cfg, ZONE == "edge") - lse2
+    if ZONE == "edge" or cfg.LOADED_MASK:
+        exponent = tl.where(visible(inputs, dims, tile, cfg, ZONE == "edge"), exponent, float("-inf"))
     return tl.exp2(exponent)
 
 
 @triton.jit
-def warp_sums(ds, grad_a, grad_slope, grad_intercept, p, place, t, s):
-    """Add a tile to the sums of a warp: of `a` along rows, of slope and intercept (KNOTS) by segment."""
-    k = tl.arange(0, s.KNOTS)
-    g, a = warp_factors(p, place, t, s)
-    low, high = segments_of(p, place, t, s)
-    of_row = tl.reshape(a, (a.shape[0],))
+def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
+    """Add a tile (BLOCK_M, BLOCK_N) to da (BLOCK_M,), and by segment to d_slope and d_intercept (SEGMENTS,)."""
+    k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
+    g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
+    low, high = segments_of(inputs, dims, tile, cfg)
+    row_a = tl.reshape(a, (a.shape[0],))  # (BLOCK_M,)
     if low == high:
-        along = tl.sum(ds * g, 1)
-        grad_a += along * warp_line(p, t.h, low, s)[0]
-        grad_slope += tl.where(k == low, tl.sum(along * of_row, 0), 0.0)
-        grad_intercept += tl.where(k == low, tl.sum(tl.sum(ds, 1), 0), 0.0)
+        ds_g = tl.sum(ds * g, 1)  # (BLOCK_M,)
+        da += ds_g * warp_line(inputs, tile.h, low, cfg)[0]
+        d_slope += tl.where(k == low, tl.sum(ds_g * row_a, 0), 0.0)
+        d_intercept += tl.where(k == low, tl.sum(tl.sum(ds, 1), 0), 0.0)
     else:
-        x = g * a
+        x = g * a  # (BLOCK_M, BLOCK_N)
         for segment in range(low, high + 1):
-            part = within(ds, x, p, segment, s)
-            along = tl.sum(part * g, 1)
-            grad_a += along * warp_line(p, t.h, segment, s)[0]
-            grad_slope += tl.where(k == segment, tl.sum(along * of_row, 0), 0.0)
-            grad_intercept += tl.where(k == segment, tl.sum(tl.sum(part, 1), 0), 0.0)
-    return grad_a, grad_slope, grad_intercept
+            part = within(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
+            ds_g = tl.sum(part * g, 1)  # (BLOCK_M,)
+            da += ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
+            d_slope += tl.where(k == segment, tl.sum(ds_g * row_a, 0), 0.0)
+            d_intercept += tl.where(k == segment, tl.sum(tl.sum(part, 1), 0), 0.0)
+    return da, d_slope, d_intercept
 
 
 @triton.jit
-def visit_keys(
-    state,
-    q,
-    do,
-    lse2,
-    loss,
-    p,
-    place,
-    grads,
-    row_tile,
-    begin,
-    end,
-    far,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    s,
-    ZONE: tl.constexpr,
+def visit_kv_tiles(
+    state, rows, inputs, dims, grads, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr
 ):
-    """Visit the keys begin .. end - 1: the gradient of the rows, and what of the form's gradient runs along rows."""
-    dq, future, grad_a, grad_slope, grad_intercept = state
-    b, h, first_row, _, r, c, a_low, a_high = row_tile
-    g = h // place.fold
-    for first_key in range(begin, end, KEYS):
-        t = Tile(b, h, first_row, first_key, r, c, a_low, a_high)
-        k = load_seen(p, p.key, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
-        v = load_seen(p, p.value, b, g, first_key, place.M, KEYS, s, ZONE == "edge")
-        scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION)
-        weights = weights_of(scores, lse2[:, None], far, p, place, t, s, ZONE)
-        dp = tl.dot(do, tl.trans(v), input_precision=s.PRECISION)
-        if p.dropout is not None:
-            dp *= kept(p.dropout, t)
-        ds = weights * (dp - loss[:, None])
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=s.PRECISION)
-        if grads.future is not None:
+    """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and what of a form's gradient is summed along rows."""
+    dq, future_ds, da, d_slope, d_intercept = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (SEGMENTS,), (SEGMENTS,)
+    q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
+    b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
+    g = h // dims.group_size
+    for start_n in range(begin, end, BLOCK_N):
+        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+        k = load_seen(inputs, inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
+        v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+        p = probabilities(scores, lse2[:, None], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_M, BLOCK_N)
+        dp = tl.dot(do, tl.trans(v), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+        if inputs.dropout is not None:
+            dp *= keep_factor(inputs.dropout, tile)
+        ds = p * (dp - delta[:, None])  # (BLOCK_M, BLOCK_N)
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=cfg.INPUT_PRECISION)
+        if grads.future_ds is not None:
             if ZONE == "future":
-                future += tl.sum(ds, 1)
+                future_ds += tl.sum(ds, 1)
             elif ZONE != "past":
-                ahead = place.shift + first_row - first_key + (r - c) <= 0
-                future += tl.sum(tl.where(ahead, ds, 0.0), 1)
-        if grads.band is not None and (ZONE == "near" or ZONE == "edge"):
-            pointers, inside = band_pointers(grads.band, place, t)
-            tl.store(pointers, ds.to(grads.band.dtype.element_ty), mask=inside)
-        if grads.a is not None:
-            grad_a, grad_slope, grad_intercept = warp_sums(ds, grad_a, grad_slope, grad_intercept, p, place, t, s)
-    return dq, future, grad_a, grad_slope, grad_intercept
+                ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
+                future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
+        if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
+            pointers, inside = band_pointers(grads.d_band, dims, tile)
+            tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
+        if grads.row_da is not None:
+            da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)
+    return dq, future_ds, da, d_slope, d_intercept
 
 
-@triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "blocks"])
-def query_gradient_kernel(
-    p,
+@triton.jit(do_not_specialize=[*Dims._fields, "q_tiles"])
+def dq_kernel(
+    inputs,
     grads,
-    bounds,
-    N,
-    M,
-    H,
-    fold,
-    first,
-    last,
+    key_ranges,
+    seqlen_q,
+    seqlen_k,
+    heads,
+    group_size,
+    left,
+    right,
     shift,
     extent,
-    blocks,
-    s,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    q_tiles,
+    cfg,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """The gradient of a block of rows; into `grads` also a band's, the sums of a strip's far future, those of a warp."""
-    place = Place(N, M, H, fold, first, last, shift, extent)
-    head = tl.program_id(0) // blocks
-    first_row = (blocks - 1 - tl.program_id(0) % blocks) * ROWS
-    b = head // H
-    h = head % H
+    """dQ of a q tile. Also d_band, or future_ds of a strip, or row_da and segment_sums of a warp."""
+    dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
+    head = tl.program_id(0) // q_tiles
+    start_m = (q_tiles - 1 - tl.program_id(0) % q_tiles) * BLOCK_M
+    b = head // heads
+    h = head % heads
 
-    begin, end = keys_that_matter(bounds, head, first_row, place, ROWS)
-    start, clear, middle, after, edge, end = key_zones(place, first_row, begin, end, ROWS, KEYS, s)
-    past, future = far_values(p, place, h, s)
-    a_low, a_high = range_of_a(p, place, b, first_row, ROWS, s)
-    i = first_row + tl.arange(0, ROWS)
-    at = tl.cast(head, tl.int64) * N + i
-    q = load_rows(p.query, b, h, first_row, N, ROWS, s, True)
-    do = load_rows(grads.out, b, h, first_row, N, ROWS, s, True)
-    lse2 = tl.load(grads.lse2 + at, mask=i < N, other=float("inf"))
-    loss = tl.load(grads.loss + at, mask=i < N, other=0.0)
-    rows = tl.zeros((ROWS,), tl.float32)
-    knots = tl.zeros((s.KNOTS,), tl.float32)
-    r = tl.arange(0, ROWS)[:, None]
-    c = tl.arange(0, KEYS)[None, :]
-    row_tile = Tile(b, h, first_row, 0, r, c, a_low, a_high)
-    state = (tl.zeros((ROWS, s.BLOCK_D), tl.float32), rows, rows, knots, knots)
-    if s.WINDOW and (s.PAST or s.MIDDLE != "edge"):
-        state = visit_keys(state, q, do, lse2, loss, p, place, grads, row_tile, start, clear, 0.0, ROWS, KEYS, s, "edge")
-    if s.PAST:
-        state = visit_keys(state, q, do, lse2, loss, p, place, grads, row_tile, clear, middle, past, ROWS, KEYS, s, "past")
-    if s.MIDDLE != "none":
-        state = visit_keys(state, q, do, lse2, loss, p, place, grads, row_tile, middle, after, 0.0, ROWS, KEYS, s, s.MIDDLE)
-    if s.FUTURE:
-        state = visit_keys(state, q, do, lse2, loss, p, place, grads, row_tile, after, edge, future, ROWS, KEYS, s, "future")
-    if s.FUTURE or s.MIDDLE != "edge":
-        state = visit_keys(state, q, do, lse2, loss, p, place, grads, row_tile, edge, end, 0.0, ROWS, KEYS, s, "edge")
+    begin, end = keys_of_rows(key_ranges, head, start_m, dims, BLOCK_M)
+    begin, past, middle, future, edge, end = key_zones(dims, start_m, begin, end, BLOCK_M, BLOCK_N, cfg)
+    past_bias, future_bias = far_biases(inputs, dims, h, cfg)
+    a_low, a_high = range_of_a(inputs, dims, b, start_m, BLOCK_M, cfg)
+    i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    at = tl.cast(head, tl.int64) * seqlen_q + i
+    q = load_rows(inputs.q, b, h, start_m, seqlen_q, BLOCK_M, cfg, True)  # (BLOCK_M, BLOCK_D)
+    do = load_rows(grads.do, b, h, start_m, seqlen_q, BLOCK_M, cfg, True)  # (BLOCK_M, BLOCK_D)
+    lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))
+    delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)
+    row_zeros = tl.zeros((BLOCK_M,), tl.float32)
+    segment_zeros = tl.zeros((cfg.SEGMENTS,), tl.float32)
+    offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
+    offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
+    q_tile = Tile(b, h, start_m, 0, offs_m, offs_n, a_low, a_high)
+    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), row_zeros, row_zeros, segment_zeros, segment_zeros)
+    rows = (q, do, lse2, delta)
+    if cfg.WINDOW and (cfg.FAR_PAST or cfg.MIDDLE != "edge"):
+        state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, begin, past, 0.0, BLOCK_N, cfg, "edge")
+    if cfg.FAR_PAST:
+        state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, past, middle, past_bias, BLOCK_N, cfg, "past")
+    if cfg.MIDDLE != "none":
+        state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, middle, future, 0.0, BLOCK_N, cfg, cfg.MIDDLE)
+    if cfg.FAR_FUTURE:
+        state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, future, edge, future_bias, BLOCK_N, cfg, "future")
+    if cfg.FAR_FUTURE or cfg.MIDDLE != "edge":
+        state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, edge, end, 0.0, BLOCK_N, cfg, "edge")
 
-    dq, future_sum, grad_a, grad_slope, grad_intercept = state
-    if grads.query is not None:
-        store_rows(grads.query, dq * p.scale, b, h, first_row, N, ROWS, s)
-    if grads.future is not None:
-        tl.store(grads.future + at, future_sum, mask=i < N)
-    if grads.a is not None:
-        tl.store(grads.a + at, grad_a, mask=i < N)
-        k = tl.arange(0, s.KNOTS)
-        lines = grads.lines + (tl.cast(head, tl.int64) * blocks + first_row // ROWS) * 2 * s.KNOTS + k
-        tl.store(lines, grad_slope)
-        tl.store(lines + s.KNOTS, grad_intercept)
+    dq, future_ds, da, d_slope, d_intercept = state
+    if grads.dq is not None:
+        store_rows(grads.dq, dq * inputs.softmax_scale, b, h, start_m, seqlen_q, BLOCK_M, cfg)
+    if grads.future_ds is not None:
+        tl.store(grads.future_ds + at, future_ds, mask=i < seqlen_q)
+    if grads.row_da is not None:
+        tl.store(grads.row_da + at, da, mask=i < seqlen_q)
+        k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
+        sums = grads.segment_sums + (tl.cast(head, tl.int64) * q_tiles + start_m // BLOCK_M) * 2 * cfg.SEGMENTS + k
+        tl.store(sums, d_slope)
+        tl.store(sums + cfg.SEGMENTS, d_intercept)
 
 
 @triton.jit
-def visit_rows(
-    state, k, v, p, place, grads, key_tile, begin, end, far, ROWS: tl.constexpr, KEYS: tl.constexpr, s, ZONE: tl.constexpr
+def visit_q_tiles(
+    state,
+    k,
+    v,
+    inputs,
+    dims,
+    grads,
+    kv_tile,
+    begin,
+    end,
+    far_bias,
+    BLOCK_M: tl.constexpr,
+    cfg,
+    ZONE: tl.constexpr,
 ):
-    """Visit the rows begin .. end - 1 of one head: the gradients of the keys and values. Tiles are held transposed."""
-    dk, dv = state
-    b, h, _, first_key, r, c, _, _ = key_tile
-    head = tl.cast(b, tl.int64) * place.H + h
-    for first_row in range(begin, end, ROWS):
-        a_low, a_high = range_of_a(p, place, b, first_row, ROWS, s)
-        t = Tile(b, h, first_row, first_key, r, c, a_low, a_high)
-        q = load_rows(p.query, b, h, first_row, place.N, ROWS, s, ZONE == "edge")
-        do = load_rows(grads.out, b, h, first_row, place.N, ROWS, s, ZONE == "edge")
-        i = first_row + tl.arange(0, ROWS)
+    """Visit the rows begin .. end - 1 of one head for one kv tile. The state: dK and dV. Scores are held transposed."""
+    dk, dv = state  # (BLOCK_N, BLOCK_D), (BLOCK_N, BLOCK_D)
+    b, h, _, start_n, offs_m, offs_n, _, _ = kv_tile
+    head = tl.cast(b, tl.int64) * dims.heads + h
+    for start_m in range(begin, end, BLOCK_M):
+        a_low, a_high = range_of_a(inputs, dims, b, start_m, BLOCK_M, cfg)
+        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+        q = load_rows(inputs.q, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
+        do = load_rows(grads.do, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
+        i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
         if ZONE == "edge":
-            lse2 = tl.load(grads.lse2 + head * place.N + i, mask=i < place.N, other=float("inf"))
-            loss = tl.load(grads.loss + head * place.N + i, mask=i < place.N, other=0.0)
+            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=float("inf"))
+            delta = tl.load(grads.delta + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0.0)
         else:
-            lse2 = tl.load(grads.lse2 + head * place.N + i)
-            loss = tl.load(grads.loss + head * place.N + i)
-        scores = tl.dot(k, tl.trans(q), input_precision=s.PRECISION)
-        weights = weights_of(scores, lse2[None, :], far, p, place, t, s, ZONE)
-        dp = tl.dot(v, tl.trans(do), input_precision=s.PRECISION)
-        if p.dropout is not None:
-            factor = kept(p.dropout, t)
-            dv = tl.dot((weights * factor).to(v.dtype), do, dv, input_precision=s.PRECISION)
+            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i)
+            delta = tl.load(grads.delta + head * dims.seqlen_q + i)
+        scores = tl.dot(k, tl.trans(q), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)
+        p = probabilities(scores, lse2[None, :], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_N, BLOCK_M)
+        dp = tl.dot(v, tl.trans(do), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)
+        if inputs.dropout is not None:
+            factor = keep_factor(inputs.dropout, tile)  # (BLOCK_N, BLOCK_M)
+            dv = tl.dot((p * factor).to(v.dtype), do, dv, input_precision=cfg.INPUT_PRECISION)
             dp *= factor
         else:
-            dv = tl.dot(weights.to(v.dtype), do, dv, input_precision=s.PRECISION)
-        ds = weights * (dp - loss[None, :])
-        dk = tl.dot(ds.to(k.dtype), q, dk, input_precision=s.PRECISION)
+            dv = tl.dot(p.to(v.dtype), do, dv, input_precision=cfg.INPUT_PRECISION)
+        ds = p * (dp - delta[None, :])  # (BLOCK_N, BLOCK_M)
+        dk = tl.dot(ds.to(k.dtype), q, dk, input_precision=cfg.INPUT_PRECISION)
     return dk, dv
 
 
-@triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "blocks"])
-def key_gradient_kernel(
-    p,
+@triton.jit(do_not_specialize=[*Dims._fields, "kv_tiles"])
+def dkdv_kernel(
+    inputs,
     grads,
-    bounds,
-    N,
-    M,
-    H,
-    fold,
-    first,
-    last,
+    key_ranges,
+    seqlen_q,
+    seqlen_k,
+    heads,
+    group_size,
+    left,
+    right,
     shift,
     extent,
-    blocks,
-    s,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    kv_tiles,
+    cfg,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """The gradients of a block of keys and values, over all query heads that share them."""
-    place = Place(N, M, H, fold, first, last, shift, extent)
-    group = tl.program_id(0) // blocks
-    first_key = tl.program_id(0) % blocks * KEYS  # the first keys of a causal text are seen by the most rows
-    b = group // (H // fold)
-    g = group % (H // fold)
-    k = load_rows(p.key, b, g, first_key, M, KEYS, s, True)
-    v = load_seen(p, p.value, b, g, first_key, M, KEYS, s, True)
-    r = tl.arange(0, ROWS)[None, :]
-    c = tl.arange(0, KEYS)[:, None]
-    state = (tl.zeros((KEYS, s.BLOCK_D), tl.float32), tl.zeros((KEYS, s.BLOCK_D), tl.float32))
-    for h in range(g * fold, (g + 1) * fold):
-        key_tile = Tile(b, h, 0, first_key, r, c, 0.0, 0.0)
-        begin, end = rows_that_matter(bounds, b * H + h, first_key, 0, place, KEYS, 1)
-        start, clear, middle, after, edge, end = row_zones(place, first_key, begin, end, ROWS, KEYS, s)
-        past, future = far_values(p, place, h, s)
-        if s.CAUSAL and (s.FUTURE or s.MIDDLE != "edge"):
-            state = visit_rows(state, k, v, p, place, grads, key_tile, start, clear, 0.0, ROWS, KEYS, s, "edge")
-        if s.FUTURE:
-            state = visit_rows(state, k, v, p, place, grads, key_tile, clear, middle, future, ROWS, KEYS, s, "future")
-        if s.MIDDLE != "none":
-            state = visit_rows(state, k, v, p, place, grads, key_tile, middle, after, 0.0, ROWS, KEYS, s, s.MIDDLE)
-        if s.PAST:
-            state = visit_rows(state, k, v, p, place, grads, key_tile, after, edge, past, ROWS, KEYS, s, "past")
-        if s.PAST or s.MIDDLE != "edge":
-            state = visit_rows(state, k, v, p, place, grads, key_tile, edge, end, 0.0, ROWS, KEYS, s, "edge")
+    """dK and dV of a kv tile, over all query heads of its GQA group."""
+    dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
+    kv_head = tl.program_id(0) // kv_tiles
+    start_n = tl.program_id(0) % kv_tiles * BLOCK_N  # under a causal mask the first keys are seen by the most rows
+    b = kv_head // (heads // group_size)
+    g = kv_head % (heads // group_size)
+    k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
+    v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
+    offs_m = tl.arange(0, BLOCK_M)[None, :]  # (1, BLOCK_M)
+    offs_n = tl.arange(0, BLOCK_N)[:, None]  # (BLOCK_N, 1)
+    state = (tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32))
+    for h in range(g * group_size, (g + 1) * group_size):
+        kv_tile = Tile(b, h, 0, start_n, offs_m, offs_n, 0.0, 0.0)
+        begin, end = rows_of_keys(key_ranges, b * heads + h, start_n, 0, dims, BLOCK_N, 1)
+        begin, future, middle, past, edge, end = row_zones(dims, start_n, begin, end, BLOCK_M, BLOCK_N, cfg)
+        past_bias, future_bias = far_biases(inputs, dims, h, cfg)
+        if cfg.CAUSAL and (cfg.FAR_FUTURE or cfg.MIDDLE != "edge"):
+            state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, begin, future, 0.0, BLOCK_M, cfg, "edge")
+        if cfg.FAR_FUTURE:
+            state = visit_q_tiles(
+                state, k, v, inputs, dims, grads, kv_tile, future, middle, future_bias, BLOCK_M, cfg, "future"
+            )
+        if cfg.MIDDLE != "none":
+            state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, middle, past, 0.0, BLOCK_M, cfg, cfg.MIDDLE)
+        if cfg.FAR_PAST:
+            state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, past, edge, past_bias, BLOCK_M, cfg, "past")
+        if cfg.FAR_PAST or cfg.MIDDLE != "edge":
+            state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, edge, end, 0.0, BLOCK_M, cfg, "edge")
     dk, dv = state
-    if p.key_mask is not None:  # a row that is NaN reaches no key that is hidden from it
-        seen = key_seen(p, b, first_key + c, M)
+    if inputs.key_mask is not None:  # a NaN in q or dO must not reach a hidden key
+        seen = key_seen(inputs, b, start_n + offs_n, seqlen_k)  # (BLOCK_N, 1)
         dk = tl.where(seen, dk, 0.0)
         dv = tl.where(seen, dv, 0.0)
-    store_rows(grads.key, dk * p.scale, b, g, first_key, M, KEYS, s)
-    store_rows(grads.value, dv, b, g, first_key, M, KEYS, s)
+    store_rows(grads.dk, dk * inputs.softmax_scale, b, g, start_n, seqlen_k, BLOCK_N, cfg)
+    store_rows(grads.dv, dv, b, g, start_n, seqlen_k, BLOCK_N, cfg)

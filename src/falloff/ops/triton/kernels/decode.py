@@ -1,108 +1,118 @@
-"""Few query rows against many keys: the keys are split among programs, and what they find is merged.
+"""Split-KV attention, for few query rows and many keys: programs share the keys of a head, and their results are merged.
 
-The query heads that share a key head are rows of one program, so that each key is read once. Every tile takes the general
-path: time goes into reading keys and values.
+The query heads of a GQA group are rows of one program, so that each key is read once. Every tile masks and takes the general
+bias: reading keys and values is what takes the time.
 """
 
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.bias import add_bias, range_of_a
-from falloff.ops.triton.kernels.problem import Place, Tile
-from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, load_seen, visible
+from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
+from falloff.ops.triton.kernels.bias import add_bias
+from falloff.ops.triton.kernels.dropout import keep_factor
+from falloff.ops.triton.kernels.mask import load_seen, visible
+from falloff.ops.triton.kernels.memory import load_rows
+from falloff.ops.triton.kernels.warp import range_of_a
 
 
-@triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "splits", "span"])
-def decode_kernel(
-    p,
-    sums,
-    maxima,
-    totals,
-    N,
-    M,
-    H,
-    fold,
-    first,
-    last,
+@triton.jit(do_not_specialize=[*Dims._fields, "splits", "split_keys"])
+def split_kernel(
+    inputs,
+    split_out,
+    split_max,
+    split_sum,
+    seqlen_q,
+    seqlen_k,
+    heads,
+    group_size,
+    left,
+    right,
     shift,
     extent,
     splits,
-    span,
-    s,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    split_keys,
+    cfg,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """Weighted sums (B, H, N, splits, D), row maxima (base 2) and row sums (B, H, N, splits), of `span` keys each."""
-    place = Place(N, M, H, fold, first, last, shift, extent)
-    groups = H // fold
-    group = tl.program_id(0) // splits
+    """Of each split of `split_keys` keys: unnormalised output split_out (B, H, N, splits, D), row maximum split_max (base 2)
+    and row sum split_sum (B, H, N, splits).
+    """
+    dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
+    kv_heads = heads // group_size
+    kv_head = tl.program_id(0) // splits
     split = tl.program_id(0) % splits
-    b = group // groups
-    g = group % groups
-    row = tl.arange(0, ROWS)
-    exists = row < fold * N
-    head = g * fold + tl.minimum(row // N, fold - 1)
-    i = row % N
-    h = head[:, None]
-    r = i[:, None]
-    c = tl.arange(0, KEYS)[None, :]
-    d = tl.arange(0, s.BLOCK_D)[None, :]
+    b = kv_head // kv_heads
+    g = kv_head % kv_heads
+    row = tl.arange(0, BLOCK_M)  # (BLOCK_M,): the rows of all heads of the group
+    exists = row < group_size * seqlen_q
+    head = g * group_size + tl.minimum(row // seqlen_q, group_size - 1)
+    i = row % seqlen_q
+    h = head[:, None]  # (BLOCK_M, 1)
+    offs_m = i[:, None]  # (BLOCK_M, 1)
+    offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
+    offs_d = tl.arange(0, cfg.BLOCK_D)[None, :]  # (1, BLOCK_D)
 
-    start = p.query.data + tl.cast(b, tl.int64) * p.query.batch
-    pointers = start + tl.cast(h, tl.int64) * p.query.head + tl.cast(r, tl.int64) * p.query.row + d
-    q = tl.load(pointers, mask=exists[:, None] & (d < s.D), other=0.0)
-    scale = p.scale * LOG2E
-    a_low, a_high = range_of_a(p, place, b, 0, ROWS, s)
-    acc = tl.zeros((ROWS, s.BLOCK_D), tl.float32)
-    row_max = tl.full((ROWS,), float("-inf"), tl.float32)
-    row_sum = tl.zeros((ROWS,), tl.float32)
-    begin = split * span
-    end = tl.minimum(begin + span, M)
-    if s.CAUSAL:
-        end = tl.minimum(end, N + last)
-    if s.WINDOW:
-        begin = tl.maximum(begin, first)
-    for first_key in range(begin, end, KEYS):
-        k = load_rows(p.key, b, g, first_key, M, KEYS, s, True)
-        scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION) * scale
-        t = Tile(b, h, 0, first_key, r, c, a_low, a_high)
-        scores = add_bias(scores, p, place, t, s, True)
-        seen = visible(p, place, t, s, True) & (first_key + c < end)
+    q_base = inputs.q.pointer + tl.cast(b, tl.int64) * inputs.q.stride_b
+    pointers = q_base + tl.cast(h, tl.int64) * inputs.q.stride_h + tl.cast(offs_m, tl.int64) * inputs.q.stride_m + offs_d
+    q = tl.load(pointers, mask=exists[:, None] & (offs_d < cfg.D), other=0.0)  # (BLOCK_M, BLOCK_D)
+    scale = inputs.softmax_scale * LOG2E
+    a_low, a_high = range_of_a(inputs, dims, b, 0, BLOCK_M, cfg)
+    acc = tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32)
+    row_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    row_sum = tl.zeros((BLOCK_M,), tl.float32)
+    begin = split * split_keys
+    end = tl.minimum(begin + split_keys, seqlen_k)
+    if cfg.CAUSAL:
+        end = tl.minimum(end, seqlen_q + right)
+    if cfg.WINDOW:
+        begin = tl.maximum(begin, left)
+    for start_n in range(begin, end, BLOCK_N):
+        k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION) * scale  # (BLOCK_M, BLOCK_N)
+        tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
+        scores = add_bias(scores, inputs, dims, tile, cfg, True)
+        seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)
         scores = tl.where(seen, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))
         base = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(row_max - base)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
+        p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
+        rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
+        row_sum = row_sum * rescale + tl.sum(p, 1)
         row_max = new_max
-        if p.dropout is not None:
-            weights *= kept(p.dropout, t)
-        v = load_seen(p, p.value, b, g, first_key, M, KEYS, s, True)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=s.PRECISION)
+        if inputs.dropout is not None:
+            p *= keep_factor(inputs.dropout, tile)
+        v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
 
-    at = ((tl.cast(b, tl.int64) * H + head) * N + i) * splits + split
-    tl.store(sums + at[:, None] * s.D + d, acc, mask=exists[:, None] & (d < s.D))
-    tl.store(maxima + at, row_max, mask=exists)
-    tl.store(totals + at, row_sum, mask=exists)
+    at = ((tl.cast(b, tl.int64) * heads + head) * seqlen_q + i) * splits + split  # (BLOCK_M,)
+    tl.store(split_out + at[:, None] * cfg.D + offs_d, acc, mask=exists[:, None] & (offs_d < cfg.D))
+    tl.store(split_max + at, row_max, mask=exists)
+    tl.store(split_sum + at, row_sum, mask=exists)
 
 
-@triton.jit(do_not_specialize=["N", "H", "splits"])
-def merge_kernel(sums, maxima, totals, out, lse, N, H, splits, s, SPLITS: tl.constexpr):
-    """One row of the output from its splits, in a fixed order."""
+@triton.jit(do_not_specialize=["seqlen_q", "heads", "splits"])
+def merge_kernel(split_out, split_max, split_sum, out, lse, seqlen_q, heads, splits, cfg, SPLITS: tl.constexpr):
+    """One row of out and lse from its splits, in a fixed order. SPLITS: a power of two, at least `splits`."""
     row = tl.cast(tl.program_id(0), tl.int64)
-    split = tl.arange(0, SPLITS)
-    d = tl.arange(0, s.BLOCK_D)[None, :]
-    maximum = tl.load(maxima + row * splits + split, mask=split < splits, other=float("-inf"))
-    top = tl.max(maximum, 0)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    factor = tl.exp2(maximum - base)
-    total = tl.sum(tl.load(totals + row * splits + split, mask=split < splits, other=0.0) * factor, 0)
-    parts = sums + (row * splits + split[:, None]) * s.D + d
-    acc = tl.sum(tl.load(parts, mask=(split[:, None] < splits) & (d < s.D), other=0.0) * factor[:, None], 0)
-    nothing = total == 0
-    total = tl.where(nothing, 1.0, total)
-    acc /= total
-    d = tl.arange(0, s.BLOCK_D)
-    to = out.data + row // N // H * out.batch + row // N % H * out.head + row % N * out.row
-    tl.store(to + d, acc.to(out.data.dtype.element_ty), mask=d < s.D)
-    tl.store(lse + row, tl.where(nothing, float("-inf"), (top + tl.log2(total)) * LN2))
+    split = tl.arange(0, SPLITS)  # (SPLITS,)
+    offs_d = tl.arange(0, cfg.BLOCK_D)[None, :]  # (1, BLOCK_D)
+    maxima = tl.load(split_max + row * splits + split, mask=split < splits, other=float("-inf"))
+    row_max = tl.max(maxima, 0)
+    base = tl.where(row_max == float("-inf"), 0.0, row_max)
+    rescale = tl.exp2(maxima - base)  # (SPLITS,)
+    row_sum = tl.sum(tl.load(split_sum + row * splits + split, mask=split < splits, other=0.0) * rescale, 0)
+    parts = split_out + (row * splits + split[:, None]) * cfg.D + offs_d  # (SPLITS, BLOCK_D)
+    acc = tl.sum(tl.load(parts, mask=(split[:, None] < splits) & (offs_d < cfg.D), other=0.0) * rescale[:, None], 0)
+    sees_nothing = row_sum == 0
+    row_sum = tl.where(sees_nothing, 1.0, row_sum)
+    acc /= row_sum
+    offs_d = tl.arange(0, cfg.BLOCK_D)  # (BLOCK_D,)
+    to = (
+        out.pointer
+        + row // seqlen_q // heads * out.stride_b
+        + row // seqlen_q % heads * out.stride_h
+        + row % seqlen_q * out.stride_m
+    )
+    tl.store(to + offs_d, acc.to(out.pointer.dtype.element_ty), mask=offs_d < cfg.D)
+    tl.store(lse + row, tl.where(sees_nothing, float("-inf"), (row_max + tl.log2(row_sum)) * LN2))

@@ -1,124 +1,120 @@
-"""The gradient of a bias that depends on the offset: sums of score gradients along diagonals, with no atomics.
+"""The gradient of a bias that depends on the offset: sums of dS along diagonals, without atomics.
 
-A program owns a block diagonal of one head: blocks of rows and keys that move on together, so that every tile holds the same
-offsets at the same places. It adds up their score gradients elementwise in registers and sums the diagonals of that once.
-A block of SIDE x SIDE touches 2 SIDE - 1 offsets; block diagonals overlap by halves, which the host adds up.
+A program owns a block diagonal of one head: tiles whose rows and keys move on together, so that every tile holds the same
+offsets at the same places. It adds up their dS entry by entry in registers, and sums the diagonals of that once. A tile of
+SIDE x SIDE has 2 SIDE - 1 offsets; neighbouring block diagonals overlap by half of them, which the host adds up.
 """
 
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.bias import (
-    add_bias,
-    range_of_a,
-    segments_of,
-    strip_tile,
-    warp_factors,
-    warp_line,
-    within,
-)
-from falloff.ops.triton.kernels.problem import Place, Tile
-from falloff.ops.triton.kernels.skip import rows_that_matter
-from falloff.ops.triton.kernels.tile import LOG2E, kept, load_rows, load_seen, visible
+from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
+from falloff.ops.triton.kernels.bias import add_bias, strip_tile
+from falloff.ops.triton.kernels.dropout import keep_factor
+from falloff.ops.triton.kernels.mask import load_seen, visible
+from falloff.ops.triton.kernels.memory import load_rows
+from falloff.ops.triton.kernels.skip import rows_of_keys
+from falloff.ops.triton.kernels.warp import range_of_a, segments_of, warp_factors, warp_line, within
 from falloff.ops.triton.kernels.zones import down
 
 
 @triton.jit
-def add_warp(total, ds, p, place, t, s):
-    """Add the gradient of g from a tile of score gradients: times slope and a."""
-    g, a = warp_factors(p, place, t, s)
-    low, high = segments_of(p, place, t, s)
+def add_dg(dg, ds, inputs, dims, tile, cfg):
+    """Add a tile to the gradient of a warp's g, both (SIDE, SIDE): dS times slope and a."""
+    g, a = warp_factors(inputs, dims, tile, cfg)  # (SIDE, SIDE), (SIDE, 1)
+    low, high = segments_of(inputs, dims, tile, cfg)
     if low == high:
-        total += ds * (warp_line(p, t.h, low, s)[0] * a)
+        dg += ds * (warp_line(inputs, tile.h, low, cfg)[0] * a)
     else:
         for segment in range(low, high + 1):
-            total += within(ds, g * a, p, segment, s) * (warp_line(p, t.h, segment, s)[0] * a)
-    return total
+            dg += within(ds, g * a, inputs, segment, cfg) * (warp_line(inputs, tile.h, segment, cfg)[0] * a)
+    return dg
 
 
-@triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "lowest", "diagonals", "parts"])
+@triton.jit(do_not_specialize=[*Dims._fields, "lowest", "diagonals", "splits"])
 def diagonal_kernel(
-    p,
+    inputs,
     grads,
-    bounds,
+    key_ranges,
     sums,
-    N,
-    M,
-    H,
-    fold,
-    first,
-    last,
+    seqlen_q,
+    seqlen_k,
+    heads,
+    group_size,
+    left,
+    right,
     shift,
     extent,
     lowest,
     diagonals,
-    parts,
-    s,
+    splits,
+    cfg,
     SIDE: tl.constexpr,
 ):
-    """sums (B, H, diagonals, parts, 2 SIDE): entry SIDE + u of block diagonal x is of key - row = lowest + SIDE x + u."""
-    place = Place(N, M, H, fold, first, last, shift, extent)
-    part = tl.program_id(0) % parts
-    diagonal = tl.program_id(0) // parts % diagonals
-    head = tl.program_id(0) // parts // diagonals
-    b = head // H
-    h = head % H
-    lead = lowest + diagonal * SIDE  # of a block's first key before its first row
-    r = tl.arange(0, SIDE)[:, None]
-    c = tl.arange(0, SIDE)[None, :]
+    """sums (B, H, diagonals, splits, 2 SIDE): entry SIDE + u of block diagonal x is of key - row = lowest + SIDE x + u."""
+    dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
+    split = tl.program_id(0) % splits
+    diagonal = tl.program_id(0) // splits % diagonals
+    head = tl.program_id(0) // splits // diagonals
+    b = head // heads
+    h = head % heads
+    lead = lowest + diagonal * SIDE  # start_n - start_m, the same for all tiles of the block diagonal
+    offs_m = tl.arange(0, SIDE)[:, None]  # (SIDE, 1)
+    offs_n = tl.arange(0, SIDE)[None, :]  # (1, SIDE)
 
-    begin, end = rows_that_matter(bounds, head, lead, 1, place, SIDE, SIDE)
+    begin, end = rows_of_keys(key_ranges, head, lead, 1, dims, SIDE, SIDE)
     begin = down(tl.maximum(begin, -lead), SIDE)
-    blocks = (tl.maximum(tl.minimum(end, M - lead) - begin, 0) + SIDE - 1) // SIDE
-    share = (blocks + parts - 1) // parts
-    begin += part * share * SIDE
-    end = tl.minimum(end, tl.minimum(begin + share * SIDE, M - lead))
+    tiles = (tl.maximum(tl.minimum(end, seqlen_k - lead) - begin, 0) + SIDE - 1) // SIDE
+    share = (tiles + splits - 1) // splits
+    begin += split * share * SIDE
+    end = tl.minimum(end, tl.minimum(begin + share * SIDE, seqlen_k - lead))
 
-    seen = r >= 0
-    if s.CAUSAL:
-        seen &= lead + (c - r) <= last
-    if s.WINDOW:
-        seen &= lead + (c - r) >= first
-    if s.FORM == "strip":  # the same for all blocks of the diagonal
-        bias = strip_tile(p, place, Tile(b, h, 0, lead, r, c, 0.0, 0.0), s, True)
+    # Offsets decide what causal and window hide, and the bias of a strip: the same for all tiles.
+    seen = offs_m >= 0
+    if cfg.CAUSAL:
+        seen &= lead + (offs_n - offs_m) <= right
+    if cfg.WINDOW:
+        seen &= lead + (offs_n - offs_m) >= left
+    if cfg.BIAS == "strip":
+        bias = strip_tile(inputs, dims, Tile(b, h, 0, lead, offs_m, offs_n, 0.0, 0.0), cfg, True)  # (SIDE, SIDE)
         bias = tl.where(seen, bias, float("-inf"))
-    scale = p.scale * LOG2E
+    scale = inputs.softmax_scale * LOG2E
     total = tl.zeros((SIDE, SIDE), tl.float32)
-    for first_row in range(begin, end, SIDE):
-        first_key = first_row + lead
-        a_low, a_high = range_of_a(p, place, b, first_row, SIDE, s)
-        t = Tile(b, h, first_row, first_key, r, c, a_low, a_high)
-        i = first_row + tl.arange(0, SIDE)
-        at = tl.cast(head, tl.int64) * N + i
-        q = load_rows(p.query, b, h, first_row, N, SIDE, s, True)
-        k = load_rows(p.key, b, h // fold, first_key, M, SIDE, s, True)
-        do = load_rows(grads.out, b, h, first_row, N, SIDE, s, True)
-        v = load_seen(p, p.value, b, h // fold, first_key, M, SIDE, s, True)
-        lse2 = tl.load(grads.lse2 + at, mask=i < N, other=float("inf"))
-        loss = tl.load(grads.loss + at, mask=i < N, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION)
-        if s.FORM == "strip":
+    for start_m in range(begin, end, SIDE):
+        start_n = start_m + lead
+        a_low, a_high = range_of_a(inputs, dims, b, start_m, SIDE, cfg)
+        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+        i = start_m + tl.arange(0, SIDE)  # (SIDE,)
+        at = tl.cast(head, tl.int64) * seqlen_q + i
+        q = load_rows(inputs.q, b, h, start_m, seqlen_q, SIDE, cfg, True)  # (SIDE, BLOCK_D)
+        k = load_rows(inputs.k, b, h // group_size, start_n, seqlen_k, SIDE, cfg, True)  # (SIDE, BLOCK_D)
+        do = load_rows(grads.do, b, h, start_m, seqlen_q, SIDE, cfg, True)  # (SIDE, BLOCK_D)
+        v = load_seen(inputs, inputs.v, b, h // group_size, start_n, seqlen_k, SIDE, cfg, True)  # (SIDE, BLOCK_D)
+        lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))
+        delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (SIDE, SIDE)
+        if cfg.BIAS == "strip":
             exponent = scores * scale + bias - lse2[:, None]
         else:
-            scores = add_bias(scores * scale, p, place, t, s, True)
+            scores = add_bias(scores * scale, inputs, dims, tile, cfg, True)
             exponent = tl.where(seen, scores - lse2[:, None], float("-inf"))
-        if s.LABELS:
-            exponent = tl.where(visible(p, place, t, s, False), exponent, float("-inf"))
-        exists = (first_key + c >= 0) & (first_key + c < M)
-        weights = tl.where(exists, tl.exp2(exponent), 0.0)
-        dp = tl.dot(do, tl.trans(v), input_precision=s.PRECISION)
-        if p.dropout is not None:
-            dp *= kept(p.dropout, t)
-        ds = weights * (dp - loss[:, None])
-        if s.FORM == "strip":
+        if cfg.LOADED_MASK:
+            exponent = tl.where(visible(inputs, dims, tile, cfg, False), exponent, float("-inf"))
+        exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)
+        p = tl.where(exists, tl.exp2(exponent), 0.0)  # (SIDE, SIDE)
+        dp = tl.dot(do, tl.trans(v), input_precision=cfg.INPUT_PRECISION)  # (SIDE, SIDE)
+        if inputs.dropout is not None:
+            dp *= keep_factor(inputs.dropout, tile)
+        ds = p * (dp - delta[:, None])  # (SIDE, SIDE)
+        if cfg.BIAS == "strip":
             total += ds
         else:
-            total = add_warp(total, ds, p, place, t, s)
+            total = add_dg(total, ds, inputs, dims, tile, cfg)
 
-    # Each row rotated by its number: its entry for key - row = u comes to column u, or u + SIDE where u is negative.
-    rotated = tl.gather(total, (c + r) % SIDE, 1)
-    ahead = tl.sum(tl.where(c + r < SIDE, rotated, 0.0), 0)
-    behind = tl.sum(tl.where(c + r < SIDE, 0.0, rotated), 0)
+    # Rotate each row by its number: the entry of key - row = lead + u comes to column u, or u + SIDE for a negative u.
+    rotated = tl.gather(total, (offs_n + offs_m) % SIDE, 1)  # (SIDE, SIDE)
+    ahead = tl.sum(tl.where(offs_n + offs_m < SIDE, rotated, 0.0), 0)  # (SIDE,): u >= 0
+    behind = tl.sum(tl.where(offs_n + offs_m < SIDE, 0.0, rotated), 0)  # (SIDE,): u < 0
     at = sums + tl.cast(tl.program_id(0), tl.int64) * 2 * SIDE + tl.arange(0, SIDE)
     tl.store(at, behind)
     tl.store(at + SIDE, ahead)

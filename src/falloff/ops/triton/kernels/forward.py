@@ -1,110 +1,113 @@
-"""The forward kernel: a program owns a block of query rows and visits their keys with a running maximum and sum.
+"""The forward kernel: a program owns a q tile and visits its kv tiles with a running row maximum and row sum.
 
-Online softmax in base 2: scale and bias carry the factor log2(e), so that a weight is one exp2.
+Online softmax in base 2: softmax_scale and bias carry the factor log2(e), so that a probability is one exp2.
 """
 
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.bias import add_bias, far_values, range_of_a
-from falloff.ops.triton.kernels.problem import Place, Tile
-from falloff.ops.triton.kernels.skip import keys_that_matter
-from falloff.ops.triton.kernels.tile import LN2, LOG2E, kept, load_rows, load_seen, store_rows, visible
+from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
+from falloff.ops.triton.kernels.bias import add_bias, far_biases
+from falloff.ops.triton.kernels.dropout import keep_factor
+from falloff.ops.triton.kernels.mask import load_seen, visible
+from falloff.ops.triton.kernels.memory import load_rows, store_rows
+from falloff.ops.triton.kernels.skip import keys_of_rows
+from falloff.ops.triton.kernels.warp import range_of_a
 from falloff.ops.triton.kernels.zones import key_zones
 
 
 @triton.jit
-def attend(state, q, p, place, row_tile, begin, end, far, ROWS: tl.constexpr, KEYS: tl.constexpr, s, ZONE: tl.constexpr):
-    """Visit the keys begin .. end - 1: a running weighted sum of values, row maximum (base 2) and row sum."""
-    acc, row_max, row_sum = state
-    b, h, first_row, _, r, c, a_low, a_high = row_tile
-    g = h // place.fold
+def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr):
+    """Visit the keys begin .. end - 1. The state: unnormalised output, row maximum (base 2) and row sum."""
+    acc, row_max, row_sum = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
+    b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
+    g = h // dims.group_size
     EDGE: tl.constexpr = ZONE == "edge"
     FAR: tl.constexpr = ZONE == "past" or ZONE == "future"
-    scale = p.scale * LOG2E
-    for first_key in range(begin, end, KEYS):
-        t = Tile(b, h, first_row, first_key, r, c, a_low, a_high)
-        k = load_rows(p.key, b, g, first_key, place.M, KEYS, s, EDGE)
-        scores = tl.dot(q, tl.trans(k), input_precision=s.PRECISION)
-        if FAR and not s.LABELS:
-            # The bias is one number here: it joins the maximum, and each weight is one multiply-add and one exp2.
-            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far)
+    scale = inputs.softmax_scale * LOG2E
+    for start_n in range(begin, end, BLOCK_N):
+        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+        k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+        if FAR and not cfg.LOADED_MASK:
+            # The bias is one number here: it joins the maximum, and a probability is one multiply-add and one exp2.
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)
             base = tl.where(new_max == float("-inf"), 0.0, new_max)
-            weights = tl.exp2(scores * scale - (base - far)[:, None])
+            p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)
         else:
             scores *= scale
             if FAR:
-                scores += far
+                scores += far_bias
             else:
-                scores = add_bias(scores, p, place, t, s, EDGE)
-            if EDGE or s.LABELS:
-                scores = tl.where(visible(p, place, t, s, EDGE), scores, float("-inf"))
+                scores = add_bias(scores, inputs, dims, tile, cfg, EDGE)
+            if EDGE or cfg.LOADED_MASK:
+                scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
             new_max = tl.maximum(row_max, tl.max(scores, 1))
-            base = tl.where(new_max == float("-inf"), 0.0, new_max)
-            weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(row_max - base)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # -inf - -inf would be NaN
+            p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
+        rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
+        row_sum = row_sum * rescale + tl.sum(p, 1)
         row_max = new_max
-        if p.dropout is not None:
-            weights *= kept(p.dropout, t)
-        v = load_seen(p, p.value, b, g, first_key, place.M, KEYS, s, EDGE)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=s.PRECISION)
+        if inputs.dropout is not None:
+            p *= keep_factor(inputs.dropout, tile)
+        v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
     return acc, row_max, row_sum
 
 
-@triton.jit(do_not_specialize=["N", "M", "H", "fold", "first", "last", "shift", "extent", "blocks"])
+@triton.jit(do_not_specialize=[*Dims._fields, "q_tiles"])
 def forward_kernel(
-    p,
+    inputs,
     out,
     lse,
-    bounds,
-    N,
-    M,
-    H,
-    fold,
-    first,
-    last,
+    key_ranges,
+    seqlen_q,
+    seqlen_k,
+    heads,
+    group_size,
+    left,
+    right,
     shift,
     extent,
-    blocks,
-    s,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    q_tiles,
+    cfg,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """out (B, H, N, D) and lse (B, H, N); `bounds`: see `skip`, or None."""
-    place = Place(N, M, H, fold, first, last, shift, extent)
-    head = tl.program_id(0) // blocks
-    # The last rows of a causal text see the most keys: they start first.
-    first_row = (blocks - 1 - tl.program_id(0) % blocks) * ROWS
-    b = head // H
-    h = head % H
+    """out (B, H, N, D) and lse (B, H, N). key_ranges: see `skip`, or None."""
+    dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
+    head = tl.program_id(0) // q_tiles
+    # Under a causal mask the last rows see the most keys: they start first.
+    start_m = (q_tiles - 1 - tl.program_id(0) % q_tiles) * BLOCK_M
+    b = head // heads
+    h = head % heads
 
-    begin, end = keys_that_matter(bounds, head, first_row, place, ROWS)
-    start, clear, middle, after, edge, end = key_zones(place, first_row, begin, end, ROWS, KEYS, s)
-    past, future = far_values(p, place, h, s)
-    a_low, a_high = range_of_a(p, place, b, first_row, ROWS, s)
-    q = load_rows(p.query, b, h, first_row, N, ROWS, s, True)
-    r = tl.arange(0, ROWS)[:, None]
-    c = tl.arange(0, KEYS)[None, :]
-    row_tile = Tile(b, h, first_row, 0, r, c, a_low, a_high)
-    lowest = tl.full((ROWS,), float("-inf"), tl.float32)
-    state = (tl.zeros((ROWS, s.BLOCK_D), tl.float32), lowest, tl.zeros((ROWS,), tl.float32))
-    if s.WINDOW and (s.PAST or s.MIDDLE != "edge"):
-        state = attend(state, q, p, place, row_tile, start, clear, 0.0, ROWS, KEYS, s, "edge")
-    if s.PAST:
-        state = attend(state, q, p, place, row_tile, clear, middle, past, ROWS, KEYS, s, "past")
-    if s.MIDDLE != "none":
-        state = attend(state, q, p, place, row_tile, middle, after, 0.0, ROWS, KEYS, s, s.MIDDLE)
-    if s.FUTURE:
-        state = attend(state, q, p, place, row_tile, after, edge, future, ROWS, KEYS, s, "future")
-    if s.FUTURE or s.MIDDLE != "edge":
-        state = attend(state, q, p, place, row_tile, edge, end, 0.0, ROWS, KEYS, s, "edge")
+    begin, end = keys_of_rows(key_ranges, head, start_m, dims, BLOCK_M)
+    begin, past, middle, future, edge, end = key_zones(dims, start_m, begin, end, BLOCK_M, BLOCK_N, cfg)
+    past_bias, future_bias = far_biases(inputs, dims, h, cfg)
+    a_low, a_high = range_of_a(inputs, dims, b, start_m, BLOCK_M, cfg)
+    q = load_rows(inputs.q, b, h, start_m, seqlen_q, BLOCK_M, cfg, True)  # (BLOCK_M, BLOCK_D)
+    offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
+    offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
+    q_tile = Tile(b, h, start_m, 0, offs_m, offs_n, a_low, a_high)
+    lowest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), lowest, tl.zeros((BLOCK_M,), tl.float32))
+    if cfg.WINDOW and (cfg.FAR_PAST or cfg.MIDDLE != "edge"):
+        state = attend(state, q, inputs, dims, q_tile, begin, past, 0.0, BLOCK_N, cfg, "edge")
+    if cfg.FAR_PAST:
+        state = attend(state, q, inputs, dims, q_tile, past, middle, past_bias, BLOCK_N, cfg, "past")
+    if cfg.MIDDLE != "none":
+        state = attend(state, q, inputs, dims, q_tile, middle, future, 0.0, BLOCK_N, cfg, cfg.MIDDLE)
+    if cfg.FAR_FUTURE:
+        state = attend(state, q, inputs, dims, q_tile, future, edge, future_bias, BLOCK_N, cfg, "future")
+    if cfg.FAR_FUTURE or cfg.MIDDLE != "edge":
+        state = attend(state, q, inputs, dims, q_tile, edge, end, 0.0, BLOCK_N, cfg, "edge")
 
     acc, row_max, row_sum = state
-    nothing = row_sum == 0
-    row_sum = tl.where(nothing, 1.0, row_sum)
+    sees_nothing = row_sum == 0
+    row_sum = tl.where(sees_nothing, 1.0, row_sum)
     acc /= row_sum[:, None]
-    store_rows(out, acc, b, h, first_row, N, ROWS, s)
-    i = first_row + tl.arange(0, ROWS)
-    log_sum = tl.where(nothing, float("-inf"), (row_max + tl.log2(row_sum)) * LN2)
-    tl.store(lse + tl.cast(head, tl.int64) * N + i, log_sum, mask=i < N)
+    store_rows(out, acc, b, h, start_m, seqlen_q, BLOCK_M, cfg)
+    i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    row_lse = tl.where(sees_nothing, float("-inf"), (row_max + tl.log2(row_sum)) * LN2)
+    tl.store(lse + tl.cast(head, tl.int64) * seqlen_q + i, row_lse, mask=i < seqlen_q)

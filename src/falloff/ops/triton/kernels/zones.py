@@ -1,13 +1,12 @@
 """Device code: how a program cuts the tiles it visits into zones, each with a loop of its own.
 
-Along a row of tiles the bias is constant in the far past, varies in the middle and is constant in the far future; and only
-tiles at the edges of what is visible need a mask. So a program runs up to five loops in a row:
+Only tiles at the edges of what is visible need a mask. And along a row of tiles the bias is constant in the far past, varies
+in the middle and is constant in the far future. So a program runs up to five loops, one after another:
 
     edge | far | middle | far | edge
 
-A far tile adds one number to its scores. A middle that is short (the reach of a T5 bias, say) checks masks as an edge does
-and swallows the edges beside it, since each loop must fill its pipeline anew. Whether a zone exists at all is known when the
-kernel is compiled.
+A far tile adds one number to its scores. Each loop must fill its pipeline of loads anew, so a short middle (the reach of a
+T5 bias) takes the edges beside it into its loop and masks as they do. Which zones exist is known when a kernel is compiled.
 """
 
 import triton
@@ -16,13 +15,13 @@ import triton.language as tl
 
 @triton.jit
 def up(x, STEP: tl.constexpr):
-    """The next multiple of STEP, for x of any sign."""
+    """The least multiple of STEP that is at least x, and at least 0."""
     return down(x + STEP - 1, STEP)
 
 
 @triton.jit
 def down(x, STEP: tl.constexpr):
-    """The last multiple of STEP that is at most x, for x >= 0; 0 for less."""
+    """The largest multiple of STEP that is at most x. 0 for a negative x."""
     return tl.maximum(x, 0) // STEP * STEP
 
 
@@ -45,84 +44,84 @@ def cut(
     MIDDLE: tl.constexpr,
     AFTER: tl.constexpr,
 ):
-    """The six borders of the zones of begin .. end: start, far, middle, far, edge, end.
+    """The begins of the five zones of begin .. end, and their end: begin, before, middle, after, edge, end.
 
-    Between clear_begin and clear_end nothing is hidden. Up to `far_end` and from `far_begin` on the bias is constant, where
-    there is a far zone BEFORE and AFTER the MIDDLE, which is "near" (no mask needed), "edge" or "none".
+    Nothing is hidden in clear_begin .. clear_end. The bias is constant below far_end and from far_begin on. BEFORE, AFTER:
+    whether there is a far zone on that side of the middle. MIDDLE: "near" (no mask needed), "edge" or "none".
     """
-    start = down(begin, STEP)
-    end = tl.maximum(end, start)
-    clear = tl.minimum(tl.maximum(up(clear_begin, STEP), start), end)
-    edge = clamp(down(clear_end, STEP), clear, end)
+    begin = down(begin, STEP)
+    end = tl.maximum(end, begin)
+    before = tl.minimum(tl.maximum(up(clear_begin, STEP), begin), end)
+    edge = clamp(down(clear_end, STEP), before, end)
     if MIDDLE == "none":
-        middle = edge if BEFORE else clear
-        return start, clear, middle, middle, edge, end
+        middle = edge if BEFORE else before
+        return begin, before, middle, middle, edge, end
     else:
-        middle = clear
+        middle = before
         after = edge
         if BEFORE:
-            middle = clamp(down(far_end, STEP), clear, edge)
+            middle = clamp(down(far_end, STEP), before, edge)
         if AFTER:
             after = clamp(up(far_begin, STEP), middle, edge)
-        # The middle takes over an edge beside it.
+        # A middle that masks takes over the edge beside it.
         if MIDDLE == "edge" and not BEFORE:
-            clear = start
-            middle = start
+            before = begin
+            middle = begin
         if MIDDLE == "edge" and not AFTER:
             edge = end
             after = end
-        return start, clear, middle, after, edge, end
+        return begin, before, middle, after, edge, end
 
 
 @triton.jit
-def key_zones(place, first_row, begin, end, ROWS: tl.constexpr, KEYS: tl.constexpr, s):
-    """Zones of the keys that a block of rows visits, of those within begin .. end."""
-    last_row = tl.minimum(first_row + ROWS, place.N) - 1
+def key_zones(dims, start_m, begin, end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, cfg):
+    """Zones of the keys begin .. end for a q tile: edge, far past, middle, far future, edge."""
+    last_row = tl.minimum(start_m + BLOCK_M, dims.seqlen_q) - 1
     clear_begin = 0
-    clear_end = place.M
-    if s.CAUSAL:
-        end = tl.minimum(end, last_row + place.last + 1)
-        clear_end = tl.minimum(clear_end, first_row + place.last + 1)
-    if s.WINDOW:
-        begin = tl.maximum(begin, first_row + place.first)
-        clear_begin = last_row + place.first
-    far_end, far_begin = middle_keys(place, first_row, ROWS, s)
-    return cut(begin, end, clear_begin, clear_end, far_end, far_begin, KEYS, s.PAST, s.MIDDLE, s.FUTURE)
+    clear_end = dims.seqlen_k
+    if cfg.CAUSAL:
+        end = tl.minimum(end, last_row + dims.right + 1)
+        clear_end = tl.minimum(clear_end, start_m + dims.right + 1)
+    if cfg.WINDOW:
+        begin = tl.maximum(begin, start_m + dims.left)
+        clear_begin = last_row + dims.left
+    far_end, far_begin = middle_keys(dims, start_m, BLOCK_M, cfg)
+    return cut(begin, end, clear_begin, clear_end, far_end, far_begin, BLOCK_N, cfg.FAR_PAST, cfg.MIDDLE, cfg.FAR_FUTURE)
 
 
 @triton.jit
-def row_zones(place, first_key, begin, end, ROWS: tl.constexpr, KEYS: tl.constexpr, s):
-    """Zones of the rows that visit a block of keys, of those within begin .. end."""
+def row_zones(dims, start_n, begin, end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, cfg):
+    """Zones of the rows begin .. end for a kv tile: edge, far future, middle, far past, edge."""
     clear_begin = 0
-    clear_end = place.N
-    if s.CAUSAL:
-        begin = tl.maximum(begin, first_key - place.last)
-        clear_begin = first_key + KEYS - 1 - place.last
-    if s.WINDOW:
-        end = tl.minimum(end, first_key + KEYS - place.first)
-        clear_end = tl.minimum(clear_end, first_key - place.first + 1)
-    far_end, far_begin = middle_rows(place, first_key, KEYS, s)
-    return cut(begin, end, clear_begin, clear_end, far_end, far_begin, ROWS, s.FUTURE, s.MIDDLE, s.PAST)
+    clear_end = dims.seqlen_q
+    if cfg.CAUSAL:
+        begin = tl.maximum(begin, start_n - dims.right)
+        clear_begin = start_n + BLOCK_N - 1 - dims.right
+    if cfg.WINDOW:
+        end = tl.minimum(end, start_n + BLOCK_N - dims.left)
+        clear_end = tl.minimum(clear_end, start_n - dims.left + 1)
+    far_end, far_begin = middle_rows(dims, start_n, BLOCK_N, cfg)
+    return cut(begin, end, clear_begin, clear_end, far_end, far_begin, BLOCK_M, cfg.FAR_FUTURE, cfg.MIDDLE, cfg.FAR_PAST)
 
 
 @triton.jit
-def varying(place, s):
-    """Shift and extent by which the bias varies at offsets 0 <= shift + i - j < extent and is constant on either side."""
-    if s.FORM == "strip":
-        return place.shift - 1, tl.maximum(place.extent - 2, 0)
+def varying(dims, cfg):
+    """Shift and extent: the bias varies where 0 <= shift + i - j < extent and is constant on either side."""
+    if cfg.BIAS == "strip":  # its first and last value are those of the far zones
+        return dims.shift - 1, tl.maximum(dims.extent - 2, 0)
     else:
-        return place.shift, place.extent
+        return dims.shift, dims.extent
 
 
 @triton.jit
-def middle_keys(place, first_row, ROWS: tl.constexpr, s):
-    """Keys from the first to behind the last at which the bias of some row of a block varies."""
-    shift, extent = varying(place, s)
-    return first_row + shift - extent + 1, first_row + ROWS + shift
+def middle_keys(dims, start_m, BLOCK_M: tl.constexpr, cfg):
+    """The half-open range of keys at which the bias of some row of a q tile varies."""
+    shift, extent = varying(dims, cfg)
+    return start_m + shift - extent + 1, start_m + BLOCK_M + shift
 
 
 @triton.jit
-def middle_rows(place, first_key, KEYS: tl.constexpr, s):
-    """Rows from the first to behind the last at which the bias of some key of a block varies."""
-    shift, extent = varying(place, s)
-    return first_key - shift, first_key + KEYS - 1 + extent - shift
+def middle_rows(dims, start_n, BLOCK_N: tl.constexpr, cfg):
+    """The half-open range of rows at which the bias of some key of a kv tile varies."""
+    shift, extent = varying(dims, cfg)
+    return start_n - shift, start_n + BLOCK_N - 1 + extent - shift

@@ -1,0 +1,1 @@
+"""Host code: what is launched for a call."""

@@ -1,0 +1,224 @@
+"""A bias on the host, one class for each form: what is lowered, what kernels are told, how the gradient is gathered.
+
+The sizes of what is lowered follow from shapes alone and compare no lengths: a compiler that traces a call with symbolic
+lengths can ask for them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from falloff.forms import Band, Strip, Warp
+from falloff.ops.call import Call
+from falloff.ops.offset_sums import at_distances
+from falloff.ops.triton.kernels.arguments import (
+    PAD,
+    RANGE_BLOCK,
+    RANGE_SPARE,
+    SKIP_BLOCK_N,
+    BandTensors,
+    Gradients,
+    StripTensors,
+    WarpTensors,
+)
+from falloff.ops.triton.kernels.lower import block_ranges_kernel, pad_strip_kernel, spread_g_kernel
+
+_SHORT = 1024  # extent up to which the middle of a bias is not worth a loop of its own (see kernels/zones.py)
+_BLOCK = 1024  # values that one program of a lowering kernel writes
+
+SumsByOffset = Callable[[int, int], Tensor]
+"""Sums of dS at the offsets start .. stop, both included, for each head: (H, stop - start + 1), float64."""
+
+
+class NoBias:
+    """A call without a bias, and what the forms share.
+
+    Args:
+        call: the call.
+        seqlen_q, seqlen_k: its lengths.
+        lowest, highest: the least and the largest offset between a row and a key that it may see.
+    """
+
+    kind = "none"
+    shift, extent = 0, 1  # shift + i - j is the index of the bias of row i and key j, where it lies in 0 .. extent - 1
+    segments = 16  # a power of two, at least the segments of a warp
+    # Whether there are tiles in the far past and in the far future, where the bias is constant; and what is between them.
+    far_past, middle, far_future = True, "none", False
+
+    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        self.call = call
+        self.seqlen_q, self.seqlen_k = seqlen_q, seqlen_k
+        self.lowest, self.highest = lowest, highest
+
+    def _clamped(self, shift: int) -> int:
+        """Beyond these ends nothing changes: the shift fits into 32 bits wherever the queries stand."""
+        return min(max(shift, -self.seqlen_q - self.extent - 1), self.seqlen_k + self.extent + 1)
+
+    @staticmethod
+    def sizes(form: Any, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+        """How many float32 each lowered part has."""
+        return []
+
+    def lower(self, parts: Sequence[Tensor]) -> None:
+        """Write the lowered parts."""
+
+    def tensors(self, parts: Sequence[Tensor]) -> StripTensors | BandTensors | WarpTensors | None:
+        """What attention kernels read of the form."""
+        return None
+
+    def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
+        """What the dq kernel must write for the form's gradient: buffers by their name in `Gradients`."""
+        return {}
+
+    def gradients(
+        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
+    ) -> list[Tensor]:
+        """The gradients of the form's tensors, from what the dq kernel wrote and sums along diagonals."""
+        return []
+
+
+class StripBias(NoBias):
+    """Lowered: the padded strip. For skipping also the tails of the strip and the largest norms of keys: see `skip`."""
+
+    kind = "strip"
+
+    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(call.form, Strip)
+        self.values, self.first = call.form.values, call.form.start
+        self.extent = self.values.shape[1]
+        self.last = self.first + self.extent - 1
+        self.shift = self._clamped(call.query_start - self.first)
+        self.far_past, self.far_future = highest > self.last, lowest < self.first
+        self.middle = "edge" if self.extent <= _SHORT else "near"
+
+    @staticmethod
+    def sizes(form: Strip, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+        heads, extent = form.values.shape
+        norms = batch * kv_heads * _blocks(seqlen_k, SKIP_BLOCK_N.value)
+        return [heads * (extent + 2 * PAD.value), heads * extent, heads * extent, norms, norms]
+
+    def lower(self, parts: Sequence[Tensor]) -> None:
+        width = self.extent + 2 * PAD.value
+        grid = (_blocks(width, _BLOCK), self.values.shape[0])
+        pad_strip_kernel[grid](self.values.contiguous(), parts[0], self.extent, width, BLOCK=_BLOCK)
+
+    def tensors(self, parts: Sequence[Tensor]) -> StripTensors:
+        return StripTensors(parts[0])
+
+    def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
+        return {"future_ds": torch.empty_like(delta)} if self.far_future else {}
+
+    def gradients(
+        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
+    ) -> list[Tensor]:
+        """Sums along diagonals within the strip, and for each end the sum of all at and beyond it.
+
+        The dS of a row sum to the gradient of its log-sum-exp, so what lies at and beyond the last offset is the rest.
+        """
+        d_values = self.values.new_zeros(self.values.shape, dtype=torch.float64)  # (H, K)
+        start = max(self.lowest, self.first + 1 if self.far_future else self.first)
+        stop = min(self.highest, self.last - 1 if self.far_past else self.last)
+        if start <= stop:
+            d_values[:, start - self.first : stop - self.first + 1] = sums_by_offset(start, stop)
+        if self.far_future:
+            d_values[:, 0].add_(grads.future_ds.sum((0, 2), dtype=torch.float64))
+        if self.far_past:
+            known = d_values.sum(1)
+            if grad_lse is None:
+                d_values[:, -1].sub_(known)
+            else:
+                total = torch.where(lse == -torch.inf, 0.0, grad_lse).sum((0, 2), dtype=torch.float64)
+                d_values[:, -1].add_(total - known)
+        return [d_values]
+
+
+class BandBias(NoBias):
+    """Lowered: nothing. A band that is not contiguous, or has more than 32 bits, is copied in each direction."""
+
+    kind = "band"
+
+    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(call.form, Band)
+        self.values = call.form.values
+        self.extent = self.values.shape[3]
+        self.shift = self._clamped(call.query_start)
+        self.far_past, self.far_future = highest >= self.extent, lowest < 0
+        self.middle = "edge" if self.extent <= _SHORT else "near"
+
+    def tensors(self, parts: Sequence[Tensor]) -> BandTensors:
+        return BandTensors((self.values if self.values.itemsize in (2, 4) else self.values.float()).contiguous())
+
+    def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
+        return {"d_band": torch.zeros_like(self.values, memory_format=torch.contiguous_format)}
+
+    def gradients(
+        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
+    ) -> list[Tensor]:
+        return [grads.d_band]
+
+
+class WarpBias(NoBias):
+    """Lowered: g by falling offset, and ranges of g and a.
+
+    Knots are read from the form alone: kernels index by them, and anybody may hand anything for `lowered` to the operator of
+    the backward.
+    """
+
+    kind = "warp"
+    far_past, middle, far_future = False, "near", False
+
+    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(call.form, Warp)
+        tensors = (tensor.float().contiguous() for tensor in call.form.tensors)
+        self.g, self.a, self.knots, self.slope, self.intercept = tensors
+        self.extent, self.num_segments = self.g.shape[0], self.slope.shape[1]
+        self.segments = max(triton.next_power_of_2(self.num_segments), NoBias.segments)
+        self.shift = self._clamped(call.query_start)
+
+    @staticmethod
+    def sizes(form: Warp, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+        table = seqlen_q + seqlen_k - 1 + 2 * PAD.value
+        g_ranges = _blocks(table, RANGE_BLOCK.value) + RANGE_SPARE.value
+        a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value)
+        return [table, g_ranges, g_ranges, a_ranges, a_ranges]
+
+    def lower(self, parts: Sequence[Tensor]) -> None:
+        table, g_low, g_high, a_low, a_high = parts
+        width, highest = self.seqlen_q + self.seqlen_k - 1 + 2 * PAD.value, self.shift + self.seqlen_q - 1
+        spread_g_kernel[(_blocks(width, _BLOCK),)](self.g, table, width, self.extent, highest, BLOCK=_BLOCK)
+        for values, length, low, high in ((table, width, g_low, g_high), (self.a, self.seqlen_q, a_low, a_high)):
+            blocks = _blocks(length, RANGE_BLOCK.value)
+            rows = 1 if values is table else values.numel() // length
+            block_ranges_kernel[(rows * blocks,)](values, low, high, length, blocks)
+
+    def tensors(self, parts: Sequence[Tensor]) -> WarpTensors:
+        table, *ranges = parts
+        knots = torch.nn.functional.pad(self.knots, (0, self.segments - self.num_segments + 1), value=torch.inf)
+        stride_b = self.a.shape[1] if self.a.dim() == 2 else 0
+        return WarpTensors(table, self.a, stride_b, knots, self.slope, self.intercept, self.num_segments, *ranges)
+
+    def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
+        segment_sums = delta.new_empty(*delta.shape[:2], q_tiles, 2, self.segments)
+        return {"row_da": torch.empty_like(delta), "segment_sums": segment_sums}
+
+    def gradients(
+        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
+    ) -> list[Tensor]:
+        by_offset = sums_by_offset(self.lowest, self.highest).sum(0, keepdim=True)
+        dg = at_distances(by_offset, self.lowest, self.extent)[0]
+        da = grads.row_da.sum((0, 1) if self.a.dim() == 1 else 1, dtype=torch.float64)
+        lines = grads.segment_sums[..., : self.num_segments].sum((0, 2), dtype=torch.float64)  # (H, 2, S)
+        return [dg, da, torch.zeros_like(self.knots), lines[:, 0], lines[:, 1]]
+
+
+BIASES: dict[str, type[NoBias]] = {bias.kind: bias for bias in (NoBias, StripBias, BandBias, WarpBias)}
+
+
+def _blocks(length: int, size: int) -> int:
+    return (length + size - 1) // size

@@ -1,0 +1,93 @@
+"""The forward: lower the call, find the keys that rows may need, attend."""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from falloff.ops.call import Call, empty_output
+from falloff.ops.triton.host.device import on_device
+from falloff.ops.triton.host.lower import lower
+from falloff.ops.triton.host.problem import Problem, strided
+from falloff.ops.triton.host.skip import key_ranges
+from falloff.ops.triton.kernels.decode import merge_kernel, split_kernel
+from falloff.ops.triton.kernels.forward import forward_kernel
+
+_SPLIT_PROGRAMS = 256  # about as many programs as fill a GPU: keys are split by shapes alone
+_MERGED = 16384  # numbers that a program holds in registers while it merges the splits of a row
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp of each row. Writes `lowered`, if there is one."""
+    out = empty_output(query)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    if out.numel() == 0 or key.shape[2] == 0:
+        return out.zero_(), lse.fill_(-torch.inf)
+    with on_device(query):
+        problem = Problem(query, key, value, call)
+        parts = lower(problem, lowered, skipping=not problem.splits_kv)
+        (attend_split if problem.splits_kv else attend)(problem, parts, out, lse)
+    return out, lse
+
+
+def attend(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
+    """One program for each q tile."""
+    tiles = problem.tiles("forward")
+    q_tiles = triton.cdiv(problem.seqlen_q, tiles.block_m)
+    forward_kernel[(problem.batch * problem.heads * q_tiles,)](
+        problem.biased(parts),
+        strided(out),
+        lse,
+        key_ranges(problem, parts, None),
+        *problem.dims,
+        q_tiles,
+        problem.cfg,
+        BLOCK_M=tiles.block_m,
+        BLOCK_N=tiles.block_n,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+
+
+def attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
+    """Few query rows: the keys of a GQA group are split among programs, and the splits are merged. No key is skipped."""
+    batch, heads, seqlen_q, head_dim = out.shape
+    tiles = problem.tiles("decode")
+    most = _MERGED // problem.block_d
+    kv_heads, seqlen_k = batch * problem.kv_heads, problem.seqlen_k
+    splits = min(triton.cdiv(_SPLIT_PROGRAMS, kv_heads), triton.cdiv(seqlen_k, 2 * tiles.block_n), most)
+    split_keys = triton.cdiv(triton.cdiv(seqlen_k, splits), tiles.block_n) * tiles.block_n
+    splits = triton.cdiv(seqlen_k, split_keys)
+    split_out = out.new_empty(batch, heads, seqlen_q, splits, head_dim, dtype=torch.float32)
+    split_max, split_sum = (out.new_empty(batch, heads, seqlen_q, splits, dtype=torch.float32) for _ in range(2))
+    # Without zones, so that a text that grows past a reach compiles nothing anew.
+    cfg = problem.cfg._replace(FAR_PAST=tl.constexpr(False), MIDDLE=tl.constexpr("edge"), FAR_FUTURE=tl.constexpr(False))
+    split_kernel[(kv_heads * splits,)](
+        problem.biased(parts),
+        split_out,
+        split_max,
+        split_sum,
+        *problem.dims,
+        splits,
+        split_keys,
+        cfg,
+        BLOCK_M=max(tiles.block_m, triton.next_power_of_2(problem.group_size * seqlen_q)),
+        BLOCK_N=tiles.block_n,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    merge_kernel[(batch * heads * seqlen_q,)](
+        split_out,
+        split_max,
+        split_sum,
+        strided(out),
+        lse,
+        seqlen_q,
+        heads,
+        splits,
+        cfg,
+        SPLITS=triton.next_power_of_2(splits),
+        num_warps=8,
+    )

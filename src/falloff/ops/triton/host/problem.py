@@ -1,0 +1,145 @@
+"""One call as its kernels take it: inputs, lengths and positions, and what is known when a kernel is compiled.
+
+It reads shapes and numbers, and no tensor: nothing waits for the device.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from falloff.forms import Form
+from falloff.ops.call import Call
+from falloff.ops.triton.host.bias import BIASES, NoBias
+from falloff.ops.triton.host.device import device_of
+from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
+from falloff.ops.triton.tiles import Tiles
+
+_SPLIT_ROWS = 64  # query rows of a GQA group up to which its keys are split among programs
+_SPLIT_KEYS = 256  # keys from which on
+_ALIGNED = 4  # float32 to whose multiple a lowered part begins: 16 bytes, as if each were a tensor of its own
+
+
+class Problem:
+    """A call of attention on the host.
+
+    Args:
+        query: (B, H, N, D), not empty, on the current device.
+        key, value: (B, G, M, D), not empty.
+        call: all else.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
+        self.call = call
+        self.batch, self.heads, self.seqlen_q, head_dim = query.shape
+        self.kv_heads, self.seqlen_k = key.shape[1:3]
+        self.group_size = self.heads // self.kv_heads
+        self.splits_kv = self.group_size * self.seqlen_q <= _SPLIT_ROWS and self.seqlen_k >= _SPLIT_KEYS
+        self.query, self.key, self.value = (readable(tensor) for tensor in (query, key, value))
+
+        lowest, highest = call.query_start - (self.seqlen_k - 1), call.query_start + self.seqlen_q - 1
+        if call.causal:
+            lowest = max(lowest, 0)
+        if call.window is not None:
+            highest = min(highest, call.window - 1)
+        kind = "none" if call.form is None else call.form.kind
+        self.bias: NoBias = BIASES[kind](call, self.seqlen_q, self.seqlen_k, lowest, highest)
+
+        self.device = device_of(query)
+        self.block_d = max(triton.next_power_of_2(head_dim), 16)
+        self.cfg = _config(
+            head_dim,
+            self.block_d,
+            kind,
+            call.causal,
+            call.window is not None,
+            call.key_mask is not None or call.document_ids is not None,
+            self.bias.far_past,
+            self.bias.middle,
+            self.bias.far_future,
+            self.bias.segments,
+            self.device.input_precision(query.dtype),
+            self.device.target == "cuda",
+        )
+        left = 0 if call.window is None else call.query_start - call.window + 1
+        right = call.query_start if call.causal else 0
+        self.dims = Dims(
+            self.seqlen_q,
+            self.seqlen_k,
+            self.heads,
+            self.group_size,
+            self._clamped(left),
+            self._clamped(right),
+            self.bias.shift,
+            self.bias.extent,
+        )
+        self.inputs = self._inputs()
+
+    def _clamped(self, position: int) -> int:
+        """Beyond these ends nothing changes: positions fit into 32 bits wherever the queries stand."""
+        return min(max(position, -self.seqlen_q - 1), self.seqlen_k + 1)
+
+    def tiles(self, kernel: str) -> Tiles:
+        """The tiles of a kernel for this call."""
+        return self.device.tiles(kernel, self.block_d, self.query.dtype)
+
+    def parts(self, lowered: Tensor) -> Sequence[Tensor]:
+        """The parts of a lowered call: flat views of float32, a little longer than their content."""
+        sizes = _part_sizes(self.call.form, self.batch, self.kv_heads, self.seqlen_q, self.seqlen_k)
+        return lowered.view(torch.float32).split(sizes) if sizes else ()
+
+    def biased(self, parts: Sequence[Tensor]) -> Inputs:
+        """The inputs with the bias, from its lowered parts."""
+        return self.inputs._replace(bias=self.bias.tensors(parts))
+
+    def _inputs(self) -> Inputs:
+        """What kernels read that is not lowered."""
+        key_mask, document_ids = self.call.key_mask, self.call.document_ids
+        return Inputs(
+            q=strided(-self.query if self.call.scale < 0 else self.query),  # skipping takes softmax_scale for positive
+            k=strided(self.key),
+            v=strided(self.value),
+            softmax_scale=float(abs(self.call.scale)),
+            key_mask=None if key_mask is None else key_mask.contiguous().view(torch.uint8),
+            document_ids=None if document_ids is None else document_ids.contiguous(),
+            bias=None,
+            dropout=_dropout(self.call),
+        )
+
+
+def lowered_size(form: Form | None, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> int:
+    """How many numbers of 32 bits the lowered call takes: from shapes alone, which may be symbolic."""
+    return sum(_part_sizes(form, batch, kv_heads, seqlen_q, seqlen_k))
+
+
+def _part_sizes(form: Form | None, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+    sizes = BIASES["none" if form is None else form.kind].sizes(form, batch, kv_heads, seqlen_q, seqlen_k)
+    return [(size + _ALIGNED - 1) // _ALIGNED * _ALIGNED for size in sizes]
+
+
+@cache
+def _config(*values: object) -> Config:
+    return Config(*map(tl.constexpr, values))
+
+
+def _dropout(call: Call) -> Dropout | None:
+    if call.seed is None:
+        return None
+    threshold = round(call.dropout_p * 2**32)
+    if threshold == 2**32:  # nothing is kept
+        return Dropout(call.seed, 2**31 - 1, 0.0)
+    return Dropout(call.seed, threshold - 2**31, 1 / (1 - call.dropout_p))
+
+
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor as kernels read it: last dimension contiguous, strides within a tile of 32 bits. Else a copy."""
+    contiguous = tensor.stride(-1) == 1 or tensor.shape[-1] == 1
+    return tensor if contiguous and tensor.stride(2) < 2**23 else tensor.contiguous()
+
+
+def strided(tensor: Tensor) -> Strided:
+    """A (B, heads, length, D) tensor as an argument of a kernel."""
+    return Strided(tensor, *tensor.stride()[:3])

@@ -1,0 +1,103 @@
+"""Certified skipping on the host: whether to look for keys to skip, and what kernels/skip.py needs to find them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from falloff.ops.triton.host.bias import StripBias
+from falloff.ops.triton.host.problem import Problem
+from falloff.ops.triton.kernels.arguments import SKIP_BLOCK_M, SKIP_BLOCK_N
+from falloff.ops.triton.kernels.lower import key_norms_kernel
+from falloff.ops.triton.kernels.skip import key_ranges_kernel
+
+_SKIP_FROM = 1024  # keys from which looking for keys to skip can pay
+
+
+def may_skip(problem: Problem) -> bool:
+    """By shapes alone: a strip that ends within the past is constant from there on, and hides nothing further away."""
+    bias = problem.bias
+    return (
+        isinstance(bias, StripBias)
+        and max(abs(problem.call.query_start), abs(bias.first)) < 2**30
+        and problem.seqlen_k >= _SKIP_FROM
+        and bias.highest <= bias.last
+    )
+
+
+def lower(problem: Problem, parts: Sequence[Tensor]) -> None:
+    """Write the tails of the strip (H, K) and the largest norms of keys (B, G, blocks)."""
+    _, *tails, norms_up_to, norms_from = parts
+    _lower_tails(_strip(problem), problem.seqlen_k, tails)
+
+    k_blocks = _k_blocks(problem)
+    shape = (problem.batch, problem.kv_heads, k_blocks)
+    norms = problem.query.new_empty(shape, dtype=torch.float32)
+    key_norms_kernel[(norms.numel(),)](problem.inputs, norms, problem.seqlen_k, problem.kv_heads, k_blocks, problem.cfg)
+    _as(norms_up_to, shape).copy_(norms.cummax(-1).values)
+    _as(norms_from, shape).copy_(norms.flip(-1).cummax(-1).values.flip(-1))
+
+
+def _lower_tails(values: Tensor, seqlen_k: int, tails: Sequence[Tensor]) -> None:
+    """For each offset, the log-sum-exp of the biases of all keys there and further in the past, or in the future.
+
+    At most seqlen_k keys lie beyond an end of the strip. Sums are of float64: in float32, a large bias would swallow the
+    logarithm of a count. 1e-3 covers their rounding, and what is rounded to float32 is rounded up.
+    """
+    both = torch.stack([values.flip(1), values]).double()  # each runs from the far end to the near one
+    sums = torch.logaddexp(both.logcumsumexp(-1), both[..., :1] + math.log(seqlen_k)) + 1e-3
+    nearest = sums.float()
+    infinity = torch.full_like(nearest[0], torch.inf)
+    for part, tail in zip(tails, (nearest[0].flip(1), nearest[1]), strict=True):
+        torch.nextafter(tail, infinity, out=_as(part, values.shape))
+
+
+def key_ranges(problem: Problem, parts: Sequence[Tensor], lse: Tensor | None) -> Tensor | None:
+    """The range of keys that each SKIP_BLOCK_M rows may need, (B, H, blocks, 2), int32. None: all.
+
+    lse: the log-sum-exp of the rows, contiguous, in the backward. None in the forward.
+    """
+    if not may_skip(problem):
+        return None
+    bias = problem.bias
+    assert isinstance(bias, StripBias)
+    q_blocks = (problem.seqlen_q + SKIP_BLOCK_M.value - 1) // SKIP_BLOCK_M.value
+    shape = (problem.batch, problem.heads, q_blocks, 2)
+    ranges = problem.query.new_empty(shape, dtype=torch.int32)
+    _, past_tail, future_tail, norms_up_to, norms_from = parts
+    key_ranges_kernel[(problem.batch * problem.heads * q_blocks,)](
+        problem.inputs,
+        lse,
+        _strip(problem),
+        past_tail,
+        future_tail,
+        norms_up_to,
+        norms_from,
+        ranges,
+        problem.seqlen_q,
+        problem.seqlen_k,
+        problem.heads,
+        problem.group_size,
+        problem.call.query_start,
+        bias.first,
+        bias.extent,
+        q_blocks,
+        _k_blocks(problem),
+        problem.cfg,
+    )
+    return ranges
+
+
+def _strip(problem: Problem) -> Tensor:
+    assert isinstance(problem.bias, StripBias)
+    return problem.bias.values.float().contiguous()
+
+
+def _k_blocks(problem: Problem) -> int:
+    return (problem.seqlen_k + SKIP_BLOCK_N.value - 1) // SKIP_BLOCK_N.value
+
+
+def _as(part: Tensor, shape: Sequence[int]) -> Tensor:
+    """The content of a lowered part, in its shape."""
+    return part[: math.prod(shape)].view(*shape)

@@ -1,0 +1,44 @@
+"""Device code: which keys a query row sees."""
+
+import triton
+import triton.language as tl
+
+from falloff.ops.triton.kernels.memory import load_rows, row_pointers
+
+
+@triton.jit
+def key_seen(inputs, b, key, seqlen_k):
+    """Whether keys exist and key_mask, if there is one, does not hide them. The shape of `key`."""
+    seen = (key >= 0) & (key < seqlen_k)
+    if inputs.key_mask is not None:
+        seen &= tl.load(inputs.key_mask + tl.cast(b, tl.int64) * seqlen_k + key, mask=seen, other=0) != 0
+    return seen
+
+
+@triton.jit
+def load_seen(inputs, tensor, b, g, start, seqlen_k, COUNT: tl.constexpr, cfg, RAGGED: tl.constexpr):
+    """`load_rows` of keys or values, and 0 where key_mask hides them: a hidden row may hold NaN, and 0 * NaN is NaN."""
+    if inputs.key_mask is None:
+        return load_rows(tensor, b, g, start, seqlen_k, COUNT, cfg, RAGGED)
+    else:
+        pointers, row, offs_d = row_pointers(tensor, b, g, start, COUNT, cfg)
+        seen = key_seen(inputs, b, row, seqlen_k)  # (COUNT, 1)
+        return tl.load(pointers, mask=seen & (offs_d < cfg.D), other=0.0)
+
+
+@triton.jit
+def visible(inputs, dims, tile, cfg, EDGE: tl.constexpr):
+    """Which keys of a tile its rows see, in the shape of the tile. Only tiles at an EDGE are cut by causal and window."""
+    i = tile.start_m + tile.offs_m
+    j = tile.start_n + tile.offs_n
+    exists = (j >= 0) & (j < dims.seqlen_k)
+    seen = key_seen(inputs, tile.b, j, dims.seqlen_k) & (i >= 0)
+    if EDGE and cfg.CAUSAL:
+        seen &= j <= i + dims.right
+    if EDGE and cfg.WINDOW:
+        seen &= j >= i + dims.left
+    if inputs.document_ids is not None:
+        ids = inputs.document_ids
+        of_row = tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0)
+        seen &= tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_k + j, mask=exists, other=0) == of_row
+    return seen
