@@ -4,7 +4,8 @@ Triton is optional and imported when a call first comes here. TRITON_INTERPRET=1
 CPU in Triton's interpreter: right and very slow, for tests.
 
 The road of a call: host/forward.py -> host/lower.py (what is lowered once) -> kernels/forward.py; then host/backward.py,
-from what the forward lowered -> kernels/backward.py. Host and kernels have the same rooms.
+from what the forward lowered -> kernels/backward.py. A room has one name on either side; masks and dropout are two numbers
+each on the host, in problem.
 
     tiles.py                        the sizes of tiles
     host/       device              what is asked of a device, once

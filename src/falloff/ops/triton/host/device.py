@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from falloff.ops.triton import tiles
+from falloff.ops.triton.tiles import LARGE
 
 
 class Device(NamedTuple):
@@ -16,10 +16,6 @@ class Device(NamedTuple):
 
     target: str
     shared_memory: int
-
-    def tiles(self, kernel: str, block_d: int, dtype: torch.dtype) -> tiles.Tiles:
-        """The tiles of a kernel on this device."""
-        return tiles.tiles(kernel, block_d, dtype, self.shared_memory)
 
     def input_precision(self, dtype: torch.dtype) -> str:
         """Of products of float32: TensorFloat32 where PyTorch has been allowed it and the device has it."""
@@ -35,7 +31,7 @@ def device_of(tensor: Tensor) -> Device:
 @cache
 def _ask(index: int) -> Device:
     if triton.knobs.runtime.interpret:
-        return Device("interpreter", tiles.LARGE)
+        return Device("interpreter", LARGE)
     driver = triton.runtime.driver.active
     target = driver.get_current_target()
     properties = driver.utils.get_device_properties(driver.get_current_device())

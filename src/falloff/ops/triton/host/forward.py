@@ -28,11 +28,11 @@ def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tens
     with on_device(query):
         problem = Problem(query, key, value, call)
         parts = lower(problem, lowered, skipping=not problem.splits_kv)
-        (attend_split if problem.splits_kv else attend)(problem, parts, out, lse)
+        (_attend_split if problem.splits_kv else _attend)(problem, parts, out, lse)
     return out, lse
 
 
-def attend(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
+def _attend(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
     """One program for each q tile."""
     tiles = problem.tiles("forward")
     q_tiles = triton.cdiv(problem.seqlen_q, tiles.block_m)
@@ -51,20 +51,20 @@ def attend(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) 
     )
 
 
-def attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
+def _attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor) -> None:
     """Few query rows: the keys of a GQA group are split among programs, and the splits are merged. No key is skipped."""
     batch, heads, seqlen_q, head_dim = out.shape
     tiles = problem.tiles("decode")
     most = _MERGED // problem.block_d
-    kv_heads, seqlen_k = batch * problem.kv_heads, problem.seqlen_k
-    splits = min(triton.cdiv(_SPLIT_PROGRAMS, kv_heads), triton.cdiv(seqlen_k, 2 * tiles.block_n), most)
+    groups, seqlen_k = batch * problem.kv_heads, problem.seqlen_k
+    splits = min(triton.cdiv(_SPLIT_PROGRAMS, groups), triton.cdiv(seqlen_k, 2 * tiles.block_n), most)
     split_keys = triton.cdiv(triton.cdiv(seqlen_k, splits), tiles.block_n) * tiles.block_n
     splits = triton.cdiv(seqlen_k, split_keys)
     split_out = out.new_empty(batch, heads, seqlen_q, splits, head_dim, dtype=torch.float32)
     split_max, split_sum = (out.new_empty(batch, heads, seqlen_q, splits, dtype=torch.float32) for _ in range(2))
     # Without zones, so that a text that grows past a reach compiles nothing anew.
     cfg = problem.cfg._replace(FAR_PAST=tl.constexpr(False), MIDDLE=tl.constexpr("edge"), FAR_FUTURE=tl.constexpr(False))
-    split_kernel[(kv_heads * splits,)](
+    split_kernel[(groups * splits,)](
         problem.biased(parts),
         split_out,
         split_max,

@@ -16,7 +16,7 @@ from falloff.ops.call import Call
 from falloff.ops.triton.host.bias import BIASES, NoBias
 from falloff.ops.triton.host.device import device_of
 from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
-from falloff.ops.triton.tiles import Tiles
+from falloff.ops.triton.tiles import Tiles, tiles
 
 _SPLIT_ROWS = 64  # query rows of a GQA group up to which its keys are split among programs
 _SPLIT_KEYS = 256  # keys from which on
@@ -84,7 +84,7 @@ class Problem:
 
     def tiles(self, kernel: str) -> Tiles:
         """The tiles of a kernel for this call."""
-        return self.device.tiles(kernel, self.block_d, self.query.dtype)
+        return tiles(kernel, self.block_d, self.query.dtype, self.device.shared_memory)
 
     def parts(self, lowered: Tensor) -> Sequence[Tensor]:
         """The parts of a lowered call: flat views of float32, a little longer than their content."""

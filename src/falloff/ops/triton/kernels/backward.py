@@ -32,10 +32,10 @@ def delta_kernel(do_rows, out, grad_lse, lse, delta, lse2, seqlen_q, heads, q_ti
     do = load_rows(do_rows, b, h, start_m, seqlen_q, BLOCK_M, cfg, True).to(tl.float32)  # (BLOCK_M, BLOCK_D)
     o = load_rows(out, b, h, start_m, seqlen_q, BLOCK_M, cfg, True).to(tl.float32)  # (BLOCK_M, BLOCK_D)
     row_delta = tl.sum(do * o, 1)  # (BLOCK_M,)
-    at = tl.cast(head, tl.int64) * seqlen_q + i
+    at = tl.cast(head, tl.int64) * seqlen_q + i  # (BLOCK_M,)
     if grad_lse is not None:
         row_delta -= tl.load(grad_lse + at, mask=i < seqlen_q, other=0.0)
-    row_lse2 = tl.load(lse + at, mask=i < seqlen_q, other=0.0) * LOG2E
+    row_lse2 = tl.load(lse + at, mask=i < seqlen_q, other=0.0) * LOG2E  # (BLOCK_M,)
     sees_nothing = row_lse2 == float("-inf")
     tl.store(delta + at, tl.where(sees_nothing, 0.0, row_delta), mask=i < seqlen_q)
     tl.store(lse2 + at, tl.where(sees_nothing, float("inf"), row_lse2), mask=i < seqlen_q)
@@ -43,7 +43,7 @@ def delta_kernel(do_rows, out, grad_lse, lse, delta, lse2, seqlen_q, heads, q_ti
 
 @triton.jit
 def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.constexpr):
-    """P of a tile from q k^T. lse2 broadcasts as the rows of the tile do."""
+    """P of a tile from q k^T, both in the shape of the tile. lse2 broadcasts as its rows do."""
     scale = inputs.softmax_scale * LOG2E
     if ZONE == "past" or ZONE == "future":
         exponent = scores * scale + (far_bias - lse2)
@@ -141,11 +141,11 @@ def dq_kernel(
     past_bias, future_bias = far_biases(inputs, dims, h, cfg)
     a_low, a_high = range_of_a(inputs, dims, b, start_m, BLOCK_M, cfg)
     i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    at = tl.cast(head, tl.int64) * seqlen_q + i
+    at = tl.cast(head, tl.int64) * seqlen_q + i  # (BLOCK_M,)
     q = load_rows(inputs.q, b, h, start_m, seqlen_q, BLOCK_M, cfg, True)  # (BLOCK_M, BLOCK_D)
     do = load_rows(grads.do, b, h, start_m, seqlen_q, BLOCK_M, cfg, True)  # (BLOCK_M, BLOCK_D)
-    lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))
-    delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)
+    lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))  # (BLOCK_M,)
+    delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)  # (BLOCK_M,)
     row_zeros = tl.zeros((BLOCK_M,), tl.float32)
     segment_zeros = tl.zeros((cfg.SEGMENTS,), tl.float32)
     offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
@@ -203,12 +203,13 @@ def visit_q_tiles(
         q = load_rows(inputs.q, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         do = load_rows(grads.do, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+        at = head * dims.seqlen_q + i  # (BLOCK_M,)
         if ZONE == "edge":
-            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=float("inf"))
-            delta = tl.load(grads.delta + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0.0)
+            lse2 = tl.load(grads.lse2 + at, mask=i < dims.seqlen_q, other=float("inf"))  # (BLOCK_M,)
+            delta = tl.load(grads.delta + at, mask=i < dims.seqlen_q, other=0.0)  # (BLOCK_M,)
         else:
-            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i)
-            delta = tl.load(grads.delta + head * dims.seqlen_q + i)
+            lse2 = tl.load(grads.lse2 + at)  # (BLOCK_M,)
+            delta = tl.load(grads.delta + at)  # (BLOCK_M,)
         scores = tl.dot(k, tl.trans(q), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)
         p = probabilities(scores, lse2[None, :], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_N, BLOCK_M)
         dp = tl.dot(v, tl.trans(do), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)

@@ -39,7 +39,7 @@ def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
 
 @triton.jit
 def band_pointers(values, dims, tile):
-    """Addresses of a band's values for a tile, and which of them the band covers. The others point to some value of it."""
+    """Addresses of a band's values, in the shape of a tile, and which of them it covers. The rest point within the band."""
     offset = dims.shift + tile.start_m - tile.start_n + (tile.offs_m - tile.offs_n)
     inside = (
         (tile.start_m + tile.offs_m < dims.seqlen_q)

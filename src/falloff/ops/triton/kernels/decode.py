@@ -45,9 +45,9 @@ def split_kernel(
     b = kv_head // kv_heads
     g = kv_head % kv_heads
     row = tl.arange(0, BLOCK_M)  # (BLOCK_M,): the rows of all heads of the group
-    exists = row < group_size * seqlen_q
-    head = g * group_size + tl.minimum(row // seqlen_q, group_size - 1)
-    i = row % seqlen_q
+    exists = row < group_size * seqlen_q  # (BLOCK_M,)
+    head = g * group_size + tl.minimum(row // seqlen_q, group_size - 1)  # (BLOCK_M,)
+    i = row % seqlen_q  # (BLOCK_M,)
     h = head[:, None]  # (BLOCK_M, 1)
     offs_m = i[:, None]  # (BLOCK_M, 1)
     offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
@@ -72,7 +72,7 @@ def split_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION) * scale  # (BLOCK_M, BLOCK_N)
         tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
         scores = add_bias(scores, inputs, dims, tile, cfg, True)
-        seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)
+        seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)  # (BLOCK_M, BLOCK_N)
         scores = tl.where(seen, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))
         base = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -97,13 +97,14 @@ def merge_kernel(split_out, split_max, split_sum, out, lse, seqlen_q, heads, spl
     row = tl.cast(tl.program_id(0), tl.int64)
     split = tl.arange(0, SPLITS)  # (SPLITS,)
     offs_d = tl.arange(0, cfg.BLOCK_D)[None, :]  # (1, BLOCK_D)
-    maxima = tl.load(split_max + row * splits + split, mask=split < splits, other=float("-inf"))
+    maxima = tl.load(split_max + row * splits + split, mask=split < splits, other=float("-inf"))  # (SPLITS,)
     row_max = tl.max(maxima, 0)
     base = tl.where(row_max == float("-inf"), 0.0, row_max)
     rescale = tl.exp2(maxima - base)  # (SPLITS,)
     row_sum = tl.sum(tl.load(split_sum + row * splits + split, mask=split < splits, other=0.0) * rescale, 0)
     parts = split_out + (row * splits + split[:, None]) * cfg.D + offs_d  # (SPLITS, BLOCK_D)
-    acc = tl.sum(tl.load(parts, mask=(split[:, None] < splits) & (offs_d < cfg.D), other=0.0) * rescale[:, None], 0)
+    part = tl.load(parts, mask=(split[:, None] < splits) & (offs_d < cfg.D), other=0.0)  # (SPLITS, BLOCK_D)
+    acc = tl.sum(part * rescale[:, None], 0)  # (BLOCK_D,)
     sees_nothing = row_sum == 0
     row_sum = tl.where(sees_nothing, 1.0, row_sum)
     acc /= row_sum

@@ -85,13 +85,13 @@ def diagonal_kernel(
         a_low, a_high = range_of_a(inputs, dims, b, start_m, SIDE, cfg)
         tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
         i = start_m + tl.arange(0, SIDE)  # (SIDE,)
-        at = tl.cast(head, tl.int64) * seqlen_q + i
+        at = tl.cast(head, tl.int64) * seqlen_q + i  # (SIDE,)
         q = load_rows(inputs.q, b, h, start_m, seqlen_q, SIDE, cfg, True)  # (SIDE, BLOCK_D)
         k = load_rows(inputs.k, b, h // group_size, start_n, seqlen_k, SIDE, cfg, True)  # (SIDE, BLOCK_D)
         do = load_rows(grads.do, b, h, start_m, seqlen_q, SIDE, cfg, True)  # (SIDE, BLOCK_D)
         v = load_seen(inputs, inputs.v, b, h // group_size, start_n, seqlen_k, SIDE, cfg, True)  # (SIDE, BLOCK_D)
-        lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))
-        delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)
+        lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))  # (SIDE,)
+        delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)  # (SIDE,)
         scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (SIDE, SIDE)
         if cfg.BIAS == "strip":
             exponent = scores * scale + bias - lse2[:, None]
@@ -100,7 +100,7 @@ def diagonal_kernel(
             exponent = tl.where(seen, scores - lse2[:, None], float("-inf"))
         if cfg.LOADED_MASK:
             exponent = tl.where(visible(inputs, dims, tile, cfg, False), exponent, float("-inf"))
-        exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)
+        exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)  # (1, SIDE)
         p = tl.where(exists, tl.exp2(exponent), 0.0)  # (SIDE, SIDE)
         dp = tl.dot(do, tl.trans(v), input_precision=cfg.INPUT_PRECISION)  # (SIDE, SIDE)
         if inputs.dropout is not None:
@@ -115,6 +115,6 @@ def diagonal_kernel(
     rotated = tl.gather(total, (offs_n + offs_m) % SIDE, 1)  # (SIDE, SIDE)
     ahead = tl.sum(tl.where(offs_n + offs_m < SIDE, rotated, 0.0), 0)  # (SIDE,): u >= 0
     behind = tl.sum(tl.where(offs_n + offs_m < SIDE, 0.0, rotated), 0)  # (SIDE,): u < 0
-    at = sums + tl.cast(tl.program_id(0), tl.int64) * 2 * SIDE + tl.arange(0, SIDE)
+    at = sums + tl.cast(tl.program_id(0), tl.int64) * 2 * SIDE + tl.arange(0, SIDE)  # (SIDE,)
     tl.store(at, behind)
     tl.store(at + SIDE, ahead)

@@ -52,12 +52,10 @@ def key_norms_kernel(inputs, norms, seqlen_k, kv_heads, blocks, cfg):
     b = head // kv_heads
     g = head % kv_heads
     start_n = block * SKIP_BLOCK_N
-    k = load_seen(inputs, inputs.k, b, g, start_n, seqlen_k, SKIP_BLOCK_N, cfg, True).to(
-        tl.float32
-    )  # (SKIP_BLOCK_N, BLOCK_D)
-    v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, SKIP_BLOCK_N, cfg, True).to(
-        tl.float32
-    )  # (SKIP_BLOCK_N, BLOCK_D)
+    k = load_seen(inputs, inputs.k, b, g, start_n, seqlen_k, SKIP_BLOCK_N, cfg, True)  # (SKIP_BLOCK_N, BLOCK_D)
+    v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, SKIP_BLOCK_N, cfg, True)  # (SKIP_BLOCK_N, BLOCK_D)
+    k = k.to(tl.float32)
+    v = v.to(tl.float32)
     zero = tl.sum(tl.sum(k * 0.0 + v * 0.0, 1), 0)  # NaN where something is not finite
     norm = tl.sqrt(tl.max(tl.sum(k * k, 1), 0) + TINY)
     tl.store(norms + tl.program_id(0), tl.where(zero == 0, norm, float("inf")))

@@ -40,5 +40,6 @@ def visible(inputs, dims, tile, cfg, EDGE: tl.constexpr):
     if inputs.document_ids is not None:
         ids = inputs.document_ids
         of_row = tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0)
-        seen &= tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_k + j, mask=exists, other=0) == of_row
+        of_key = tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_k + j, mask=exists, other=0)
+        seen &= of_key == of_row
     return seen

@@ -114,7 +114,7 @@ def key_ranges_kernel(
     q = load_rows(inputs.q, b, h, start_m, seqlen_q, SKIP_BLOCK_M, cfg, True).to(tl.float32)  # (SKIP_BLOCK_M, BLOCK_D)
     q_norm = tl.sqrt(tl.sum(q * q, 1) + TINY) * inputs.softmax_scale  # (SKIP_BLOCK_M,)
     if lse is None:
-        own = query_start + i  # the key at the row's own position
+        own = query_start + i  # (SKIP_BLOCK_M,): the key at the row's own position
         exists = (own >= 0) & (own < seqlen_k)
         if inputs.key_mask is not None:
             exists &= tl.load(inputs.key_mask + tl.cast(b, tl.int64) * seqlen_k + own, mask=exists, other=0) != 0
@@ -125,10 +125,9 @@ def key_ranges_kernel(
         rounding = 1e-4 * q_norm * tl.sqrt(tl.sum(k * k, 1) + TINY) + 1e-6 * tl.abs(bias)
         lower_bound = tl.where(exists, tl.sum(q * k, 1) * inputs.softmax_scale - rounding + bias, float("-inf"))
     else:
-        lower_bound = tl.load(lse + tl.cast(head, tl.int64) * seqlen_q + i, mask=i < seqlen_q, other=0.0)
-        lower_bound = tl.where(
-            lower_bound == float("-inf"), float("inf"), lower_bound
-        )  # a row that sees nothing needs no key
+        row_lse = tl.load(lse + tl.cast(head, tl.int64) * seqlen_q + i, mask=i < seqlen_q, other=0.0)
+        # A row that sees nothing needs no key.
+        lower_bound = tl.where(row_lse == float("-inf"), float("inf"), row_lse)  # (SKIP_BLOCK_M,)
     finite = q_norm < float("inf")
     lower_bound = tl.where(finite & (lower_bound == lower_bound), lower_bound, float("-inf"))
     goal = tl.min(tl.where(i < seqlen_q, lower_bound, float("inf")), 0) - MARGIN
