@@ -203,13 +203,13 @@ def visit_q_tiles(
         q = load_rows(inputs.q, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         do = load_rows(grads.do, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-        at = head * dims.seqlen_q + i  # (BLOCK_M,)
+        # lse2, delta: (BLOCK_M,). Their common index under one name costs registers and spills.
         if ZONE == "edge":
-            lse2 = tl.load(grads.lse2 + at, mask=i < dims.seqlen_q, other=float("inf"))  # (BLOCK_M,)
-            delta = tl.load(grads.delta + at, mask=i < dims.seqlen_q, other=0.0)  # (BLOCK_M,)
+            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=float("inf"))
+            delta = tl.load(grads.delta + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0.0)
         else:
-            lse2 = tl.load(grads.lse2 + at)  # (BLOCK_M,)
-            delta = tl.load(grads.delta + at)  # (BLOCK_M,)
+            lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i)
+            delta = tl.load(grads.delta + head * dims.seqlen_q + i)
         scores = tl.dot(k, tl.trans(q), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)
         p = probabilities(scores, lse2[None, :], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_N, BLOCK_M)
         dp = tl.dot(v, tl.trans(do), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_N, BLOCK_M)
