@@ -1,6 +1,8 @@
 """A short run of the fuzzer, and that it can fail. `make fuzz` runs more."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -65,3 +67,13 @@ def test_the_fuzzer_finds_faults(monkeypatch, fault):
     fault(monkeypatch)
     chosen = list(attention.targets(["blockwise"], []))
     assert any(any(attention.run(SEED, number, chosen)[1].values()) for number in range(80))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
+def test_the_interpreter_knows_bfloat16():
+    """By itself it truncates, and multiplies the bits: the fuzzer's process must mend it, as the tests of the kernels do."""
+    pytest.importorskip("triton")
+    command = [sys.executable, attention.__file__, "--impl", "triton", "--seed", "0", "--case", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "torch.bfloat16" in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
