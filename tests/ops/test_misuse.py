@@ -239,8 +239,10 @@ def kernels(direction="forward", **changes):
         "grad_value": rows(B, G, N, D),
         "grad_form": [rows(H, 6)],
     }
-    arguments = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form
-    return getattr(cpu._module(), direction)(**(arguments | changes))
+    given = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form | changes
+    call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start window "
+    of_call = tuple(given.pop(name) for name in (call + "dropout_p").split())
+    return getattr(cpu._module(), direction)(**given, call=of_call)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ OTHER_WORDS = {
     "backend": "impl",
 }
 """Arguments of other attention functions, and what falloff calls them."""
+_NUMBER = int | float | torch.SymFloat
+_IMPLS = ("auto", "reference", *IMPLEMENTATIONS)
 
 
 def refuse_other_words(arguments: dict[str, object]) -> NoReturn:
@@ -55,26 +57,28 @@ def check_tensors(query: object, key: object, value: object) -> None:
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
     batch, heads, _, head_size = query.shape
+    key_batch, groups, num_keys, key_size = key.shape
+    value_batch, value_groups, num_values, value_size = value.shape
     if not 1 <= head_size <= MAX_HEAD_SIZE:
         refuse("query", f"head size {head_size}", f"a head size D of 1 .. {MAX_HEAD_SIZE}")
-    groups = key.shape[1]
-    if key.shape[0] != batch or key.shape[3] != head_size:
+    if key_batch != batch or key_size != head_size:
         refuse("key", f"shape {tuple(key.shape)}", f"(B, G, M, D) with B = {batch} and D = {head_size} as in query")
     if heads == 0:
         refuse("query", "0 heads", "at least one")
     if groups == 0 or heads % groups:
         refuse("key", f"{groups} heads", f"a number of heads that divides the {heads} heads of query{as_taken(query)}")
-    if value.shape[:3] != key.shape[:3]:
+    if value_batch != batch or value_groups != groups or num_values != num_keys:
         refuse("value", f"shape {tuple(value.shape)}", f"(B, G, M, any size) as the shape of key, {tuple(key.shape)}")
-    if not 1 <= value.shape[3] <= MAX_HEAD_SIZE:
-        refuse("value", f"head size {value.shape[3]}", f"a size of 1 .. {MAX_HEAD_SIZE}")
-    if query.device.type == "meta":
+    if not 1 <= value_size <= MAX_HEAD_SIZE:
+        refuse("value", f"head size {value_size}", f"a size of 1 .. {MAX_HEAD_SIZE}")
+    if query.is_meta:
         refuse("query", "device meta", "a device that computes")
+    device, dtype = query.device, query.dtype
     for name, tensor in (("key", key), ("value", value)):
-        if tensor.device != query.device:
-            refuse(name, f"device {tensor.device}", f"query's device {query.device}")
-        if tensor.dtype != query.dtype and not autocasts(query):
-            refuse(name, f"dtype {tensor.dtype}", f"query's dtype {query.dtype}")
+        if tensor.device != device:
+            refuse(name, f"device {tensor.device}", f"query's device {device}")
+        if tensor.dtype != dtype and not autocasts(query):
+            refuse(name, f"dtype {tensor.dtype}", f"query's dtype {dtype}")
 
 
 def as_taken(query: Tensor) -> str:
@@ -96,16 +100,15 @@ def check_settings(
         if not isinstance(flag, bool):
             refuse(name, repr(flag), "True or False")
     for name, factor in (("scale", 1.0 if scale is None else scale), ("bias_scale", bias_scale)):
-        number = isinstance(factor, int | float | torch.SymFloat) and not isinstance(factor, bool)
+        number = isinstance(factor, _NUMBER) and not isinstance(factor, bool)
         if not number or not -math.inf < factor < math.inf:  # type: ignore[operator]
             refuse(name, repr(factor), "a finite number" + (" or None" if name == "scale" else ""))
     if window is not None and (not is_position(window) or window < 1):  # type: ignore[operator]
         refuse("window", repr(window), "None or an int of at least 1")
-    if not isinstance(dropout_p, int | float) or isinstance(dropout_p, bool) or not 0 <= dropout_p <= 1:
+    if not isinstance(dropout_p, _NUMBER) or isinstance(dropout_p, bool) or not 0 <= dropout_p <= 1:
         refuse("dropout_p", repr(dropout_p), "a probability from 0 to 1")
-    names = ("auto", "reference", *IMPLEMENTATIONS)
-    if impl not in names:
-        refuse("impl", repr(impl), "one of " + ", ".join(map(repr, names)))
+    if impl not in _IMPLS:
+        refuse("impl", repr(impl), "one of " + ", ".join(map(repr, _IMPLS)))
 
 
 def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
@@ -174,4 +177,5 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def autocasts(query: Tensor) -> bool:
     """Whether autocast chooses the dtype of query, key and value."""
-    return torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64
+    any_device = torch._C._is_any_autocast_enabled()
+    return any_device and torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64

@@ -11,7 +11,7 @@ from falloff.forms import Form, form_from_tensors
 from falloff.shapes import Bool, Int, Integer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One call of attention, checked and with every default filled in."""
 
@@ -84,6 +84,8 @@ def empty_output(query: Tensor) -> Tensor:
 
     A model that joins the heads of each row for its next matrix then copies nothing.
     """
+    if query.is_contiguous():
+        return torch.empty_like(query)
     if query.stride(1) < query.stride(2):
         batch, heads, num_queries, head_size = query.shape
         return query.new_empty(batch, num_queries, heads, head_size).transpose(1, 2)

@@ -43,8 +43,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, impl: str, call: Call) ->
 
 def without_autocast(query: Tensor) -> AbstractContextManager[Any]:
     """An implementation chooses its own precision."""
-    device = query.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(query.device.type, enabled=False) if torch._C._is_any_autocast_enabled() else nullcontext()
 
 
 @fused_attention.register_fake

@@ -109,7 +109,7 @@ def _as_float(name: str, tensor: Tensor) -> Tensor:
 
 
 def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Any, ...]:
-    """What both directions hand to the kernels: `Call` of csrc/module.cpp."""
+    """What both directions hand to the kernels: see `arguments_of` of csrc/module.cpp."""
     form = call.form
     if call.seed is not None:
         check_storage("seed", call.seed)
@@ -134,10 +134,11 @@ def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[A
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
+    batch, heads, num_queries, _ = query.shape
     out = empty_output(query)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    lse = query.new_empty(batch, heads, num_queries, dtype=torch.float32)
     if out.numel() > 0:
-        _loaded().forward(out, lse, lowered, *_arguments(query, key, value, call))
+        _loaded().forward(out, lse, lowered, _arguments(query, key, value, call))
     return out, lse
 
 
@@ -172,7 +173,7 @@ def backward(
             grad_key,
             grad_value,
             grad_form,
-            *_arguments(query, key, value, call),
+            _arguments(query, key, value, call),
         )
     else:
         for grad in (grad_query, grad_key, grad_value):

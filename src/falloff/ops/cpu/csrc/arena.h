@@ -1,10 +1,7 @@
-// One block of memory, handed out in parts.
+// Memory handed out in parts. Known to all instruction sets: nothing in here may be emitted as a function, see simd.h.
 #pragma once
 
 #include <cstddef>
-#include <memory>
-#include <new>
-#include <utility>
 
 namespace falloff {
 
@@ -14,73 +11,20 @@ class Arena {
 public:
     static constexpr size_t LINE = 64;
 
-    explicit Arena(void* start = nullptr) : memory(static_cast<char*>(start)) {}
+    [[gnu::always_inline]] explicit Arena(void* start = nullptr) : memory(static_cast<char*>(start)) {}
 
     template <class T>
-    T* take(size_t count) {
+    [[gnu::always_inline]] T* take(size_t count) {
         static_assert(LINE % alignof(T) == 0);
         char* part = memory ? memory + used : nullptr;
         used += (count * sizeof(T) + LINE - 1) / LINE * LINE;
         return reinterpret_cast<T*>(part);
     }
-    size_t bytes() const { return used; }
+    [[gnu::always_inline]] size_t bytes() const { return used; }
 
 private:
     char* memory;
     size_t used = 0;
-};
-
-// Memory of one call, on a cache line. A thread keeps a block of each kind from call to call, as long as it is small: for short
-// calls, asking the system for it would take as long as the work. Borrowed while in use: a signal's handler may call attention
-// on the same thread, in the middle of an item.
-enum class Use { call, item };
-
-template <Use USE>
-class Block {
-public:
-    explicit Block(size_t bytes) : memory(std::move(kept)), size(memory ? kept_size : 0) {
-        if (memory && size >= bytes) return;
-        size = bytes;
-        memory.reset(::operator new(size ? size : 1, std::align_val_t{Arena::LINE}));
-    }
-    ~Block() {
-        if (size > MOST_KEPT || (kept && kept_size >= size)) return;
-        kept = std::move(memory);
-        kept_size = size;
-    }
-    Block(const Block&) = delete;
-    Block& operator=(const Block&) = delete;
-    void* data() const { return memory.get(); }
-
-private:
-    static constexpr size_t MOST_KEPT = 4 << 20;
-    struct Free {
-        void operator()(void* block) const { ::operator delete(block, std::align_val_t{Arena::LINE}); }
-    };
-    using Memory = std::unique_ptr<void, Free>;
-    static inline thread_local Memory kept;
-    static inline thread_local size_t kept_size = 0;
-    Memory memory;
-    size_t size;
-};
-
-// The memory of a call: `take` takes its parts from an arena, twice.
-class CallMemory {
-public:
-    template <class Take>
-    explicit CallMemory(Take take) : block(counted(take)) {
-        Arena arena(block.data());
-        take(arena);
-    }
-
-private:
-    template <class Take>
-    static size_t counted(Take& take) {
-        Arena arena;
-        take(arena);
-        return arena.bytes();
-    }
-    Block<Use::call> block;
 };
 
 }  // namespace falloff

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "arena.h"
 #include "pack.h"
 #include "problem.h"
 #include "simd.h"
@@ -26,9 +27,9 @@ inline void for_columns(long begin, long end, Visit visit) {
 
 // The largest of a row's scores, lane by lane.
 inline Vec maxima(const float* s, long width) {
-    Vec most = broadcast(-INF);
-    for (long c = 0; c < width; c += W) most = larger(load(s + c), most);
-    return most;
+    Vec row_max_lanes = broadcast(-INF);
+    for (long c = 0; c < width; c += W) row_max_lanes = larger(load(s + c), row_max_lanes);
+    return row_max_lanes;
 }
 
 // A tile of a bias as a strided view: element (i, j) lies at data[i * row + j]. Rows may overlap.
@@ -39,11 +40,11 @@ struct BiasTile {
 
 // Of a strip: it is stored by falling offset, so that the next key lies one further and the next row one before. Beyond both
 // of its ends it goes on, constant, for STRIP_PAD values. Of no bias, and of forms that are added to a row of scores: zeros.
-inline BiasTile bias_tile(const Problem& p, const Block& block, long i, long rows, long key, long width) {
+inline BiasTile bias_tile(const Problem& p, const QTile& q_tile, long i, long rows, long key, long width) {
     static constexpr float zeros[STRIP_PAD] = {};
     if (p.form != Form::strip) return {zeros, 0};
-    const float* strip = p.strip + block.h * p.strip_row;
-    const long top = position(p, block.first + i) - key - p.start;  // offset of the first row and key, from the strip's start
+    const float* strip = p.strip + q_tile.h * p.strip_row;
+    const long top = position(p, q_tile.first + i) - key - p.start;  // offset of the first row and key, from the strip's start
     if (top - (width - 1) >= p.K - 1) return {strip, 0};
     if (top + rows - 1 <= 0) return {strip + STRIP_PAD + p.K - 1, 0};
     return {strip + STRIP_PAD + p.K - 1 - top, -1};
@@ -64,8 +65,8 @@ inline void add_band(const Problem& p, long b, long h, long row, long key, long 
     for (; c < span.end; c++) s[c] += values[top - c];
 }
 
-inline void add_band_gradient(const Problem& p, long b, long h, long row, long key, long width, const float* grad) {
-    float* values = p.grad_band + ((b * p.H + h) * p.N + row) * p.E;
+inline void add_band_gradient(const Backward& p, long b, long h, long row, long key, long width, const float* grad) {
+    float* values = p.grad_bias.values + ((b * p.H + h) * p.N + row) * p.E;
     const long top = position(p, row) - key;
     const Span span = band_columns(p, row, key, width);
     long c = span.begin;  // each value of a band meets one key: nothing to add to
@@ -148,52 +149,52 @@ inline void add_warp_gradient(
 }
 
 // What a form that is no strip adds to a row of scores, of the keys from `key` on.
-inline void add_to_row(const Problem& p, const Block& block, long i, long key, long width, float* s) {
-    const long row = block.first + i;
-    if (p.form == Form::band) add_band(p, block.b, block.h, row, key, width, s);
-    if (p.form == Form::warp) add_warp(p, block.b, block.h, row, key, width, s);
+inline void add_to_row(const Problem& p, const QTile& q_tile, long i, long key, long width, float* s) {
+    const long row = q_tile.first + i;
+    if (p.form == Form::band) add_band(p, q_tile.b, q_tile.h, row, key, width, s);
+    if (p.form == Form::warp) add_warp(p, q_tile.b, q_tile.h, row, key, width, s);
 }
 
-// S = Q K^T * scale + bias for strip s of a block and the keys of a span, hidden ones at -inf: (rows, width) of (.., row).
-// `most`: each row's maxima, lane by lane.
-inline void score_strip(
-    const Problem& p, const Block& block, Span span, const Steps& steps, long s, const float* query, const float* keys,
-    float* scores, long score_row, Vec* most
+// S = Q K^T * scale + bias for sliver s of a q tile and the keys of a span, hidden ones at -inf: (rows, width) of (.., row).
+// `row_max_lanes`: each row's maximum, lane by lane.
+inline void score_sliver(
+    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, const float* query, const float* keys,
+    float* scores, long score_row, Vec* row_max_lanes
 ) {
-    const long first = s * BLOCK_ROWS, rows = steps.rows(block, s), width = steps.width(s), inner = padded_inner(p);
-    const BiasTile bias = bias_tile(p, block, first, rows, span.begin, width);
+    const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s), inner = padded_inner(p);
+    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width);
     const float scale = p.form == Form::warp ? 1.0f : p.scale;
-    for (long i = 0; i < rows; i++) most[i] = broadcast(-INF);
+    for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
     if (few(p)) {
-        multiply_few(p, block, span.begin, width, query, scores, score_row);
+        multiply_few(p, q_tile, span.begin, width, query, scores, score_row);
         for (long i = 0; i < rows; i++)
             for (long c = 0; c < width; c += W) {
                 const Vec score = load(scores + i * score_row + c) * scale + load(bias.data + i * bias.row + c);
                 store(scores + i * score_row + c, score);
-                most[i] = larger(score, most[i]);
+                row_max_lanes[i] = larger(score, row_max_lanes[i]);
             }
     } else {
-        multiply_strip(
+        multiply_sliver(
             rows, width, inner_of(p), Left{query + first * inner, inner, 1}, Right{keys, PANEL, inner * PANEL}, in_pairs(p),
             [](int, long) { return Vec{}; },
             [=]<int V>(int i, long c, const Vec (&sums)[V]) {
-                Vec largest_so_far = most[i];
+                Vec largest_so_far = row_max_lanes[i];
                 for (int v = 0; v < V; v++) {
                     const Vec score = sums[v] * scale + load(bias.data + i * bias.row + c + v * W);
                     store(scores + i * score_row + c + v * W, score);
                     largest_so_far = larger(score, largest_so_far);
                 }
-                most[i] = largest_so_far;
+                row_max_lanes[i] = largest_so_far;
             }
         );
     }
     const bool by_row = p.form == Form::band || p.form == Form::warp;
     for (long i = 0; i < rows; i++) {
         float* row = scores + i * score_row;
-        if (by_row) add_to_row(p, block, first + i, span.begin, width, row);
-        const bool hidden = hides(p, block, first + i, span, width);
-        if (hidden) hide(p, block, first + i, span, width, row);
-        if (by_row || hidden) most[i] = maxima(row, width);
+        if (by_row) add_to_row(p, q_tile, first + i, span.begin, width, row);
+        const bool hidden = hides(p, q_tile, first + i, span, width);
+        if (hidden) hide(p, q_tile, first + i, span, width, row);
+        if (by_row || hidden) row_max_lanes[i] = maxima(row, width);
     }
 }
 
@@ -216,10 +217,10 @@ inline void add_diagonals(const float* tile, long tile_row, long rows, long coun
 
 // Where distance or offset falls within a gradient of K values: ends are clamped, as their meaning is.
 inline void add_by_offset(
-    const Problem& p, const Block& block, Span span, const float* diagonals, double* grad, long start, bool distance
+    const Problem& p, const QTile& q_tile, Span span, const float* diagonals, double* grad, long start, bool distance
 ) {
-    const long top = position(p, block.first + block.rows - 1) - span.begin;  // the offset of diagonal 0
-    const long num = block.rows + span.count() - 1;
+    const long top = position(p, q_tile.first + q_tile.rows - 1) - span.begin;  // the offset of diagonal 0
+    const long num = q_tile.rows + span.count() - 1;
     for (long x = 0; x < num; x++) {
         const long offset = top - x;
         const long k = distance ? (offset < 0 ? -offset : offset) : offset - start;
@@ -232,8 +233,8 @@ inline void add_by_offset(
 constexpr long BEND_ROWS = 64;
 
 inline long bend_items(const Problem& p) { return (p.a_batch ? p.B : 1) * ((p.N + BEND_ROWS - 1) / BEND_ROWS); }
-inline size_t bend_floats(const Problem&) { return 0; }
-inline void find_bends(const Problem& p, long item, float*) {
+inline size_t bend_bytes(const Problem&) { return 0; }
+inline void find_bends(const Problem& p, long item, Arena) {
     const long per_entry = (p.N + BEND_ROWS - 1) / BEND_ROWS;
     const long b = item / per_entry, first = item % per_entry * BEND_ROWS;
     const float* a = p.a + b * p.a_batch;

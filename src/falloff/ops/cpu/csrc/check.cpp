@@ -102,7 +102,7 @@ void check_position(const char* name, int64_t position) {
     if (position < -FARTHEST || position > FARTHEST) refuse(name, std::to_string(position), "a position within 2^60");
 }
 
-void add_sizes(Problem& p, const Inputs& in) {
+void add_sizes(Problem& p, const Arguments& in) {
     check_dimensions("query", in.query, 4);
     check_dimensions("key", in.key, 4);
     if (in.query.dtype != Dtype::float32 && in.query.dtype != Dtype::bfloat16)
@@ -120,7 +120,7 @@ void add_sizes(Problem& p, const Inputs& in) {
     p.query = rows_of<Rows>(in.query), p.key = rows_of<Rows>(in.key), p.value = rows_of<Rows>(in.value);
 }
 
-void add_masks(Problem& p, const Inputs& in) {
+void add_masks(Problem& p, const Arguments& in) {
     auto ids = [](const Tensor& t) { return Ids{t.data, size_of(t.dtype), long(t.strides[0]), long(t.strides[1])}; };
     if (in.key_mask) {
         check("key_mask", *in.key_mask, Dtype::boolean, {p.B, p.M}, Layout::any);
@@ -137,7 +137,7 @@ void add_masks(Problem& p, const Inputs& in) {
     if (p.key_mask.bytes || p.documents.bytes) count("key_mask", {p.B, p.M, 2});
 }
 
-void add_dropout(Problem& p, const Inputs& in) {
+void add_dropout(Problem& p, const Arguments& in) {
     if (!(in.dropout_p >= 0.0 && in.dropout_p <= 1.0)) refuse("dropout_p", std::to_string(in.dropout_p), "a probability");
     if (!in.seed && in.dropout_p > 0.0) refuse("seed", "none", "one where dropout_p is above 0");
     if (!in.seed) return;
@@ -148,7 +148,7 @@ void add_dropout(Problem& p, const Inputs& in) {
     };
 }
 
-const Tensor& form_tensor(const Inputs& in, size_t index, const char* name, int ndim) {
+const Tensor& form_tensor(const Arguments& in, size_t index, const char* name, int ndim) {
     check_dimensions(name, in.form_tensors[index], ndim);
     return in.form_tensors[index];
 }
@@ -159,7 +159,7 @@ void check_a(const char* name, const Problem& p, const Tensor& a) {
     else check(name, a, Dtype::float32, {p.N});
 }
 
-void add_form(Problem& p, const Inputs& in) {
+void add_form(Problem& p, const Arguments& in) {
     const size_t tensors = in.form_tensors.size();
     const size_t expected = in.form == "warp" ? 5 : in.form.empty() ? 0 : 1;
     if (in.form != "" && in.form != "strip" && in.form != "band" && in.form != "warp")
@@ -217,13 +217,13 @@ int size_of(Dtype dtype) {
     }
 }
 
-Problem problem_of(const Inputs& in) {
+Problem problem_of(const Arguments& in) {
     Problem p{};
     add_sizes(p, in);
     check_position("query_start", in.query_start);
     if (in.window && *in.window < 1) refuse("window", std::to_string(*in.window), "at least 1");
     if (in.threads < 1 || in.threads > MOST_THREADS) refuse("threads", std::to_string(in.threads), "1 .. 4096");
-    p.scale = float(in.scale), p.query_start = in.query_start, p.causal = in.causal;
+    p.threads = in.threads, p.scale = float(in.scale), p.query_start = in.query_start, p.causal = in.causal;
     p.window = std::min(in.window.value_or(FARTHEST * 2), FARTHEST * 2);  // further than any offset
     add_masks(p, in);
     add_dropout(p, in);
@@ -231,20 +231,25 @@ Problem problem_of(const Inputs& in) {
     return p;
 }
 
-void* add_outputs(Problem& p, const Outputs& outputs) {
+Forward forward_of(const Arguments& in, const Outputs& outputs) {
+    Forward p;
+    static_cast<Problem&>(p) = problem_of(in);
     check("out", outputs.out, dtype_of(p), {p.B, p.H, p.N, p.D}, Layout::rows);
     check("lse", outputs.lse, Dtype::float32, {p.B, p.H, p.N});
     p.out = rows_of<Target>(outputs.out), p.lse = data_of(outputs.lse);
-    return outputs.lowered ? lowered_of(p, *outputs.lowered) : nullptr;
+    if (outputs.lowered) p.kept = lowered_of(p, *outputs.lowered);
+    return p;
 }
 
-void* add_gradients(Problem& p, const Gradients& grads, FormGradients& form) {
+Backward backward_of(const Arguments& in, const Gradients& grads) {
+    Backward p;
+    static_cast<Problem&>(p) = problem_of(in);
     const Dtype dtype = dtype_of(p);
     check("grad_out", grads.grad_out, dtype, {p.B, p.H, p.N, p.D}, Layout::rows);
     check("out", grads.out, dtype, {p.B, p.H, p.N, p.D}, Layout::rows);
     check("lse", grads.lse, Dtype::float32, {p.B, p.H, p.N});
-    p.grad_out = rows_of<Rows>(grads.grad_out), p.out_rows = rows_of<Rows>(grads.out), p.lse = data_of(grads.lse);
-    void* lowered = lowered_of(p, grads.lowered);
+    p.grad_out = rows_of<Rows>(grads.grad_out), p.out = rows_of<Rows>(grads.out), p.lse = data_of(grads.lse);
+    p.kept = lowered_of(p, grads.lowered);
     if (grads.grad_lse) {
         check("grad_lse", *grads.grad_lse, Dtype::float32, {p.B, p.H, p.N});
         p.grad_lse = data_of(*grads.grad_lse);
@@ -253,7 +258,7 @@ void* add_gradients(Problem& p, const Gradients& grads, FormGradients& form) {
     p.needs_value = grads.grad_value.has_value(), p.needs_form = !grads.grad_form.empty();
     if (p.needs_query) {
         check("grad_query", *grads.grad_query, dtype, {p.B, p.H, p.N, p.D});
-        p.grad_query_out = grads.grad_query->data;
+        p.grad_query = grads.grad_query->data;
     }
     if (p.needs_key) {
         check("grad_key", *grads.grad_key, dtype, {p.B, p.G, p.M, p.D});
@@ -263,7 +268,7 @@ void* add_gradients(Problem& p, const Gradients& grads, FormGradients& form) {
         check("grad_value", *grads.grad_value, dtype, {p.B, p.G, p.M, p.D});
         p.grad_value = grads.grad_value->data;
     }
-    if (!p.needs_form) return lowered;
+    if (!p.needs_form) return p;
     const size_t expected = p.form == Form::warp ? 5 : p.form == Form::none ? 0 : 1;
     if (grads.grad_form.size() != expected)
         refuse("grad_form", std::to_string(grads.grad_form.size()) + " tensors", std::to_string(expected));
@@ -271,17 +276,18 @@ void* add_gradients(Problem& p, const Gradients& grads, FormGradients& form) {
     if (p.form == Form::strip) check("grad_form[0]", first, Dtype::float32, {p.H, p.K});
     if (p.form == Form::band) check("grad_form[0]", first, Dtype::float32, {p.B, p.H, p.N, p.E});
     if (p.form != Form::warp) {
-        form.values = data_of(first);
-        return lowered;
+        p.grad_bias.values = data_of(first);
+        return p;
     }
     check("grad_form[0]", first, Dtype::float32, {p.K});
     if (p.a_batch) check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.B, p.N});
     else check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.N});
     check("grad_form[3]", grads.grad_form[3], Dtype::float32, {p.H, p.S});
     check("grad_form[4]", grads.grad_form[4], Dtype::float32, {p.H, p.S});
-    form.g = data_of(first), form.a = data_of(grads.grad_form[1]);
-    form.slope = data_of(grads.grad_form[3]), form.intercept = data_of(grads.grad_form[4]);
-    return lowered;
+    p.grad_bias = {
+        nullptr, data_of(first), data_of(grads.grad_form[1]), data_of(grads.grad_form[3]), data_of(grads.grad_form[4])
+    };
+    return p;
 }
 
 }  // namespace falloff

@@ -25,7 +25,7 @@ struct Tensor {
     int64_t length = 0;  // elements that exist from `data` on
 };
 
-struct Inputs {
+struct Arguments {
     Tensor query, key, value;
     double scale = 1.0;
     int64_t query_start = 0;
@@ -52,9 +52,8 @@ struct Gradients {
 };
 
 // Each throws std::invalid_argument, which names the argument, what was got and what is expected.
-Problem problem_of(const Inputs& inputs);
-// These return the memory of the lowered call; null for none.
-void* add_outputs(Problem& p, const Outputs& outputs);
-void* add_gradients(Problem& p, const Gradients& gradients, FormGradients& form);
+Problem problem_of(const Arguments& arguments);  // what both directions have
+Forward forward_of(const Arguments& arguments, const Outputs& outputs);
+Backward backward_of(const Arguments& arguments, const Gradients& gradients);
 
 }  // namespace falloff

@@ -140,7 +140,7 @@ size_t lowered_bytes(const Problem& p) {
     return counted.bytes();
 }
 
-void lower(Problem& p, void* memory, const Kernels& kernels, int threads, Interrupt& interrupt) {
+void lower(Problem& p, void* memory, const Kernels& kernels, Interrupt& interrupt) {
     Arena arena(memory);
     const Parts parts(p, arena);
     if (parts.row_labels) write_labels(p, parts);
@@ -151,8 +151,8 @@ void lower(Problem& p, void* memory, const Kernels& kernels, int threads, Interr
     }
     if (p.form == Form::warp) write_distances(p, parts.distances);
     parts.give(p);
-    if (p.key_norm) run(kernels.key_norms, p, threads, 4.0 * p.B * p.G * p.M * p.D, interrupt);
-    if (p.form == Form::warp) run(kernels.bends, p, threads, 16.0 * p.N * p.S, interrupt);
+    if (p.key_norm) run(kernels.key_norms, p, 4.0 * p.B * p.G * p.M * p.D, interrupt);
+    if (p.form == Form::warp) run(kernels.bends, p, 16.0 * p.N * p.S, interrupt);
 }
 
 void restore(Problem& p, void* memory) {

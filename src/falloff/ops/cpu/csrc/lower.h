@@ -12,7 +12,7 @@ namespace falloff {
 size_t lowered_bytes(const Problem& p);
 
 // Writes the lowered call to `memory`, and lets the problem point to it.
-void lower(Problem& p, void* memory, const Kernels& kernels, int threads, Interrupt& interrupt);
+void lower(Problem& p, void* memory, const Kernels& kernels, Interrupt& interrupt);
 
 // Lets the problem point to a lowered call that was written before.
 void restore(Problem& p, void* memory);

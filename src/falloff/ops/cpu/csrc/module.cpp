@@ -16,7 +16,7 @@ using namespace falloff;
 
 namespace {
 
-// Tensors that were read, for as long as a Problem is made of them: a Tensor points to the sizes in here.
+// Tensors that were read, for as long as a call is made of them: a Tensor points to the sizes in here.
 class Reader {
 public:
     Reader() { read.reserve(MOST); }
@@ -28,7 +28,7 @@ public:
         if (object.is_none()) return std::nullopt;
         return (*this)(name, object);
     }
-    std::vector<Tensor> all(const char* name, const nb::list& objects) {
+    std::vector<Tensor> all(const char* name, nb::handle objects) {
         std::vector<Tensor> tensors;
         for (nb::handle object : objects) tensors.push_back((*this)(name, object));
         return tensors;
@@ -39,29 +39,24 @@ private:
     std::vector<TorchTensor> read;
 };
 
-// The arguments that make a Problem.
-struct Call {
-    nb::handle query, key, value;
-    int threads;
-    nb::list form_tensors;
-    nb::object key_mask, document_ids;
-    std::optional<int64_t> seed;
-    std::string form_kind;
-    int64_t form_start;
-    bool causal;
-    double scale;
-    int64_t query_start;
-    std::optional<int64_t> window;
-    double dropout_p;
-
-    Problem problem(Reader& read) const {
-        return problem_of(
-            {read("query", query), read("key", key), read("value", value), scale, query_start, causal, window,
-             read.maybe("key_mask", key_mask), read.maybe("document_ids", document_ids), seed, dropout_p, form_kind,
-             read.all("form_tensors", form_tensors), form_start, threads}
-        );
-    }
-};
+// What both directions are given: `_arguments` of cpu/__init__.py, in its order.
+Arguments arguments_of(Reader& read, const nb::tuple& call) {
+    if (call.size() != 15) throw std::invalid_argument("call: got " + std::to_string(call.size()) + " arguments, expected 15");
+    Arguments in;
+    in.query = read("query", call[0]), in.key = read("key", call[1]), in.value = read("value", call[2]);
+    in.threads = nb::cast<int>(call[3]);
+    in.form_tensors = read.all("form_tensors", call[4]);
+    in.key_mask = read.maybe("key_mask", call[5]), in.document_ids = read.maybe("document_ids", call[6]);
+    in.seed = nb::cast<std::optional<int64_t>>(call[7]);
+    in.form = nb::cast<std::string>(call[8]);
+    in.form_start = nb::cast<int64_t>(call[9]);
+    in.causal = nb::cast<bool>(call[10]);
+    in.scale = nb::cast<double>(call[11]);
+    in.query_start = nb::cast<int64_t>(call[12]);
+    in.window = nb::cast<std::optional<int64_t>>(call[13]);
+    in.dropout_p = nb::cast<double>(call[14]);
+    return in;
+}
 
 // Whether a signal's handler, such as Ctrl-C's, has raised an error. Only Python's main thread runs handlers.
 bool raised() {
@@ -81,49 +76,30 @@ void without_gil(Run run) {
 
 const Kernels& chosen_kernels() { return kernels_for(std::getenv("FALLOFF_CPU_ISA")); }
 
-void forward(nb::handle out, nb::handle lse, nb::handle lowered, const Call& call) {
+void forward(nb::handle out, nb::handle lse, nb::handle lowered, const nb::tuple& call) {
     Reader read;
-    Problem p = call.problem(read);
-    void* kept = add_outputs(p, {read("out", out), read("lse", lse), read.maybe("lowered", lowered)});
+    const Forward p =
+        forward_of(arguments_of(read, call), {read("out", out), read("lse", lse), read.maybe("lowered", lowered)});
     const Kernels& kernels = chosen_kernels();
-    without_gil([&] { run_forward(p, kernels, call.threads, kept, raised); });
+    without_gil([&] { run_forward(p, kernels, raised); });
 }
 
 void backward(
     nb::handle grad_out, nb::handle grad_lse, nb::handle out, nb::handle lse, nb::handle lowered, nb::handle grad_query,
-    nb::handle grad_key, nb::handle grad_value, const nb::list& grad_form, const Call& call
+    nb::handle grad_key, nb::handle grad_value, const nb::list& grad_form, const nb::tuple& call
 ) {
     Reader read;
-    Problem p = call.problem(read);
-    FormGradients form;
-    void* kept = add_gradients(
-        p,
+    const Backward p = backward_of(
+        arguments_of(read, call),
         {read("grad_out", grad_out), read("out", out), read("lse", lse), read("lowered", lowered),
          read.maybe("grad_lse", grad_lse), read.maybe("grad_query", grad_query), read.maybe("grad_key", grad_key),
-         read.maybe("grad_value", grad_value), read.all("grad_form", grad_form)},
-        form
+         read.maybe("grad_value", grad_value), read.all("grad_form", grad_form)}
     );
     const Kernels& kernels = chosen_kernels();
-    without_gil([&] { run_backward(p, form, kernels, call.threads, kept, raised); });
+    without_gil([&] { run_backward(p, kernels, raised); });
 }
 
 }  // namespace
-
-// After what is of the direction come the arguments of Call, in its order.
-#define FALLOFF_CALL \
-    nb::handle query, nb::handle key, nb::handle value, int threads, nb::list form_tensors, nb::object key_mask, \
-        nb::object document_ids, std::optional<int64_t> seed, std::string form_kind, int64_t form_start, bool causal, \
-        double scale, int64_t query_start, std::optional<int64_t> window, double dropout_p
-#define FALLOFF_AS_CALL \
-    Call { \
-        query, key, value, threads, form_tensors, key_mask, document_ids, seed, form_kind, form_start, causal, scale, \
-            query_start, window, dropout_p \
-    }
-#define FALLOFF_NAMES \
-    nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("threads"), nb::arg("form_tensors"), \
-        nb::arg("key_mask").none(), nb::arg("document_ids").none(), nb::arg("seed").none(), nb::arg("form_kind"), \
-        nb::arg("form_start"), nb::arg("causal"), nb::arg("scale"), nb::arg("query_start"), nb::arg("window").none(), \
-        nb::arg("dropout_p")
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Attention on the CPU: see falloff/ops/cpu/__init__.py.";
@@ -133,21 +109,10 @@ NB_MODULE(_kernels, m) {
 #else
     m.attr("compiler") = "GCC " __VERSION__;
 #endif
+    m.def("forward", &forward, nb::arg("out"), nb::arg("lse"), nb::arg("lowered").none(), nb::arg("call"));
     m.def(
-        "forward",
-        [](nb::object out, nb::object lse, nb::object lowered, FALLOFF_CALL) {
-            forward(out, lse, lowered, FALLOFF_AS_CALL);
-        },
-        nb::arg("out"), nb::arg("lse"), nb::arg("lowered").none(), FALLOFF_NAMES
-    );
-    m.def(
-        "backward",
-        [](nb::object grad_out, nb::object grad_lse, nb::object out, nb::object lse, nb::object lowered,
-           nb::object grad_query, nb::object grad_key, nb::object grad_value, nb::list grad_form, FALLOFF_CALL) {
-            backward(grad_out, grad_lse, out, lse, lowered, grad_query, grad_key, grad_value, grad_form, FALLOFF_AS_CALL);
-        },
-        nb::arg("grad_out"), nb::arg("grad_lse").none(), nb::arg("out"), nb::arg("lse"), nb::arg("lowered"),
-        nb::arg("grad_query").none(), nb::arg("grad_key").none(), nb::arg("grad_value").none(), nb::arg("grad_form"),
-        FALLOFF_NAMES
+        "backward", &backward, nb::arg("grad_out"), nb::arg("grad_lse").none(), nb::arg("out"), nb::arg("lse"),
+        nb::arg("lowered"), nb::arg("grad_query").none(), nb::arg("grad_key").none(), nb::arg("grad_value").none(),
+        nb::arg("grad_form"), nb::arg("call")
     );
 }

@@ -1,10 +1,11 @@
-// Small matrix products, the only place where kernels multiply: a strip of rows of A times B, with C in registers.
+// Small matrix products, the only place where kernels multiply: a sliver of A times B, with C in registers.
 //
-// A block of C, ROWS x (VECTORS * W) floats, stays in registers while the inner dimension runs. Each step loads a row of B
-// and broadcasts ROWS numbers of A, which may lie with any strides, so that the same code takes A transposed. 6 x 4 vectors
-// fill 24 of the 32 registers of AVX-512 and NEON, 6 x 2 fill 12 of the 16 of AVX2; the rest hold B's row and a broadcast.
-// A strip's blocks follow one another within one function: a call for each block would empty the pipeline between them, which
-// at 64 steps costs 14% of the peak with AVX2. On Zen 4 a strip runs at 97 to 99% of the peak.
+// A sliver is at most 6 rows. A block of C, ROWS x (VECTORS * W) floats, stays in registers while the inner dimension runs. Each
+// step loads a row of B and broadcasts ROWS numbers of A, which may lie with any strides, so that the same code takes A
+// transposed. 6 x 4 vectors fill 24 of the 32 registers of AVX-512 and NEON, 6 x 2 fill 12 of the 16 of AVX2; the rest hold B's
+// row and a broadcast.
+// A sliver's blocks follow one another within one function: a call for each block would empty the pipeline between them, which
+// at 64 steps costs 14% of the peak with AVX2. On Zen 4 a sliver runs at 97 to 99% of the peak.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,10 @@
 
 namespace falloff::FALLOFF_ISA {
 
-constexpr int BLOCK_ROWS = 6;
-constexpr int BLOCK_VECTORS = W == 8 ? 2 : 4;
-static_assert(BLOCK_ROWS == 6 && BLOCK_VECTORS <= 4);  // block_of has a function for each number of them
-constexpr int PANEL = BLOCK_VECTORS * W;  // columns of a panel: see pack_panels
+constexpr int SLIVER_ROWS = 6;
+constexpr int PANEL_VECTORS = W == 8 ? 2 : 4;
+static_assert(SLIVER_ROWS == 6 && PANEL_VECTORS <= 4);  // micro_kernel is made for each number of them
+constexpr int PANEL = PANEL_VECTORS * W;  // columns of a panel: see pack_panels
 
 // Where the processor multiplies pairs of bfloat16, a lane of A and of B may hold two numbers that are neighbours along the
 // inner dimension, which then counts pairs: twice the products in the same time. Elsewhere bfloat16 is widened to float.
@@ -58,9 +59,9 @@ inline Vec broadcast_bits(const float* x) {
     return (Vec)(bits - Int{});
 }
 
-// One block. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, sums)` takes those of a row.
+// One block of C. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, sums)` takes those of a row.
 template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
-[[gnu::always_inline]] inline void multiply_block(
+[[gnu::always_inline]] inline void micro_kernel(
     long inner, Left a, const float* b, long b_row, Start start, Finish finish
 ) {
     Vec sums[ROWS][VECTORS];  // (ROWS, VECTORS * W)
@@ -89,13 +90,13 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
     long column = 0;
     const float* panel = b.data;
     auto block = [&](auto vectors) __attribute__((always_inline)) {
-        multiply_block<ROWS, decltype(vectors)::value, PAIRS>(
+        micro_kernel<ROWS, decltype(vectors)::value, PAIRS>(
             inner, a, panel, b.row, [&](int i, int v) { return start(i, column + v * W); },
             [&](int i, const auto& sums) { finish(i, column, sums); }
         );
     };
-    for (; column + PANEL <= columns; column += PANEL, panel += b.panel) block(Count<BLOCK_VECTORS>{});
-    static_assert(BLOCK_VECTORS <= 4);
+    for (; column + PANEL <= columns; column += PANEL, panel += b.panel) block(Count<PANEL_VECTORS>{});
+    static_assert(PANEL_VECTORS <= 4);
     switch ((columns - column) / W) {
         case 1: return block(Count<1>{});
         case 2: return block(Count<2>{});
@@ -103,10 +104,10 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
     }
 }
 
-// A B for `rows` <= BLOCK_ROWS and `columns`, a multiple of W: sums begin with start(row, column), a vector of columns, and go
+// A B for `rows` <= SLIVER_ROWS and `columns`, a multiple of W: sums begin with start(row, column), a vector of columns, and go
 // to finish(row, column, sums), some vectors of columns at once.
 template <class Start, class Finish>
-inline void multiply_strip(
+inline void multiply_sliver(
     long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
 ) {
     auto run = [&](auto count) {
@@ -114,7 +115,7 @@ inline void multiply_strip(
         if (pairs && HAS_PAIRS) multiply_rows<ROWS, HAS_PAIRS>(columns, inner, a, b, start, finish);
         else multiply_rows<ROWS, false>(columns, inner, a, b, start, finish);
     };
-    static_assert(BLOCK_ROWS == 6);
+    static_assert(SLIVER_ROWS == 6);
     switch (rows) {
         case 1: return run(Count<1>{});
         case 2: return run(Count<2>{});
@@ -127,7 +128,7 @@ inline void multiply_strip(
 
 // C += A B.
 inline void add_product(long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs) {
-    multiply_strip(
+    multiply_sliver(
         rows, columns, inner, a, b, pairs, [=](int i, long j) { return load(c + i * c_row + j); },
         [=]<int V>(int i, long j, const Vec (&sums)[V]) {
             for (int v = 0; v < V; v++) store(c + i * c_row + j + v * W, sums[v]);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "arena.h"
+#include "memory.h"
 #include "lower.h"
 #include "threads.h"
 
@@ -93,27 +93,27 @@ const Kernels& kernels_for(const char* isa) {
     );
 }
 
-void run_forward(Problem p, const Kernels& kernels, int threads, void* lowered, Pending pending) {
+void run_forward(Forward p, const Kernels& kernels, Pending pending) {
     Interrupt interrupt(pending);
     watch(p, interrupt);
     // Few rows against many keys (decoding): the keys are split, so that several threads have work. By shape alone.
     const long items = kernels.row_chunks(p), most = (p.M + 1023) / 1024;
     p.splits = std::clamp((15 + items) / items, 1L, std::max(most, 1L));
     const long partials = p.splits > 1 ? p.B * p.H * p.splits * p.N * (kernels.padded_head_size(p) + 2) : 0;
+    char* lowered = nullptr;
     const CallMemory memory([&](Arena& arena) {
-        char* own = arena.take<char>(lowered ? 0 : lowered_bytes(p));
-        if (!lowered) lowered = own;
+        lowered = arena.take<char>(p.kept ? 0 : lowered_bytes(p));
         p.partial = arena.take<float>(partials);
     });
-    lower(p, lowered, kernels, threads, interrupt);
-    run(kernels.forward, p, threads, work_of(p, 2), interrupt);
-    run(kernels.merge, p, threads, partials, interrupt);
+    lower(p, p.kept ? p.kept : lowered, kernels, interrupt);
+    run(kernels.forward, p, work_of(p, 2), interrupt);
+    run(kernels.merge, p, partials, interrupt);
 }
 
-void run_backward(Problem p, const FormGradients& form, const Kernels& kernels, int threads, void* lowered, Pending pending) {
+void run_backward(Backward p, const Kernels& kernels, Pending pending) {
     Interrupt interrupt(pending);
     watch(p, interrupt);
-    restore(p, lowered);
+    restore(p, p.kept);
     const long heads = p.B * p.H, Dp = kernels.padded_head_size(p);
     // A single key head: its keys are split, by shape alone, at the cost of a second gradient of the queries.
     p.key_chunks = p.B * p.G == 1 && p.M >= 512 ? 2 : 1;
@@ -125,39 +125,39 @@ void run_backward(Problem p, const FormGradients& form, const Kernels& kernels, 
         p.delta = arena.take<float>(heads * p.N);
         p.query_norm = arena.take<float>(heads * p.N);
         p.reached = arena.take<float>(heads * p.N);
-        p.grad_query = arena.take<float>(p.needs_query && !in_place ? p.key_chunks * heads * p.N * Dp : 0);
-        p.grad_strip = arena.take<double>(of_strip);
-        p.grad_lines = arena.take<double>(of_lines);
-        p.grad_a = arena.take<double>(of_a);
+        p.query_sums = arena.take<float>(p.needs_query && !in_place ? p.key_chunks * heads * p.N * Dp : 0);
+        p.strip_sums = arena.take<double>(of_strip);
+        p.line_sums = arena.take<double>(of_lines);
+        p.a_sums = arena.take<double>(of_a);
     });
-    std::fill_n(p.grad_strip, of_strip, 0.0);
-    std::fill_n(p.grad_lines, of_lines, 0.0);
-    std::fill_n(p.grad_a, of_a, 0.0);
-    if (in_place) p.grad_query = static_cast<float*>(p.grad_query_out);
-    p.grad_band = form.values;
-    run(kernels.prepare_backward, p, threads, 4.0 * heads * p.N * Dp, interrupt);
-    run(kernels.backward, p, threads, work_of(p, 5), interrupt);
-    run(kernels.finish_backward, p, threads, 2.0 * p.key_chunks * heads * p.N * Dp, interrupt);
+    std::fill_n(p.strip_sums, of_strip, 0.0);
+    std::fill_n(p.line_sums, of_lines, 0.0);
+    std::fill_n(p.a_sums, of_a, 0.0);
+    if (in_place) p.query_sums = static_cast<float*>(p.grad_query);
+    run(kernels.prepare_backward, p, 4.0 * heads * p.N * Dp, interrupt);
+    run(kernels.backward, p, work_of(p, 5), interrupt);
+    run(kernels.finish_backward, p, 2.0 * p.key_chunks * heads * p.N * Dp, interrupt);
     if (!p.needs_form) return;
+    const BiasGradients& form = p.grad_bias;
 
     const long entries = p.key_chunks * p.B;  // parts in which each head's gradient comes
-    if (p.form == Form::strip) add_parts(p.grad_strip, entries, p.H * p.K, form.values);
+    if (p.form == Form::strip) add_parts(p.strip_sums, entries, p.H * p.K, form.values);
     if (warp) {
-        add_parts(p.grad_strip, entries * p.H, p.K, form.g);
+        add_parts(p.strip_sums, entries * p.H, p.K, form.g);
         std::vector<double> lines(p.H * 2 * p.S);
-        add_parts(p.grad_lines, entries, p.H * 2 * p.S, lines.data());
+        add_parts(p.line_sums, entries, p.H * 2 * p.S, lines.data());
         for (long h = 0; h < p.H; h++)
             for (long s = 0; s < p.S; s++) {
                 form.slope[h * p.S + s] = float(lines[(2 * h) * p.S + s]);
                 form.intercept[h * p.S + s] = float(lines[(2 * h + 1) * p.S + s]);
             }
-        if (p.a_batch == 0) add_parts(p.grad_a, entries * p.H, p.N, form.a);
+        if (p.a_batch == 0) add_parts(p.a_sums, entries * p.H, p.N, form.a);
         else  // (key_chunks, B, H, N): sum over chunks and heads
             for (long b = 0; b < p.B; b++)
                 for (long i = 0; i < p.N; i++) {
                     double total = 0.0;
                     for (long chunk = 0; chunk < p.key_chunks; chunk++)
-                        for (long h = 0; h < p.H; h++) total += p.grad_a[((chunk * p.B + b) * p.H + h) * p.N + i];
+                        for (long h = 0; h < p.H; h++) total += p.a_sums[((chunk * p.B + b) * p.H + h) * p.N + i];
                     form.a[b * p.N + i] = float(total);
                 }
     }

@@ -81,7 +81,7 @@ struct Owned {
 float normal(long) { return std::normal_distribution<float>()(generator); }
 
 struct Case {
-    Inputs in;
+    Arguments in;
     std::vector<Owned> all;  // in the order of Part; what a call does not have is not given to it
     enum Part { QUERY, KEY, VALUE, KEY_MASK, DOCUMENTS, LOWERED, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
     size_t form_tensors = 0;  // from FORM on, and as many gradients behind them
@@ -145,16 +145,12 @@ struct Case {
     template <class Spoil>
     void run(const Kernels& kernels, int threads, Spoil spoil_lowered) {
         give(threads);
-        Problem p = problem_of(in);
-        void* lowered = add_outputs(p, {all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor()});
-        run_forward(p, kernels, threads, lowered);
+        run_forward(forward_of(in, {all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor()}), kernels);
         spoil_lowered(all[LOWERED]);
         Gradients grads{all[GRAD_OUT].tensor(), all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor(), std::nullopt,
                         all[GRAD_QUERY].tensor(), all[GRAD_KEY].tensor(), all[GRAD_VALUE].tensor(), tensors(FORM + form_tensors)};
         if (back_for_lse) grads.grad_lse = all[GRAD_LSE].tensor();
-        FormGradients form;
-        lowered = add_gradients(p, grads, form);
-        run_backward(p, form, kernels, threads, lowered);
+        run_backward(backward_of(in, grads), kernels);
     }
 
     // Everything that forward and backward give, one after another.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "arena.h"
 #include "pack.h"
 #include "problem.h"
 #include "simd.h"
@@ -28,42 +29,42 @@ constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
 static_assert(MOST_HEAD_SIZE <= 256);
 static_assert(KEY_BLOCK % PANEL == 0);  // a span begins with a panel, also where keys before it are skipped
 
-// At least the largest bias of a block of rows and keys begin .. end - 1.
-inline float bias_bound(const Problem& p, const Block& block, long begin, long end) {
-    const long low = position(p, block.first) - (end - 1) - p.start;
-    const long high = position(p, block.first + block.rows - 1) - begin - p.start;
-    const float* maxima = p.strip_max + block.h * strip_blocks(p);
+// At least the largest bias of a q tile and keys begin .. end - 1.
+inline float bias_bound(const Problem& p, const QTile& q_tile, long begin, long end) {
+    const long low = position(p, q_tile.first) - (end - 1) - p.start;
+    const long high = position(p, q_tile.first + q_tile.rows - 1) - begin - p.start;
+    const float* maxima = p.strip_max + q_tile.h * strip_blocks(p);
     float bound = -INF;
     for (long k = smaller(larger(low, 0), p.K - 1) / STRIP_BLOCK; k <= smaller(larger(high, 0), p.K - 1) / STRIP_BLOCK; k++)
         bound = larger(bound, maxima[k]);
     return bound;
 }
 
-// At least the log-sum-exp of the biases of a block's rows and all keys before `end`.
-inline float bias_tail(const Problem& p, const Block& block, long end) {
-    const long nearest = position(p, block.first) - (end - 1) - p.start;
+// At least the log-sum-exp of the biases of a q tile's rows and all keys before `end`.
+inline float bias_tail(const Problem& p, const QTile& q_tile, long end) {
+    const long nearest = position(p, q_tile.first) - (end - 1) - p.start;
     if (nearest < 0) return INF;
-    return p.strip_tail[block.h * strip_blocks(p) + smaller(nearest, p.K - 1) / STRIP_BLOCK];
+    return p.strip_tail[q_tile.h * strip_blocks(p) + smaller(nearest, p.K - 1) / STRIP_BLOCK];
 }
 
-// The span without the keys at its ends that cannot matter. For each row of the block: its |query| |scale|, and what it has
+// The span without the keys at its ends that cannot matter. For each row of the q tile: its |query| |scale|, and what it has
 // reached.
-inline Span that_matters(const Problem& p, const Block& block, Span span, const float* query_norm, const float* reached) {
+inline Span that_matters(const Problem& p, const QTile& q_tile, Span span, const float* query_norm, const float* reached) {
     if (!p.key_norm) return span;
-    const long first = (block.b * p.G + block.h / p.fold()) * key_blocks(p);
+    const long first = (q_tile.b * p.G + q_tile.h / p.group()) * key_blocks(p);
     const float each = SKIP_MARGIN + __builtin_logf(float(p.M));
     auto all_below = [&](float bias, float key_norm, float margin) {
         bool below = true;
-        for (long i = 0; i < block.rows; i++)
+        for (long i = 0; i < q_tile.rows; i++)
             below &= bias + query_norm[i] * key_norm * 1.0001f < reached[i] - margin;  // 1.0001: norms are rounded
         return below;
     };
     auto skipped = [&](long key) {
         const long at = key / KEY_BLOCK, end = smaller((at + 1) * KEY_BLOCK, p.M);
-        return all_below(bias_bound(p, block, at * KEY_BLOCK, end), p.key_norm[first + at], each);
+        return all_below(bias_bound(p, q_tile, at * KEY_BLOCK, end), p.key_norm[first + at], each);
     };
     auto skipped_before = [&](long end) {
-        return all_below(bias_tail(p, block, end), p.key_norm_before[first + end / KEY_BLOCK - 1], SKIP_MARGIN);
+        return all_below(bias_tail(p, q_tile, end), p.key_norm_before[first + end / KEY_BLOCK - 1], SKIP_MARGIN);
     };
     while (!span.empty()) {
         const long next = (span.begin / KEY_BLOCK + 1) * KEY_BLOCK;
@@ -81,27 +82,27 @@ inline float norm(const float* row, long Dp) {
     return s == s ? s : INF;
 }
 
-// |query| |scale| of a block's rows. `scratch`: the rows as floats.
-inline void query_norms(const Problem& p, const Block& block, float* scratch, float* norms) {
-    pack_rows(p, p.query, block.b, block.h, block.first, block.rows, scratch);
-    for (long i = 0; i < block.rows; i++)
+// |query| |scale| of a q tile's rows. `scratch`: the rows as floats.
+inline void query_norms(const Problem& p, const QTile& q_tile, float* scratch, float* norms) {
+    pack_rows(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, scratch);
+    for (long i = 0; i < q_tile.rows; i++)
         norms[i] = norm(scratch + i * padded(p), padded(p)) * __builtin_fabsf(p.scale);
 }
 
 inline long key_norm_items(const Problem& p) { return p.B * p.G; }
-inline size_t key_norm_floats(const Problem& p) { return KEY_BLOCK * padded(p); }
-inline void key_norms(const Problem& p, long item, float* scratch) {
+inline size_t key_norm_bytes(const Problem& p) { return KEY_BLOCK * padded(p) * sizeof(float); }
+inline void key_norms(const Problem& p, long item, Arena arena) {
     const long b = item / p.G, g = item % p.G, Dp = padded(p);
-    float before = 0.0f;
+    float *rows = arena.take<float>(KEY_BLOCK * Dp), before = 0.0f;
     for (long block = 0; block < key_blocks(p); block++) {
         const long first = block * KEY_BLOCK, count = smaller(p.M - first, KEY_BLOCK);
         const int32_t* labels = hidden_from(p, b, first);
-        pack_rows(p, p.key, b, g, first, count, scratch, labels);
+        pack_rows(p, p.key, b, g, first, count, rows, labels);
         float most = 0.0f;
-        for (long j = 0; j < count; j++) most = larger(norm(scratch + j * Dp, Dp), most);
-        pack_rows(p, p.value, b, g, first, count, scratch, labels);
+        for (long j = 0; j < count; j++) most = larger(norm(rows + j * Dp, Dp), most);
+        pack_rows(p, p.value, b, g, first, count, rows, labels);
         Vec zero{};  // 0 * value: NaN where a value is not finite
-        for (long x = 0; x < count * Dp; x += W) zero += 0.0f * load(scratch + x);
+        for (long x = 0; x < count * Dp; x += W) zero += 0.0f * load(rows + x);
         if (sum(zero) != 0.0f) most = INF;  // NaN is not 0 either
         before = larger(most, before);
         p.key_norm[item * key_blocks(p) + block] = most;

@@ -1,4 +1,4 @@
-// Rows of scores into rows of weights, and dropout.
+// S into P, and dropout.
 #pragma once
 
 #include <cstdint>
@@ -11,39 +11,39 @@ namespace falloff::FALLOFF_ISA {
 
 // Scores become exp(score - less); returns their sum.
 inline float to_weights(float* s, long width, float less) {
-    Vec total{};
+    Vec row_sum{};
     for (long c = 0; c < width; c += W) {
         const Vec weight = exp(load(s + c) - less);
         store(s + c, weight);
-        total += weight;
+        row_sum += weight;
     }
-    return sum(total);
+    return sum(row_sum);
 }
 
-// Online softmax of a strip of at most BLOCK_ROWS rows. S becomes P = exp(S - maximum), in place; row maximum and row sum
-// take in the new scores, and where a maximum rises, its row of O (rows, Dp) shrinks. All rows take each step together: the
-// steps of one row wait for one another.
-inline void softmax_strip(
-    long rows, long width, const Vec* most, float* scores, long score_row, float* maximum, float* total, float* out, long Dp
+// Online softmax of a sliver. S becomes P = exp(S - row_max), in place; row_max and row_sum take in the new scores, and where
+// row_max rises, its row of O (rows, Dp) shrinks. All rows take each step together: the steps of one row wait for one another.
+inline void softmax_sliver(
+    long rows, long width, const Vec* row_max_lanes, float* scores, long score_row, float* row_max, float* row_sum, float* out,
+    long Dp
 ) {
-    constexpr int ROWS = (BLOCK_ROWS + W - 1) / W * W;
+    constexpr int ROWS = (SLIVER_ROWS + W - 1) / W * W;
     float less[ROWS] = {}, shrink[ROWS] = {};
     bool rises[ROWS] = {};
     for (long i = 0; i < rows; i++) {
-        const float before = maximum[i], now = larger(largest(most[i]), before);
-        // Of a row that has seen nothing but -inf, the maximum counts as 0: exp(-inf - 0) = 0, not NaN.
-        less[i] = now == -INF ? 0.0f : now;
-        shrink[i] = before - less[i];
-        rises[i] = now != before;
-        maximum[i] = now;
+        const float old_max = row_max[i], new_max = larger(largest(row_max_lanes[i]), old_max);
+        // Of a row that has seen nothing but -inf, row_max counts as 0: exp(-inf - 0) = 0, not NaN.
+        less[i] = new_max == -INF ? 0.0f : new_max;
+        shrink[i] = old_max - less[i];
+        rises[i] = new_max != old_max;
+        row_max[i] = new_max;
     }
     for (int i = 0; i < ROWS; i += W) store(shrink + i, exp(load(shrink + i)));
     for (long i = 0; i < rows; i++) {
         if (!rises[i]) continue;
-        total[i] *= shrink[i];
+        row_sum[i] *= shrink[i];
         for (long d = 0; d < Dp; d += W) store(out + i * Dp + d, load(out + i * Dp + d) * shrink[i]);
     }
-    for (long i = 0; i < rows; i++) total[i] += to_weights(scores + i * score_row, width, less[i]);
+    for (long i = 0; i < rows; i++) row_sum[i] += to_weights(scores + i * score_row, width, less[i]);
 }
 
 // dropout.py's function: a pure function of (seed, b, h, row, key), in arithmetic modulo 2^32.
@@ -64,9 +64,9 @@ inline uint32_t row_state(uint32_t half_seed, long b, long h, long row) {
 }
 
 // kept = weight / (1 - p) where dropout keeps it, 0 elsewhere, for the keys from `key` on.
-inline void drop(const Problem& p, const Block& block, long i, long key, long width, const float* weights, float* kept) {
-    const uint32_t start = row_state(p.dropout.seed_low, block.b, block.h, block.first + i);
-    const uint32_t step = row_state(p.dropout.seed_high, block.b, block.h, block.first + i) | 1u;
+inline void drop(const Problem& p, const QTile& q_tile, long i, long key, long width, const float* weights, float* kept) {
+    const uint32_t start = row_state(p.dropout.seed_low, q_tile.b, q_tile.h, q_tile.first + i);
+    const uint32_t step = row_state(p.dropout.seed_high, q_tile.b, q_tile.h, q_tile.first + i) | 1u;
     const bool none = p.dropout.threshold > 0xFFFFFFFFu;
     const uint32_t threshold = uint32_t(p.dropout.threshold);
     for (long c = 0; c < width; c += W) {

@@ -11,7 +11,7 @@
 
 namespace falloff::FALLOFF_ISA {
 
-struct Block {  // consecutive query rows of one head
+struct QTile {  // consecutive query rows of one head
     long b, h, first, rows;
 };
 
@@ -31,17 +31,17 @@ inline Span seen_by(const Problem& p, long row) {
     return keys;
 }
 
-// The keys of a tile that some row of a block sees, its first one at a multiple of PANEL within the tile.
-inline Span seen_by_block(const Problem& p, const Block& block, Span tile) {
-    const Span first = seen_by(p, block.first), last = seen_by(p, block.first + block.rows - 1);
+// The keys of a tile that some row of a q tile sees, its first one at a multiple of PANEL within the tile.
+inline Span seen_by_tile(const Problem& p, const QTile& q_tile, Span tile) {
+    const Span first = seen_by(p, q_tile.first), last = seen_by(p, q_tile.first + q_tile.rows - 1);
     Span span{larger(tile.begin, first.begin), smaller(tile.end, last.end)};
     if (span.empty()) return span;
     span.begin = tile.begin + (span.begin - tile.begin) / PANEL * PANEL;
     if (!p.row_labels) return span;
-    const int32_t* rows = p.row_labels + block.b * p.N + block.first;
-    const int32_t* keys = p.key_labels + block.b * p.M;
+    const int32_t* rows = p.row_labels + q_tile.b * p.N + q_tile.first;
+    const int32_t* keys = p.key_labels + q_tile.b * p.M;
     int32_t low = rows[0], high = rows[0];
-    for (long i = 1; i < block.rows; i++) {
+    for (long i = 1; i < q_tile.rows; i++) {
         low = rows[i] < low ? rows[i] : low;
         high = rows[i] > high ? rows[i] : high;
     }
@@ -58,42 +58,42 @@ inline bool hides_some(const Problem& p, long b, Span tile) {
     return any;
 }
 
-// How far into a span of keys each strip of BLOCK_ROWS rows of a block sees: what lies beyond is not computed.
+// How far into a span of keys each sliver of a q tile sees: what lies beyond is not computed.
 struct Steps {
     static constexpr long MOST = 8;
     long count[MOST] = {};  // keys
-    long strips;
+    long slivers;
 
-    Steps(const Problem& p, const Block& block, Span span) : strips((block.rows + BLOCK_ROWS - 1) / BLOCK_ROWS) {
-        for (long s = 0; s < strips; s++) {
-            const long last = smaller((s + 1) * BLOCK_ROWS, block.rows) - 1;
-            const long end = smaller(seen_by(p, block.first + last).end, span.end);
+    Steps(const Problem& p, const QTile& q_tile, Span span) : slivers((q_tile.rows + SLIVER_ROWS - 1) / SLIVER_ROWS) {
+        for (long s = 0; s < slivers; s++) {
+            const long last = smaller((s + 1) * SLIVER_ROWS, q_tile.rows) - 1;
+            const long end = smaller(seen_by(p, q_tile.first + last).end, span.end);
             count[s] = larger(end - span.begin, 0);
         }
     }
-    long rows(const Block& block, long s) const { return smaller(block.rows - s * BLOCK_ROWS, BLOCK_ROWS); }
+    long rows(const QTile& q_tile, long s) const { return smaller(q_tile.rows - s * SLIVER_ROWS, SLIVER_ROWS); }
     long width(long s) const { return round_up(count[s], W); }
-    long of_row(long i) const { return count[i / BLOCK_ROWS]; }
+    long of_row(long i) const { return count[i / SLIVER_ROWS]; }
 };
 
 // So few queries that packing keys costs more than it saves.
 constexpr long FEW = 4;
-static_assert(FEW <= BLOCK_ROWS);  // multiply_few takes a block for one strip
+static_assert(FEW <= SLIVER_ROWS);  // multiply_few takes a q tile for one sliver
 inline bool few(const Problem& p) { return p.N <= FEW && p.type == Type::float32; }
 
 // The same straight from the keys in memory, for a few rows that would not repay packing: decoding, which is as fast as memory
 // is read. Products of W keys are summed across lanes at once, by transposing them.
 inline void multiply_few(
-    const Problem& p, const Block& block, long first_key, long width, const float* query, float* c, long c_row
+    const Problem& p, const QTile& q_tile, long first_key, long width, const float* query, float* c, long c_row
 ) {
     const long Dp = padded(p), whole = p.D / W * W;
-    for (long i = 0; i < block.rows; i++)
+    for (long i = 0; i < q_tile.rows; i++)
         for (long key = 0; key < width; key += W) {
             Vec sums[W];
             FALLOFF_UNROLL
             for (int lane = 0; lane < W; lane++) {
                 const long j = smaller(first_key + key + lane, p.M - 1);
-                const float* row = row_of_float(p.key, block.b, block.h / p.fold(), j);
+                const float* row = row_of_float(p.key, q_tile.b, q_tile.h / p.group(), j);
                 sums[lane] = Vec{};
                 for (long d = 0; d < whole; d += W) sums[lane] += load(row + d) * load(query + i * Dp + d);
                 if (whole < p.D) {
@@ -110,43 +110,44 @@ inline void multiply_few(
         }
 }
 
-// C (span, Dp) += A^T B, with A (block rows, span) and B (block rows, Dp) from pack_right. Rows before the first that sees a
-// key add nothing. `pairs` takes A's rows as pairs where B comes in pairs; it may not be A, which has an even number of rows of memory.
+// C (span, Dp) += A^T B, with A (q tile rows, span) and B (q tile rows, Dp) from pack_right. Rows before the first that sees a
+// key add nothing. `pairs` takes A's rows as pairs where B comes in pairs; it may not be A, whose memory has an even number of
+// rows.
 inline void add_transposed_product(
-    const Problem& p, const Block& block, Span span, const Steps& steps, float* a, long a_row, float* pairs,
+    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, float* a, long a_row, float* pairs,
     const float* b, float* c
 ) {
     const long Dp = padded(p);
     long inner_row = a_row;
     if (in_pairs(p)) {
         inner_row = 2 * a_row;
-        for (long i = 0; i < block.rows; i += 2) {
+        for (long i = 0; i < q_tile.rows; i += 2) {
             const long width = round_up(steps.of_row(i), W) + W;
             float* odd = a + (i + 1) * a_row;
-            if (i + 1 == block.rows) std::memset(odd, 0, width * sizeof(float));
+            if (i + 1 == q_tile.rows) std::memset(odd, 0, width * sizeof(float));
             pair_rows(a + i * a_row, odd, width, pairs + i * a_row);
         }
         a = pairs;
     }
-    for (long key = 0; key < span.count(); key += BLOCK_ROWS) {
-        long first = p.causal ? smaller(larger(span.begin + key - position(p, block.first), 0), block.rows) : 0;
+    for (long key = 0; key < span.count(); key += SLIVER_ROWS) {
+        long first = p.causal ? smaller(larger(span.begin + key - position(p, q_tile.first), 0), q_tile.rows) : 0;
         if (in_pairs(p)) first /= 2;
         add_product(
-            smaller(span.count() - key, BLOCK_ROWS), Dp, along(p, block.rows) - first,
+            smaller(span.count() - key, SLIVER_ROWS), Dp, along(p, q_tile.rows) - first,
             Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p)
         );
     }
 }
 
-// Whether some of the first `width` scores of a row of the block are to be hidden: by a mask, or as padding of a vector.
-inline bool hides(const Problem& p, const Block& block, long i, Span span, long width) {
-    const Span seen = seen_by(p, block.first + i);
+// Whether some of the first `width` scores of a row of the q tile are to be hidden: by a mask, or as padding of a vector.
+inline bool hides(const Problem& p, const QTile& q_tile, long i, Span span, long width) {
+    const Span seen = seen_by(p, q_tile.first + i);
     return p.row_labels || seen.begin > span.begin || smaller(seen.end, span.end) < span.begin + width;
 }
 
-// Scores of keys that row i of the block does not see become -inf, whatever they were.
-inline void hide(const Problem& p, const Block& block, long i, Span span, long width, float* scores) {
-    const long row = block.first + i;
+// Scores of keys that row i of the q tile does not see become -inf, whatever they were.
+inline void hide(const Problem& p, const QTile& q_tile, long i, Span span, long width, float* scores) {
+    const long row = q_tile.first + i;
     const Span seen = seen_by(p, row);
     const long begin = smaller(larger(seen.begin - span.begin, 0), width);
     const long end = larger(smaller(smaller(seen.end, span.end) - span.begin, width), begin);
@@ -157,8 +158,8 @@ inline void hide(const Problem& p, const Block& block, long i, Span span, long w
     for (long c = 0; c < begin; c += W) hide_outside(c);
     for (long c = end / W * W; c < width; c += W) hide_outside(c);
     if (!p.row_labels) return;
-    const int32_t label = p.row_labels[block.b * p.N + row];
-    const int32_t* keys = p.key_labels + block.b * p.M + span.begin;
+    const int32_t label = p.row_labels[q_tile.b * p.N + row];
+    const int32_t* keys = p.key_labels + q_tile.b * p.M + span.begin;
     for (long c = begin; c < end; c++) scores[c] = keys[c] == label ? scores[c] : -INF;
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "arena.h"
+#include "memory.h"
 #include "threads.h"
 
 namespace falloff {
@@ -33,8 +33,10 @@ void Interrupt::look_until_alone(const std::atomic<int>& working) {
     while (looked && working.load() > 0 && !(*this)()) std::this_thread::sleep_for(std::chrono::microseconds(200));
 }
 
-void run(const Work& work, const Problem& p, int threads, double multiply_adds, Interrupt& interrupt) {
-    const long items = work.items(p);
+void run_items(
+    long items, size_t bytes, const std::function<void(long item, Arena scratch)>& work, int threads, double multiply_adds,
+    Interrupt& interrupt
+) {
     const double worth = std::max(multiply_adds / SHARE, 1.0);
     // Threads take items in order, so that the first are the first to start; which thread runs which does not matter.
     std::atomic<long> next{0};
@@ -42,9 +44,9 @@ void run(const Work& work, const Problem& p, int threads, double multiply_adds, 
     auto take_items = [&](int) {
         {
             const Working counted(working);
-            const Block<Use::item> scratch(work.floats(p) * sizeof(float));
+            const Block<Use::item> scratch(bytes);
             for (long item; !interrupt() && (item = next.fetch_add(1)) < items;)
-                work.run(p, item, static_cast<float*>(scratch.data()));
+                work(item, Arena(scratch.data()));
         }
         interrupt.look_until_alone(working);
     };

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <functional>
 #include <thread>
 
 #include "problem.h"
@@ -37,6 +39,16 @@ private:
 // Does all items of `work`, on at most `threads` threads and no more than `multiply_adds` of work are worth: what is small runs
 // on the calling thread alone. A region of several threads costs some microseconds, and on a busy machine it waits until the
 // scheduler lets all of them run, 8 to 32 ms.
-void run(const Work& work, const Problem& p, int threads, double multiply_adds, Interrupt& interrupt);
+void run_items(
+    long items, size_t bytes, const std::function<void(long item, Arena scratch)>& work, int threads, double multiply_adds,
+    Interrupt& interrupt
+);
+template <class P>
+void run(const Work<P>& work, const P& p, double multiply_adds, Interrupt& interrupt) {
+    run_items(
+        work.items(p), work.bytes(p), [&](long item, Arena scratch) { work.run(p, item, scratch); }, p.threads, multiply_adds,
+        interrupt
+    );
+}
 
 }  // namespace falloff
