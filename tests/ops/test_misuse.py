@@ -240,9 +240,9 @@ def kernels(direction="forward", **changes):
         "grad_form": [rows(H, 6)],
     }
     given = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form | changes
-    call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start window "
-    of_call = tuple(given.pop(name) for name in (call + "dropout_p").split())
-    return getattr(cpu._module(), direction)(**given, call=of_call)
+    of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start"
+    call = tuple(given.pop(name) for name in (*of_call.split(), "window", "dropout_p"))
+    return getattr(cpu._module(), direction)(**given, call=call)
 
 
 @pytest.mark.parametrize(
