@@ -33,6 +33,19 @@ def test_compile_to_one_graph(name, dynamic):
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+def test_compile_takes_no_form_that_a_scheme_keeps(name):
+    torch._dynamo.reset()
+    scheme = SCHEMES[name](4).requires_grad_(False)
+    compiled = torch.compile(lambda: scheme(3, 40).dense(3, 40), fullgraph=True, backend="eager")
+    for _ in range(2):
+        scheme(3, 40)  # keeps it
+        for parameter in scheme.parameters():
+            parameter.data.add_(0.1)
+        torch.testing.assert_close(compiled(), scheme.dense(3, 40), rtol=1e-5, atol=1e-6)
+        assert compiled() is not compiled()
+
+
 @pytest.mark.parametrize(
     "settings",
     [

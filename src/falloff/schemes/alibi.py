@@ -1,11 +1,13 @@
 """ALiBi: a linear penalty on distance, with a fixed slope for each head."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count
-from falloff.schemes.base import Scheme
-from falloff.shapes import Float, Int
+from falloff.schemes.kept import KeptScheme
+from falloff.shapes import Float
 
 
 def alibi_slopes(num_heads: int, device: torch.device | str | None = None) -> Float[Tensor, " H"]:
@@ -25,7 +27,7 @@ def alibi_slopes(num_heads: int, device: torch.device | str | None = None) -> Fl
     return torch.cat([geometric(closest), geometric(2 * closest)[0::2][: num_heads - closest]])
 
 
-class ALiBi(Scheme):
+class ALiBi(KeptScheme):
     """A penalty that grows linearly with distance: -slope_h * abs(n).
 
     It is added to the scaled scores as it is; Falcon divides it by sqrt(D), which is `bias_scale=D ** -0.5`.
@@ -44,6 +46,7 @@ class ALiBi(Scheme):
     """
 
     name = "alibi"
+    keeps = ("log_slopes",)
     formula = "-m_h * |n|, m_h = 2^(-8h/H)"
     paper = "Press et al. 2022, Train Short, Test Long"
     reading = (
@@ -63,7 +66,13 @@ class ALiBi(Scheme):
             self.reading = self.reading.replace("Nothing is learned.", "The slopes are learned, from ALiBi's on.")
             self.log_slopes = nn.Parameter(alibi_slopes(num_heads).log().float())
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+    def _sources(self) -> Sequence[Tensor | None]:
+        return super()._sources() if self.learned else []
+
+    def _constants(self, offsets: Tensor) -> Tensor:
+        return -offsets.abs()
+
+    def _bias(self, constants: Tensor) -> Tensor:
         # Fixed slopes are no buffer: `model.bfloat16()` would round them.
-        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads, offsets.device)
-        return slopes[:, None] * -offsets.abs()
+        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads, constants.device)
+        return slopes[:, None] * constants

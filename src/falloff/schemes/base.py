@@ -1,6 +1,7 @@
 """What every scheme is: a module that knows its bias at any offset, and gives it as a form or as a dense tensor."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -25,6 +26,24 @@ def check_std(std: object) -> None:
     """Refuse a standard deviation that is not a finite number of at least 0."""
     if not isinstance(std, int | float) or isinstance(std, bool) or not 0 <= std < math.inf:
         raise ValueError(f"std: got {std!r}, expected a finite number of at least 0")
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
+    """Without autocast."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def range_of_strip(lowest: int, highest: int, past: int | None, future: int | None) -> tuple[int, int]:
+    """The ends of a strip that serves the offsets `lowest` .. `highest`, by its reach in the past and in the future."""
+    # Short reaches are covered whatever N and M are, so that all calls have strips of one length. Long ones cost more
+    # than the call may need; `sym_max` and `sym_min` do not ask a compiler which of the two it is, for each length anew.
+    if past is not None and future is not None and max(past, future) <= _SHORT_REACH:
+        lowest, highest = -future, past
+    if future is not None:
+        lowest = torch.sym_max(lowest, -future)
+    if past is not None:
+        highest = torch.sym_min(highest, past)
+    return lowest, torch.sym_max(highest, lowest)
 
 
 class Scheme(nn.Module):
@@ -125,8 +144,8 @@ class Scheme(nn.Module):
             ValueError: for a device that is not the parameters'.
 
         >>> from falloff import ALiBi
-        >>> ALiBi(2)(3, 5).values.shape
-        torch.Size([2, 7])
+        >>> ALiBi(2)(3, 5).dense(3, 5).shape
+        torch.Size([2, 3, 5])
         """
         own = next((parameter.device for parameter in self.parameters()), None)
         asked = None if device is None else torch.device(device)
@@ -159,19 +178,8 @@ class Scheme(nn.Module):
         Returns:
             A `Strip`, or for schemes that are not Toeplitz a `Band` or `Warp`.
         """
-        lowest, highest = offset_range(num_queries, num_keys, query_start)
-        # Short reaches are covered whatever N and M are, so that all calls have strips of one length. Long ones cost more
-        # than the call may need; `sym_max` and `sym_min` do not ask a compiler which of the two it is, for each length anew.
-        past, future = self.reach, self.future_reach
-        if past is not None and future is not None and max(past, future) <= _SHORT_REACH:
-            lowest, highest = -future, past
-        if future is not None:
-            lowest = torch.sym_max(lowest, -future)
-        if past is not None:
-            highest = torch.sym_min(highest, past)
-        offsets = torch.arange(lowest, torch.sym_max(highest, lowest) + 1, device=self._device(device))
-        # No view of a parameter, such as a transposed gather: FSDP warns of modules that return one.
-        return Strip(self._values_at(offsets, dtype).contiguous(), lowest)
+        lowest, highest = range_of_strip(*offset_range(num_queries, num_keys, query_start), self.reach, self.future_reach)
+        return self._strip(lowest, highest, device, dtype)
 
     def dense(
         self,
@@ -203,8 +211,14 @@ class Scheme(nn.Module):
 
         return views.grid_figure(views.bias_grid(self, length, head=head))
 
+    def _strip(self, lowest: int, highest: int, device: torch.device | str | None, dtype: torch.dtype | None) -> Strip:
+        """The bias of the offsets `lowest` .. `highest`."""
+        offsets = torch.arange(lowest, highest + 1, device=self._device(device))
+        # No view of a parameter, such as a transposed gather: FSDP warns of modules that return one.
+        return Strip(self._values_at(offsets, dtype).contiguous(), lowest)
+
     def _values_at(self, offsets: Tensor, dtype: torch.dtype | None) -> Tensor:
-        with torch.autocast(offsets.device.type, enabled=False):  # offsets do not survive half precision
+        with full_precision(offsets.device.type):  # offsets do not survive half precision
             values = self.at(offsets)
         if not isinstance(values, Tensor) or values.dim() != 2 or values.shape[1] != offsets.shape[0]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -225,7 +239,7 @@ class Scheme(nn.Module):
 
     def _raised(self, parameter: Tensor) -> Tensor:
         """A parameter in at least float32: a bias is computed in full precision whatever the model's dtype is."""
-        return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
+        return parameter if parameter.dtype in (torch.float32, torch.float64) else parameter.float()
 
     def extra_repr(self) -> str:
         heads = {key: value for key, value in vars(self).items() if key == "num_heads"}  # not computed for this

@@ -1,20 +1,24 @@
 """FIRE: a small network over a distance that is progressively interpolated into 0 .. 1."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from falloff.eager import is_eager
 from falloff.forms import Form, Warp
 from falloff.offsets import check_count, first_query_position, is_position, offset_matrix, offset_range
-from falloff.schemes.base import Scheme
+from falloff.schemes.base import full_precision
+from falloff.schemes.kept import KeptScheme, Place, range_to_keep
 from falloff.shapes import Float, Int
 
 _EPSILON = 1e-6
+_JUST_ABOVE_0 = 2.0**-100  # divided by any weight still a normal float32, so that no processor takes it for 0
 
 
-class FIRE(Scheme):
+class FIRE(KeptScheme):
     """A network of the normalised distance: f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(abs(c x) + 1).
 
     i is the query's position and f is Linear(1, width), ReLU, Linear(width, H). Rows i <= L depend on the offset alone;
@@ -46,6 +50,7 @@ class FIRE(Scheme):
     paper = "Li et al. 2024, FIRE"
     reading = "Learns any function of distance relative to the row's length: beyond L, positions are squeezed to fit."
     toeplitz = False
+    keeps = ("c", "L_multiplier", "init_L", "mlp")
     scalars: ClassVar[tuple[str, ...]] = ("c", "L_multiplier", "init_L")
     """What is one number. As tensors (1,): FSDP cannot shard what has no dimension."""
 
@@ -71,12 +76,17 @@ class FIRE(Scheme):
 
     def threshold(self) -> Float[Tensor, ""]:
         """L: the query position up to which the bias depends on the offset alone."""
-        return (self._raised(self.L_multiplier) * self.init_L).abs().reshape(())
+        return self._threshold().reshape(())
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
-        """The bias in the rows i <= L, where the offset alone decides."""
-        c = self._raised(self.c)
-        return self._f(_psi(c, offsets.abs()) / (_psi(c, self.threshold()) + _EPSILON))
+    def _threshold(self) -> Tensor:
+        return (self._raised(self.L_multiplier) * self.init_L).abs()
+
+    def _constants(self, offsets: Tensor) -> Tensor:
+        return offsets.abs()
+
+    def _bias(self, constants: Tensor) -> Tensor:
+        c = self._raised(self.c).abs()
+        return self._f(_psi(c, constants) / (_psi(c, self._threshold()) + _EPSILON))
 
     def form(
         self,
@@ -91,20 +101,15 @@ class FIRE(Scheme):
         lowest, highest = offset_range(num_queries, num_keys, query_start)
         _check_text_start(text_start, num_queries)
         last_position = first_query_position(num_queries, num_keys, query_start) + num_queries - 1
-        if self._knows_threshold(text_start) and last_position - _earliest(text_start) < self.threshold().item():
+        threshold = self._threshold()
+        if self._knows_threshold(text_start) and _ends_by(threshold.item(), last_position, text_start):
             return super().form(num_queries, num_keys, query_start, device=device, dtype=dtype)
         device, dtype = self._device(device), dtype or self._dtype()
-        distances = torch.arange(max(highest, -lowest, 0) + 1, device=device)
-        knots, slope, intercept = self._segments(dtype)
-        c = self._raised(self.c)  # once: of a c in bfloat16, what comes from g and from a is added before it is rounded
-        tensors = (
-            _psi(c, distances),
-            1 / self._normaliser(c, num_queries, num_keys, query_start, text_start, device),
-            knots,
-            slope,
-            intercept,
-        )
-        g, a, knots, slope, intercept = (tensor.to(dtype) for tensor in tensors)
+        # Once: of a c in bfloat16, what comes from g and from a is added before it is rounded.
+        c = self._raised(self.c).abs()
+        g = _psi(c, self._constants_between(0, max(highest, -lowest, 0), device))
+        a = self._normaliser(c, threshold, num_queries, num_keys, query_start, text_start, device).reciprocal()
+        g, a, knots, slope, intercept = (tensor.to(dtype) for tensor in (g, a, *self._segments(dtype)))
         return Warp(g, a, knots, slope, intercept, rising=True)
 
     def dense(
@@ -120,24 +125,48 @@ class FIRE(Scheme):
         _check_text_start(text_start, num_queries)
         device = self._device(device)
         distance = offset_matrix(num_queries, num_keys, query_start, device).abs()
-        c = self._raised(self.c)
-        normaliser = self._normaliser(c, num_queries, num_keys, query_start, text_start, device)
+        c = self._raised(self.c).abs()
+        normaliser = self._normaliser(c, self._threshold(), num_queries, num_keys, query_start, text_start, device)
         bias = self._f(_psi(c, distance) / normaliser[..., None]).to(dtype or self._dtype())
         return bias.transpose(0, 1) if normaliser.dim() == 2 else bias
 
-    def _knows_threshold(self, text_start: Tensor | int | None) -> bool:
-        """Whether L may be looked at to choose the cheaper Strip.
+    def _sources(self) -> Sequence[Tensor | None]:
+        layers, own = self.mlp._modules, self._parameters
+        first, last = layers.get("0"), layers.get("2")
+        if not (_is_plain(first) and _is_plain(last)):
+            return [None]
+        of_layers = (*first._parameters.values(), *last._parameters.values())  # type: ignore[union-attr]
+        return [own.get("c"), own.get("L_multiplier"), self._buffers.get("init_L"), *of_layers]
 
-        Not while a compiler, torch.func or a fake tensor stands in for values, nor where it would stall a GPU.
-        """
+    def _kept_form(
+        self,
+        sizes: tuple[int, int, int | None],
+        text_start: Tensor | int | None,
+        place: Place,
+        dtype: torch.dtype,
+        sources: Sequence[Tensor],
+    ) -> Form | None:
+        first, end = first_query_position(*sizes), first_query_position(*sizes) + sizes[0]
+        if text_start is not None or first < 0:
+            return None
+        if _ends_by(self._threshold().item(), end - 1, None):
+            return super()._kept_form(sizes, None, place, dtype, sources)
+        lowest, highest = range_to_keep(*sizes, None, None)
+        length = max(highest, -lowest) + 1  # of the square case, which has the multipliers of all positions
+        key = ("warp", place, dtype, length)
+        warp = self._once(key, lambda: self.form(length, length, device=place.device, dtype=dtype), sources)
+        return Warp(warp.g, warp.a[first:end], warp.knots, warp.slope, warp.intercept, rising=True)
+
+    def _knows_threshold(self, text_start: Tensor | int | None) -> bool:
+        """Whether L may be looked at to choose the cheaper Strip: not where that would stall a GPU."""
         if isinstance(text_start, Tensor) and type(text_start) is not Tensor:
             return False
-        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return not transformed and self.L_multiplier.device.type == "cpu"
+        return is_eager() and self.L_multiplier.device.type == "cpu"
 
     def _normaliser(
         self,
         c: Tensor,
+        threshold: Tensor,
         num_queries: int,
         num_keys: int,
         query_start: int | None,
@@ -145,20 +174,20 @@ class FIRE(Scheme):
         device: torch.device | str,
     ) -> Tensor:
         """psi(max(i, L)) + 1e-6 for each row, (N,) or (B, N): i counts from the start of the row's own text."""
-        positions = torch.arange(num_queries, device=device) + first_query_position(num_queries, num_keys, query_start)
+        first = first_query_position(num_queries, num_keys, query_start)
+        positions = torch.arange(first, first + num_queries, device=device)
         if text_start is not None:
             positions = positions - text_start
-        return _psi(c, torch.maximum(positions, self.threshold())) + _EPSILON
+        return _psi(c, torch.maximum(positions, threshold)) + _EPSILON
 
     def _layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first, last = self._affine(self.mlp[0], 1), self._affine(self.mlp[2], self.width)
         w1, b1, w2, b2 = (self._raised(tensor) for tensor in (*first, *last))
-        return w1.flatten(), b1, w2, b2
+        return w1, b1, w2, b2
 
     def _affine(self, layer: nn.Module, inputs: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of a Linear; of what stands in its place (LoRA, a quantized layer) or has hooks, from a call."""
-        hooked = layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer)
-        if type(layer) is nn.Linear and not hooked:
+        if isinstance(layer, nn.Linear) and _is_plain(layer):
             return layer.weight, layer.bias
         at = torch.cat([self.c.new_zeros(1, inputs), torch.eye(inputs, dtype=self.c.dtype, device=self.c.device)])
         with torch.autocast(at.device.type, enabled=False):
@@ -174,38 +203,46 @@ class FIRE(Scheme):
     def _f(self, x: Tensor) -> Tensor:
         """The network on x of any shape: (...) -> (H, ...). Written out, so that it runs in full precision."""
         w1, b1, w2, b2 = self._layers()
-        with torch.autocast(x.device.type, enabled=False):
-            hidden = torch.relu(x[..., None] * w1 + b1)
+        with full_precision(x.device.type):
+            hidden = torch.relu(x[..., None] * w1.flatten() + b1)
             return torch.movedim(hidden @ w2.T + b2, -1, 0)
 
     def _segments(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The network as lines between knots: knots (width,) rising, in `dtype`; slope and intercept (H, width + 1).
 
-        Unit k bends at -b1_k / w1_k: it is active right of that knot where w1_k > 0 and left of it where w1_k < 0. Which
-        units are active in a segment is held constant for the gradient, as it is almost everywhere.
+        Unit k bends at -b1_k / w1_k. No x is negative: a unit that bends below 0, or nowhere (w1_k = 0), is active
+        everywhere where b1_k > 0, else nowhere, and its knot is put at infinity. The others are active left of their knot
+        where b1_k > 0, else right of it. Which units are active in a segment is held constant for the gradient, as it is
+        almost everywhere.
 
         At the knot itself no unit is active: relu'(0) = 0. A warp counts a knot to the segment on its left, which is right
-        where w1_k > 0. Where w1_k < 0 the knot is therefore the next number below. Where biases start at 0 all knots lie at
-        x = 0, which every diagonal meets; x is never negative, so a knot there may step down to a normal number, which no
-        processor takes for 0.
+        for units that are active on the right. The knot of one that is active on the left is therefore the next number
+        below. Where biases start at 0 all knots lie at x = 0, which every diagonal meets, and only units with w1_k > 0 bend
+        there: b1_k = 0 is taken for a number just below 0, too close for any other x to lie between.
         """
         w1, b1, w2, b2 = self._layers()
+        b1 = b1[:, None]
         with torch.no_grad():
-            bends = torch.where(w1 == 0, torch.inf, -b1 / torch.where(w1 == 0, 1.0, w1)).to(dtype)
-            tiny = torch.finfo(torch.float32).tiny
-            below = torch.where(bends.abs() <= tiny, -2 * tiny, torch.nextafter(bends, torch.full_like(bends, -torch.inf)))
-            bends = torch.where(w1 < 0, below, bends)
-            knots, order = bends.sort()
-            place = order.argsort()  # the place of unit k's knot among the sorted ones
-            segment = torch.arange(self.width + 1, device=w1.device)[:, None]
-            right_of_knot = segment > place
-            active = torch.where(w1 > 0, right_of_knot, torch.where(w1 < 0, ~right_of_knot, b1 > 0)).to(w1.dtype)
-        with torch.autocast(w1.device.type, enabled=False):
-            return knots, (w2 * w1) @ active.T, (w2 * b1) @ active.T + b2[:, None]
+            negated = _JUST_ABOVE_0 - b1
+            bends = nn.functional.threshold((negated / w1).to(dtype), 0.0, torch.inf)  # also where w1 is 0
+            active_at_0 = negated < 0
+            bends = torch.nextafter(bends, bends.masked_fill(active_at_0, 0.0))
+            knots = bends.sort(0).values.flatten()
+            # Segment s has the knots s - 1 and s for its ends: unit k has bent where its knot is not above the left one.
+            left_ends = nn.functional.pad(knots, (1, 0), value=-torch.inf)
+            active = (bends <= left_ends) != active_at_0  # (width, width + 1)
+        with full_precision(w1.device.type):
+            return knots, w2 @ (w1 * active), torch.addmm(b2[:, None], w2, b1 * active)
 
 
 def _psi(c: Tensor, x: Tensor) -> Tensor:
-    return torch.log1p((c * x).abs())
+    """ln(c x + 1), for c and x of at least 0."""
+    return torch.log1p(c * x)
+
+
+def _is_plain(layer: nn.Module | None) -> bool:
+    """Whether a layer is the Linear that it looks like, and its tensors are all that a call of it depends on."""
+    return type(layer) is nn.Linear and not (layer._forward_pre_hooks or layer._forward_hooks or "forward" in layer.__dict__)
 
 
 def _check_text_start(text_start: object, num_queries: int) -> None:
@@ -216,8 +253,11 @@ def _check_text_start(text_start: object, num_queries: int) -> None:
         raise ValueError(f"text_start: got {got}, expected an int or a tensor of shape (B, {num_queries})")
 
 
-def _earliest(text_start: Tensor | int | None) -> int:
-    """Where the text of some row begins; 0 where none begins before the keys."""
-    if isinstance(text_start, Tensor):
-        return min(int(text_start.min()), 0) if text_start.numel() else 0
-    return 0 if text_start is None else text_start
+def _ends_by(threshold: float, last_position: int, text_start: Tensor | int | None) -> bool:
+    """Whether all rows lie below the threshold, counted from the start of their own text."""
+    if last_position >= threshold and not isinstance(text_start, int):  # no text that starts later than the first key helps
+        return False
+    if isinstance(text_start, Tensor) and text_start.numel():
+        starts = text_start[:, 0] if text_start.stride(1) == 0 else text_start  # one for each batch entry
+        text_start = min(int(starts.min()), 0)
+    return last_position - (text_start if isinstance(text_start, int) else 0) < threshold

@@ -1,17 +1,20 @@
 """KERPLE: kernelised distances, a logarithmic or a power penalty with two learned parameters a head."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from falloff.offsets import check_count
-from falloff.schemes.base import Scheme
-from falloff.shapes import Float, Int
+from falloff.schemes.kept import KeptScheme
 
 _LEAST = 0.01  # the published code keeps every parameter at or above this
 
 
-class _Kerple(Scheme):
+class _Kerple(KeptScheme):
     paper = "Chi et al. 2022, KERPLE"
+    largest_p: ClassVar[float] = torch.inf
 
     def __init__(self, num_heads: int, p_range: float, a_range: float) -> None:
         super().__init__()
@@ -21,14 +24,26 @@ class _Kerple(Scheme):
         self.bias_p = nn.Parameter((torch.rand(num_heads, 1, 1) * p_range).clamp(min=_LEAST))
         self.bias_a = nn.Parameter((torch.rand(num_heads, 1, 1) * a_range).clamp(min=_LEAST))
 
-    def _clamped(self, parameter: Tensor, most: float | None = None) -> Tensor:
-        """The parameter within its range, (H, 1).
+    def _constants(self, offsets: Tensor) -> tuple[Tensor, ...]:
+        """The distances, the least and the largest p and a, (2, 1) each, and a zero."""
+        dtype = self._dtype()
+        least, p, a, zero = (
+            torch.full((1, 1), number, dtype=dtype, device=offsets.device)
+            for number in (_LEAST, self.largest_p, torch.inf, 0.0)
+        )
+        return offsets.abs().to(dtype), least, torch.cat([p, a]), zero
+
+    def _clamped(self, least: Tensor, largest: Tensor) -> tuple[Tensor, ...]:
+        """`bias_p` and `bias_a` within their ranges, (H, 1) each.
 
         The published code clamps the stored values and lets the gradient through. The same is done here without writing
-        to the parameter: an optimizer can bring back one that has left its range.
+        to the parameters: an optimizer can bring back one that has left its range.
         """
-        value = self._raised(parameter).flatten(1)
-        return value + (value.clamp(_LEAST, most) - value).detach()
+        both = self._raised(torch.cat([self.bias_p, self.bias_a], 1))  # (H, 2, 1): one launch for two
+        with torch.no_grad():
+            stored = both if forward_ad._current_level < 0 else both.detach()  # a tangent goes on where gradients do not
+            missing = stored.clamp(least, largest) - stored
+        return (both + missing).unbind(1)
 
 
 class KerpleLog(_Kerple):
@@ -50,14 +65,17 @@ class KerpleLog(_Kerple):
     """
 
     name = "kerple-log"
+    keeps = ("bias_p", "bias_a")
     formula = "-r1_h * ln(1 + r2_h * |n|)"
     reading = "A penalty that grows with the logarithm of distance, with learned strength and scale for each head."
 
     def __init__(self, num_heads: int) -> None:
         super().__init__(num_heads, p_range=2.0, a_range=1.0)
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
-        return -self._clamped(self.bias_p) * torch.log1p(self._clamped(self.bias_a) * offsets.abs())
+    def _bias(self, constants: tuple[Tensor, ...]) -> Tensor:
+        distance, least, largest, zero = constants
+        p, a = self._clamped(least, largest)
+        return torch.addcmul(zero, p, torch.log1p(a * distance), value=-1)
 
 
 class KerplePower(_Kerple):
@@ -80,12 +98,15 @@ class KerplePower(_Kerple):
     """
 
     name = "kerple-power"
+    keeps = ("bias_p", "bias_a")
+    largest_p = 2.0
     formula = "-r1_h * |n|^r2_h, 0 < r2_h <= 2"
     reading = "A penalty that grows with a learned power of distance, with a learned strength, for each head."
 
     def __init__(self, num_heads: int) -> None:
         super().__init__(num_heads, p_range=2.0, a_range=1.0)
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
-        exponent = self._clamped(self.bias_p, most=2.0)
-        return -self._clamped(self.bias_a) * offsets.abs().to(exponent.dtype) ** exponent
+    def _bias(self, constants: tuple[Tensor, ...]) -> Tensor:
+        distance, least, largest, zero = constants
+        p, a = self._clamped(least, largest)
+        return torch.addcmul(zero, a, distance**p, value=-1)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count, check_offsets
-from falloff.schemes.base import Scheme, check_std
-from falloff.shapes import Float, Int
+from falloff.schemes.base import check_std
+from falloff.schemes.kept import KeptScheme
+from falloff.shapes import Int
 
 
-class PerOffsetBias(Scheme):
+class PerOffsetBias(KeptScheme):
     """A learned bias for every offset: weight[min(n, max_distance), h].
 
     With `bidirectional` every offset from -max_distance to max_distance has a value of its own; else keys in the future
@@ -34,6 +35,7 @@ class PerOffsetBias(Scheme):
     """
 
     name = "per-offset"
+    keeps = ("weight",)
     formula = "weight[min(n, max_distance), h]"
     paper = "Shaw et al. 2018 (clipped distances); Liu et al. 2021, Swin (as a bias)"
     reading = "Learns one value for every distance up to max_distance, and one for all beyond."
@@ -62,5 +64,8 @@ class PerOffsetBias(Scheme):
         lowest = -self.max_distance if self.bidirectional else 0
         return offsets.clamp(lowest, self.max_distance) - lowest
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
-        return self._raised(self.weight)[self.bucket(offsets)].T
+    def _constants(self, offsets: Tensor) -> Tensor:
+        return self.bucket(offsets)
+
+    def _bias(self, constants: Tensor) -> Tensor:
+        return self._raised(self.weight)[constants].T

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from falloff.offsets import check_count
-from falloff.schemes.base import Scheme
-from falloff.shapes import Float, Int
+from falloff.schemes.kept import KeptScheme
 
 
-class Sandwich(Scheme):
+class Sandwich(KeptScheme):
     """The inner product of two sinusoidal embeddings, less its value at distance 0.
 
     bias = (sum over k of cos(n / 10000^(2k / dim)) - dim / 2) / (8 h / H), k = first .. first + dim / 2 - 1, head
@@ -32,6 +31,7 @@ class Sandwich(Scheme):
 
     name = "sandwich"
     largest_settings: ClassVar[dict[str, int]] = {"dim": 8192}
+    keeps = ()
     formula = "(sum_k cos(n / 10000^(2k/dim)) - dim/2) / (8h/H)"
     paper = "Chi et al. 2023, Sandwich"
     reading = (
@@ -51,10 +51,13 @@ class Sandwich(Scheme):
         self.dim = dim
         self.first = first
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+    def _constants(self, offsets: Tensor) -> Tensor:
         distance = offsets.abs().double()
         total = torch.full_like(distance, -self.dim / 2)
         for k in range(self.first, self.first + self.dim // 2):  # a loop, so that memory stays O(L)
             total = total + torch.cos(distance * 10000.0 ** (-2 * k / self.dim))
-        heads = torch.arange(1, self.num_heads + 1, device=offsets.device, dtype=torch.float64)
-        return total / (8 * heads / self.num_heads)[:, None]
+        return total
+
+    def _bias(self, constants: Tensor) -> Tensor:
+        heads = torch.arange(1, self.num_heads + 1, device=constants.device, dtype=torch.float64)
+        return constants / (8 * heads / self.num_heads)[:, None]

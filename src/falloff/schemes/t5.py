@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count, check_offsets
-from falloff.schemes.base import Scheme, check_std
-from falloff.shapes import Float, Int
+from falloff.schemes.base import check_std
+from falloff.schemes.kept import KeptScheme
+from falloff.shapes import Int
 
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> tuple[int, ...]:
@@ -89,7 +90,7 @@ def _on_device(starts: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.cat([torch.arange(exact, device=device), *far])
 
 
-class T5Bias(Scheme):
+class T5Bias(KeptScheme):
     """A learned bias for each bucket of offsets: weight[bucket(offset), h], see `t5_bucket`.
 
     T5 itself does not scale its logits (`scale=1.0` in `falloff.attention`) and shares one bias among its layers.
@@ -112,6 +113,7 @@ class T5Bias(Scheme):
 
     name = "t5"
     largest_settings: ClassVar[dict[str, int]] = {"num_buckets": 1024}
+    keeps = ("weight",)
     formula = "weight[bucket(n), h]; bucket(n) = n if n < e, else e + floor(ln(n/e) / ln(max_distance/e) * (buckets - e))"
     paper = "Raffel et al. 2020, T5"
     reading = "Learns one value for each range of distances: exact near the query, ever wider ranges further away."
@@ -165,5 +167,8 @@ class T5Bias(Scheme):
         check_offsets(offsets)
         return _buckets(offsets, self._starts, self.bidirectional)
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
-        return self._raised(self.weight)[self.bucket(offsets)].T
+    def _constants(self, offsets: Tensor) -> Tensor:
+        return self.bucket(offsets)
+
+    def _bias(self, constants: Tensor) -> Tensor:
+        return self._raised(self.weight)[constants].T

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count
-from falloff.schemes.base import Scheme
-from falloff.shapes import Float, Int
+from falloff.schemes.kept import KeptScheme
 
 
-class TISA(Scheme):
+class TISA(KeptScheme):
     """A sum of radial basis functions: sum over k of a_k * exp(-abs(b_k) * (n - c_k)^2), over the signed offset n.
 
     Args:
@@ -32,6 +31,7 @@ class TISA(Scheme):
 
     name = "tisa"
     largest_settings: ClassVar[dict[str, int]] = {"kernels": 64}
+    keeps = ("kernel_offsets", "kernel_amplitudes", "kernel_sharpness")
     formula = "sum_k a_kh * exp(-|b_kh| * (n - c_kh)^2)"
     paper = "Wennberg and Henter 2021, TISA"
     reading = "Learns a few bumps, each with a place, height and width; far from all of them the bias is 0."
@@ -46,8 +46,11 @@ class TISA(Scheme):
         self.kernel_amplitudes = nn.Parameter(0.1 + 0.01 * torch.randn(kernels, num_heads))
         self.kernel_sharpness = nn.Parameter(0.1 + 0.01 * torch.randn(kernels, num_heads))
 
-    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+    def _constants(self, offsets: Tensor) -> Tensor:
+        return offsets
+
+    def _bias(self, constants: Tensor) -> Tensor:
         centre, height, sharpness = (
             self._raised(p)[..., None] for p in (self.kernel_offsets, self.kernel_amplitudes, self.kernel_sharpness)
         )
-        return (height * torch.exp(-sharpness.abs() * (offsets - centre) ** 2)).sum(0)
+        return (height * torch.exp(-sharpness.abs() * (constants - centre) ** 2)).sum(0)

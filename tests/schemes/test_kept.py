@@ -1,0 +1,406 @@
+"""What schemes keep between calls: nothing stale is ever handed out, it is bounded, and few operators are left."""
+
+import copy
+import pickle
+from tempfile import NamedTemporaryFile
+from threading import Thread
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from falloff import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention
+from falloff.schemes import kept
+
+MAKERS = {
+    "t5": lambda: T5Bias(4),
+    "per-offset": lambda: PerOffsetBias(4, 20),
+    "alibi": lambda: ALiBi(4),
+    "alibi, learned": lambda: ALiBi(4, learned=True),
+    "kerple-log": lambda: KerpleLog(4),
+    "kerple-power": lambda: KerplePower(4),
+    "sandwich": lambda: Sandwich(4),
+    "tisa": lambda: TISA(4),
+    "fire": lambda: FIRE(4),
+    "fire beyond L": lambda: FIRE(4, init_L=8),
+}
+LEARNED = [name for name in MAKERS if name not in ("alibi", "sandwich")]
+each_scheme = pytest.mark.parametrize("name", MAKERS)
+each_learned = pytest.mark.parametrize("name", LEARNED)
+
+
+def bias(scheme, num_queries=3, num_keys=40):
+    return scheme(num_queries, num_keys).dense(num_queries, num_keys)
+
+
+def check_fresh(scheme, keeps=None):
+    """A scheme gives what its definition says now, twice; `keeps` says whether the second time it gives the same tensors."""
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(bias(scheme), scheme.dense(3, 40), rtol=1e-5, atol=1e-6)
+        if keeps is not None:
+            assert (scheme(3, 40).tensors[0] is scheme(3, 40).tensors[0]) == keeps
+
+
+def moved(tensor):
+    return torch.rand_like(tensor) + 0.05
+
+
+def moved_state(scheme):
+    return {name: moved(tensor) for name, tensor in scheme.state_dict().items()}
+
+
+def step(optimizer, **settings):
+    def change(scheme):
+        for parameter in scheme.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer(scheme.parameters(), lr=0.1, **settings).step()
+
+    return change
+
+
+def for_each(write):
+    def change(scheme):
+        with torch.no_grad():
+            for parameter in scheme.parameters():
+                write(parameter)
+
+    return change
+
+
+def replace_data(parameter):
+    parameter.data = moved(parameter)
+
+
+def replace_parameters(scheme):
+    for name, parameter in list(scheme.named_parameters()):
+        module, _, last = name.rpartition(".")
+        setattr(scheme.get_submodule(module), last, nn.Parameter(moved(parameter)))
+
+
+def move_to_bfloat16(scheme):
+    for_each(replace_data)(scheme)
+    scheme.to(torch.bfloat16)
+
+
+def write_from_outside(scheme):
+    """As another process writes to shared memory."""
+    files = [NamedTemporaryFile() for _ in scheme.parameters()]  # noqa: SIM115
+    for file, parameter in zip(files, scheme.parameters(), strict=True):
+        file.write(parameter.detach().numpy().tobytes())
+        file.flush()
+        parameter.data = torch.from_file(file.name, shared=True, size=parameter.numel()).view_as(parameter)
+    check_fresh(scheme, keeps=True)
+    for file, parameter in zip(files, scheme.parameters(), strict=True):
+        file.seek(0)
+        file.write(moved(parameter).detach().numpy().tobytes())
+        file.close()
+
+
+CHANGES = {
+    "sgd": step(torch.optim.SGD),
+    "foreach": step(torch.optim.Adam, foreach=True),
+    "fused": step(torch.optim.Adam, fused=True),
+    "copy_": for_each(lambda parameter: parameter.copy_(moved(parameter))),
+    ".data": for_each(lambda parameter: parameter.data.copy_(moved(parameter))),
+    "a view": for_each(lambda parameter: parameter.detach().view(-1)[:1].add_(1)),
+    "numpy": for_each(lambda parameter: parameter.detach().numpy().fill(0.3)),
+    "new .data": for_each(replace_data),
+    "another process": write_from_outside,
+    "new parameters": replace_parameters,
+    "bfloat16": move_to_bfloat16,
+    "load": lambda scheme: scheme.load_state_dict(moved_state(scheme)),
+    "load, assign": lambda scheme: scheme.load_state_dict(moved_state(scheme), assign=True),
+    "vector": lambda scheme: vector_to_parameters(moved(parameters_to_vector(scheme.parameters())), scheme.parameters()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@each_learned
+def test_a_change_of_parameters_is_seen(name, change):
+    scheme = MAKERS[name]()
+    check_fresh(scheme, keeps=True)
+    with torch.no_grad():
+        before = bias(scheme)
+        with torch.enable_grad():
+            CHANGES[change](scheme)
+        check_fresh(scheme, keeps=True)
+        assert not torch.allclose(bias(scheme).to(before.dtype), before)
+
+
+class OfAnotherKind(torch.Tensor):
+    """As DTensor and quantized weights are: what `equal` says of them is not known."""
+
+
+class Tripled(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+def test_what_stands_in_for_a_parameter_or_a_layer_is_seen():
+    with torch.no_grad():
+        scheme = T5Bias(4)
+        before = bias(scheme)
+        parametrize.register_parametrization(scheme, "weight", Tripled())
+        torch.testing.assert_close(bias(scheme), 3 * before)
+        scheme = T5Bias(4)
+        scheme.weight = nn.Parameter(scheme.weight.as_subclass(OfAnotherKind))
+        check_fresh(scheme, keeps=False)
+        for scheme in (FIRE(4), FIRE(4, init_L=8)):
+            before = bias(scheme)
+            handle = scheme.mlp[2].register_forward_hook(lambda module, arguments, out: 2 * out)
+            torch.testing.assert_close(bias(scheme), 2 * before)
+            handle.remove()
+            torch.testing.assert_close(bias(scheme), before)
+            scheme.mlp[2] = nn.Sequential(scheme.mlp[2], Tripled())  # as LoRA stands there
+            torch.testing.assert_close(bias(scheme), 3 * before)
+            scheme.mlp[2][0].weight.mul_(2)
+            scheme.mlp[2][0].bias.mul_(2)
+            torch.testing.assert_close(bias(scheme), 6 * before)
+
+
+def test_a_change_of_settings_buffers_and_dtype_is_seen():
+    for scheme, name, value in (
+        (ALiBi(4), "num_heads", 2),
+        (Sandwich(4), "dim", 64),
+        (FIRE(4), "init_L", torch.tensor([8.0])),
+    ):
+        check_fresh(scheme, keeps=True)
+        setattr(scheme, name, value)
+        check_fresh(scheme, keeps=True)
+    scheme.init_L.fill_(2.0)
+    check_fresh(scheme, keeps=True)
+    scheme = TISA(4).requires_grad_(False)
+    single = scheme(3, 40, dtype=torch.float32)
+    assert scheme.double()(3, 40, dtype=torch.float32) is not single  # equal parameters, but sums in double precision
+    out_of_range = KerplePower(4).requires_grad_(False)
+    out_of_range.bias_a.fill_(-1)
+    for scheme in (out_of_range, TISA(4).requires_grad_(False), Sandwich(4), ALiBi(4)):
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            scheme.to(dtype)
+            got, expected = scheme(3, 40, dtype=dtype).dense(3, 40), scheme.dense(3, 40, dtype=dtype)
+            torch.testing.assert_close(got, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda scheme: pickle.loads(pickle.dumps(scheme))])
+@each_scheme
+def test_copies_do_without_what_was_kept(name, duplicate):
+    scheme = MAKERS[name]()
+    check_fresh(scheme, keeps=True)
+    other = duplicate(scheme)
+    assert "_kept" in vars(scheme)
+    assert "_kept" not in vars(other)
+    assert "_kept" not in scheme.state_dict()
+    check_fresh(other, keeps=True)
+
+
+class OfTheDay(T5Bias):
+    today = 1.0
+
+    def at(self, offsets):
+        return super().at(offsets) * self.today
+
+
+def test_a_subclass_is_asked_each_time():
+    scheme = OfTheDay(4)
+    check_fresh(scheme, keeps=False)
+    OfTheDay.today = 3  # nothing that a scheme could notice
+    check_fresh(scheme, keeps=False)
+
+
+def test_a_method_that_is_set_on_a_scheme_is_asked():
+    scheme = T5Bias(4)
+    check_fresh(scheme, keeps=True)
+    scheme.at = lambda offsets: torch.ones(4, len(offsets))
+    check_fresh(scheme, keeps=False)
+
+
+@each_scheme
+def test_a_caller_that_writes_into_a_form_harms_nobody_else(name):
+    scheme = MAKERS[name]().requires_grad_(False)
+    check_fresh(scheme, keeps=True)
+    for tensor in scheme(3, 40).tensors:
+        tensor.add_(1)
+        check_fresh(scheme, keeps=True)
+    for tensor in scheme(3, 40).tensors:
+        tensor.requires_grad_()
+    assert not any(tensor.requires_grad for tensor in scheme(3, 40).tensors)
+    assert scheme.form(3, 40).tensors[0] is not scheme.form(3, 40).tensors[0]
+
+
+@each_scheme
+def test_what_inference_mode_keeps_can_be_trained_with(name):
+    scheme = MAKERS[name]()
+    query, key = torch.randn(1, 4, 3, 8, requires_grad=True), torch.randn(1, 4, 40, 8)
+    for learns in (True, False):
+        scheme.requires_grad_(learns)
+        with torch.inference_mode():
+            bias(scheme)
+        attention(query, key, key, scheme).sum().backward()  # saves the form
+        assert all((parameter.grad is not None) for parameter in scheme.parameters())
+
+
+@each_learned
+def test_gradients_arrive_after_a_form_was_kept(name):
+    scheme = MAKERS[name]()
+    check_fresh(scheme, keeps=True)
+    got, expected = (
+        torch.autograd.grad(made.sin().sum(), list(scheme.parameters())) for made in (bias(scheme), scheme.dense(3, 40))
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own use of it
+@each_learned
+def test_transforms_take_the_parameters_that_they_are_given(name):
+    scheme = MAKERS[name]()
+    check_fresh(scheme, keeps=True)
+    others = [{name: moved(parameter) for name, parameter in scheme.named_parameters()} for _ in range(2)]
+    stacked = {name: torch.stack([parameters[name] for parameters in others]) for name in others[0]}
+
+    def call(parameters, dense=False):
+        made = torch.func.functional_call(scheme, parameters, (3, 40), {"dense": dense})
+        return made if dense else made.dense(3, 40)
+
+    with torch.no_grad():
+        expected = torch.stack([call(parameters, dense=True) for parameters in others])
+        for got in (torch.stack([call(parameters) for parameters in others]), torch.vmap(call)(stacked)):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        got, expected = (torch.func.jvp(lambda p, d=d: call(p, d), (others[0],), (others[1],)) for d in (False, True))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        assert expected[1].abs().max() > 0
+        call(others[0])  # keeps what has no tangent
+        with torch.autograd.forward_ad.dual_level():
+            dual = {n: torch.autograd.forward_ad.make_dual(others[0][n], others[1][n]) for n in others[0]}
+            tangent = torch.autograd.forward_ad.unpack_dual(call(dual)).tangent
+        torch.testing.assert_close(tangent, expected[1], rtol=1e-4, atol=1e-5)
+    check_fresh(scheme, keeps=True)
+
+
+@pytest.mark.parametrize("name", ["t5", "tisa"])
+def test_parameters_whose_memory_was_freed_are_not_compared(name):
+    """As FSDP does between uses. Here torch says so; comparing would crash."""
+    scheme = MAKERS[name]()
+    check_fresh(scheme, keeps=True)
+    next(scheme.parameters()).untyped_storage().resize_(0)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="out of bounds for storage of size 0"):
+        scheme(3, 40)
+
+
+def test_threads_get_forms_of_parameters_and_settings_as_they_are():
+    schemes = [T5Bias(4), FIRE(4), ALiBi(4)]
+    failures = []
+
+    def decode(scheme, first):
+        try:
+            for num_keys in range(first, first + 300):
+                with torch.no_grad():
+                    torch.testing.assert_close(bias(scheme, 1, num_keys), scheme.dense(1, num_keys), rtol=1e-5, atol=1e-6)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [Thread(target=decode, args=(scheme, first)) for scheme in schemes for first in (1, 300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_setting_that_another_thread_sets_while_a_form_is_made_is_seen():
+    scheme = ALiBi(4)
+    made = scheme._bias
+
+    def interrupted(constants):
+        values = made(constants)
+        scheme.num_heads = 2
+        return values
+
+    vars(scheme)["_bias"] = interrupted
+    scheme(3, 40)
+    del vars(scheme)["_bias"]
+    check_fresh(scheme, keeps=True)
+
+
+def test_what_is_kept_is_bounded():
+    scheme = FIRE(4, init_L=64)
+    with torch.no_grad():
+        for num_keys in range(1, 2000, 37):
+            bias(scheme, 20, num_keys)
+            assert len(scheme._kept.entries) <= kept._MOST_ENTRIES
+    scheme = ALiBi(64)
+    for num_keys in (100_000, 50_000, 40_000):  # the first is more than is kept
+        scheme(1, num_keys)
+        assert sum(entry.size for entry in scheme._kept.entries.values()) <= kept._MOST_NUMBERS
+
+
+@each_scheme
+def test_one_form_serves_many_steps_of_generation(name):
+    scheme = MAKERS[name]()
+    with torch.no_grad():
+        assert len({id(scheme(1, num_keys).tensors[0]) for num_keys in range(129, 257)}) == 1
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 7), (1, 128), (1, 129), (4, 9, 2), (3, 5, -20), (2, 6, 40), (16, 16), (17, 300), (0, 3)]
+)
+@pytest.mark.parametrize("text_start", [None, -3, torch.tensor([[0], [2]])])
+@each_scheme
+def test_kept_forms_are_those_of_the_definition(name, text_start, sizes):
+    scheme = MAKERS[name]()
+    if isinstance(text_start, torch.Tensor):
+        text_start = text_start.expand(2, sizes[0])
+    for dtype in (torch.float32, torch.float64):
+        with torch.no_grad():
+            form = scheme(*sizes, text_start=text_start, dtype=dtype)
+            expected = scheme.dense(*sizes, text_start=text_start, dtype=dtype)
+        assert all(tensor.dtype == dtype for tensor in form.tensors)
+        torch.testing.assert_close(form.dense(*sizes).expand_as(expected), expected, rtol=1e-5, atol=1e-6)
+
+
+class Operators(TorchDispatchMode):
+    """Lists the operators that run, falloff's own apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        if operator.namespace != "falloff":
+            self.seen.append(operator.name())
+        return operator(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (T5Bias, 6),
+        (lambda heads: PerOffsetBias(heads, 100), 6),
+        (ALiBi, 4),
+        (Sandwich, 4),
+        (KerpleLog, 10),
+        (KerplePower, 10),
+        (FIRE, 25),
+        (lambda heads: FIRE(heads, init_L=16), 32),
+    ],
+)
+def test_a_call_runs_few_operators(make, most):
+    """In training, after a change of parameters without gradients, and with a kept form; constants are kept by then."""
+    scheme = make(8)
+    query, key = torch.randn(1, 8, 1, 64), torch.randn(1, 8, 128, 64)
+    attention(query, key, key, scheme, causal=True)
+    with Operators() as learning:
+        attention(query, key, key, scheme, causal=True)
+    assert len(learning.seen) <= most, learning.seen
+    with torch.no_grad():
+        attention(query, key, key, scheme, causal=True)
+        for_each(lambda parameter: parameter.mul_(1.1))(scheme)
+        with Operators() as changed:
+            attention(query, key, key, scheme, causal=True)
+        with Operators() as same:
+            attention(query, key, key, scheme, causal=True)
+    compared = len(scheme._sources())
+    assert len(changed.seen) <= most + 2 * compared, changed.seen  # which are compared and copied
+    assert len(same.seen) <= compared + (4 if isinstance(scheme, FIRE) else 0), same.seen  # FIRE looks at L
