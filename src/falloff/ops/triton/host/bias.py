@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from falloff.forms import Band, Strip, Warp
+from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.offset_sums import at_distances
 from falloff.ops.triton.kernels.arguments import (
@@ -58,7 +59,7 @@ class NoBias:
         return min(max(shift, -self.seqlen_q - self.extent - 1), self.seqlen_k + self.extent + 1)
 
     @staticmethod
-    def sizes(form: Any, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+    def sizes(form: Any, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
         """How many float32 each lowered part has."""
         return []
 
@@ -96,7 +97,7 @@ class StripBias(NoBias):
         self.middle = "edge" if self.extent <= _SHORT else "near"
 
     @staticmethod
-    def sizes(form: Strip, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+    def sizes(form: Strip, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
         heads, extent = form.values.shape
         norms = batch * kv_heads * _blocks(seqlen_k, SKIP_BLOCK_N.value)
         return [heads * (extent + 2 * PAD.value), heads * extent, heads * extent, norms, norms]
@@ -182,7 +183,7 @@ class WarpBias(NoBias):
         self.shift = self._clamped(call.query_start)
 
     @staticmethod
-    def sizes(form: Warp, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+    def sizes(form: Warp, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
         table = seqlen_q + seqlen_k - 1 + 2 * PAD.value
         g_ranges = _blocks(table, RANGE_BLOCK.value) + RANGE_SPARE.value
         a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value)
@@ -220,5 +221,5 @@ class WarpBias(NoBias):
 BIASES: dict[str, type[NoBias]] = {bias.kind: bias for bias in (NoBias, StripBias, BandBias, WarpBias)}
 
 
-def _blocks(length: int, size: int) -> int:
+def _blocks(length: IntLike, size: int) -> Any:
     return (length + size - 1) // size

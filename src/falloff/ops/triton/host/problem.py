@@ -5,6 +5,7 @@ It reads shapes and numbers, and no tensor: nothing waits for the device.
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -12,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from falloff.forms import Form
+from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.host.bias import BIASES, NoBias
 from falloff.ops.triton.host.device import device_of
@@ -110,12 +112,12 @@ class Problem:
         )
 
 
-def lowered_size(form: Form | None, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> int:
+def lowered_size(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> Any:
     """How many numbers of 32 bits the lowered call takes: from shapes alone, which may be symbolic."""
     return sum(_part_sizes(form, batch, kv_heads, seqlen_q, seqlen_k))
 
 
-def _part_sizes(form: Form | None, batch: int, kv_heads: int, seqlen_q: int, seqlen_k: int) -> list[int]:
+def _part_sizes(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
     sizes = BIASES["none" if form is None else form.kind].sizes(form, batch, kv_heads, seqlen_q, seqlen_k)
     return [(size + _ALIGNED - 1) // _ALIGNED * _ALIGNED for size in sizes]
 
