@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say what is missing for it."""
+    """Run the command line, or print which package it lacks."""
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401

@@ -1,4 +1,4 @@
-"""Where a run happens: versions, machine and commit, as stored in config.json."""
+"""The environment of a run: versions, machine and commit, as stored in config.json."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import falloff
 
 
 def versions(*more: str) -> dict[str, str | None]:
-    """The versions of what takes part in a run, and of more packages; None for one that is not installed."""
+    """The versions of Python, falloff and the packages that a run uses, and of `more`; None for one not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "falloff": falloff.__version__}
     for package in ("torch", "numpy", "accelerate", "safetensors", "plotly", "datasets", *more):
         try:
@@ -24,7 +24,7 @@ def versions(*more: str) -> dict[str, str | None]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The machine: its processor, how many cores this process may use, torch's threads, and the GPU where one is used."""
+    """The machine: processor, cores that this process may use, torch's threads, and the GPU if the device is one."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -46,7 +46,7 @@ def _cpu_model() -> str:
 
 
 def git_commit(package: Path = Path(falloff.__file__)) -> str | None:
-    """The commit of the checkout that falloff runs from, with a + where files have changed; None where it is installed.
+    """The commit of the checkout that falloff runs from, with a + if files have changed; None without a checkout.
 
     `package`: the `__init__.py` of another falloff than this one.
     """
@@ -60,7 +60,7 @@ def git_commit(package: Path = Path(falloff.__file__)) -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # A virtual environment may lie in somebody else's repository: the file itself must be tracked.
+    # A virtual environment may lie in another project's repository: the file itself must be tracked.
     if git("ls-files", "--error-unmatch", package.name) is None:
         return None
     commit = git("rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""How falloff writes files: whole or not at all, through no link; a new one has the permissions that the umask gives."""
+"""How falloff writes files: completely or not at all, never through a link; new files have the umask's permissions."""
 
 import errno
 import os
@@ -8,18 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 PART = ".part"
-"""How the name of a file that is not complete ends; a kill may leave one behind."""
+"""The suffix of a file that is still being written; a killed process may leave one behind."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it: a reader finds the old content or the new, and never a part.
+    """Write a temporary file in the same folder, then rename it: a reader finds the old content or the new, never a part.
 
-    The file beside it has a name that nobody can guess and must not exist: a link that somebody planted is not followed.
+    The temporary file has a random name and must not exist yet, so that no planted link is followed.
 
     Raises:
-        OSError: naming the file, where it cannot be written; what stood there before stays.
+        OSError: naming the file, if it cannot be written; the old content stays.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -30,8 +30,8 @@ def write_file(path: Path, content: bytes) -> None:
     part = path.with_name(f"falloff-{secrets.token_hex(8)}{PART}")
     try:
         mode = check_replaceable(path)
-        with part.open("xb") as file:  # O_EXCL; and the mode is the umask's, where tempfile would take 0600
-            if mode is not None:  # what was private stays so
+        with part.open("xb") as file:  # O_EXCL, with the umask's mode; tempfile would use 0600
+            if mode is not None:  # a private file stays private
                 part.chmod(stat.S_IMODE(mode))
             file.write(content)
             file.flush()
@@ -44,17 +44,17 @@ def write_file(path: Path, content: bytes) -> None:
         raise OSError(error.errno, reason, str(path)) from error
     finally:
         with suppress(OSError):
-            part.unlink(missing_ok=True)  # it is there only where something failed
+            part.unlink(missing_ok=True)  # it exists only after a failure
 
 
 def check_replaceable(path: Path) -> int | None:
-    """Refuse a place where something stands that writing a file there would destroy: a link, a folder, a device, a pipe.
+    """Refuse a path that is a link, a folder, a device or a pipe, which writing a file there would destroy.
 
     Returns:
-        The mode of the file that stands there, or None.
+        The mode of the file at this path, or None if there is none.
 
     Raises:
-        OSError: naming it.
+        OSError: naming the path.
     """
     try:
         mode = path.lstat().st_mode

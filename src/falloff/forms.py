@@ -1,4 +1,4 @@
-"""The three forms: the few tensors that a scheme hands to a kernel.
+"""The three forms: the few tensors that a scheme passes to a kernel.
 
 The bias of query row r (at position query_start + r) and key j, whose offset is n = query_start + r - j:
 
@@ -9,8 +9,8 @@ The bias of query row r (at position query_start + r) and key j, whose offset is
 | `Warp` | g (K,), a (N,) or (B, N), knots (S-1,), slope and intercept (H, S) | x = g[abs(n)] * a[r], |
 | | | slope[h, s] * x + intercept[h, s] in the segment s of x |
 
-A form knows nothing of the scheme that it came from, and a kernel needs to know nothing else. `dense` is each form's
-meaning, in O(N M) memory: what the kernels are held against.
+A form knows nothing of its scheme, and a kernel knows nothing of a bias but its form. `dense` defines each form, in O(N M)
+memory: the tests compare the kernels with it.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def _check_float_tensor(argument: str, tensor: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """What the forms share: kind, tensors and numbers, as operators carry them; `form_from_tensors` is the way back."""
+    """What the forms share: kind, tensors and numbers, as operators take them. `form_from_tensors` is the inverse."""
 
     kind: ClassVar[str]
     tensor_names: ClassVar[tuple[str, ...]]
@@ -51,7 +51,7 @@ class Form:
 
     @property
     def numbers(self) -> list[int]:
-        """What a form says beside its tensors, as integers."""
+        """The fields of a form that are not tensors, as integers."""
         return [getattr(self, name) for name in self.number_names]
 
     @property
@@ -67,22 +67,22 @@ class Form:
         return replace(self, **{name: getattr(self, name).to(dtype) for name in self.tensor_names})
 
     def scaled(self, factor: float) -> "Form":
-        """The form of `factor` times this bias, multiplied in the dtype that its tensors have."""
+        """The form of `factor` times this bias, multiplied in the dtype of its tensors."""
         raise NotImplementedError
 
     def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Tensor:
-        """The bias as a tensor (H, N, M), or (B, H, N, M) where it depends on the batch entry."""
+        """The bias as a tensor (H, N, M), or (B, H, N, M) if it depends on the batch entry."""
         raise NotImplementedError
 
     def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
-        """Refuse a call whose sizes this form does not fit."""
+        """Raise ValueError if this form does not fit the sizes of a call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Strip(Form):
     """A bias that depends on the offset alone: values[h, clamp(offset - start, 0, K - 1)].
 
-    Clamping at both ends is its meaning: a strip stops where the bias no longer changes.
+    Beyond either end, the value of that end holds: a strip needs values only where the bias changes.
 
     Args:
         values: (H, K), K >= 1, the bias of head h at offset start + k.
@@ -119,7 +119,7 @@ class Strip(Form):
 
 @dataclass(frozen=True, eq=False)
 class Band(Form):
-    """A bias of its own for each query row, within a fixed extent: values[b, h, r, offset], else 0.
+    """A bias with its own values for each query row, within a fixed extent: values[b, h, r, offset], else 0.
 
     Args:
         values: (B, H, N, E), E >= 1, the bias of query row r at offset n, 0 <= n < E.
@@ -150,7 +150,7 @@ class Band(Form):
         return replace(self, values=self.values * factor)
 
     def check_call(self, batch: int, num_queries: int, num_keys: int) -> None:
-        # The message is made only when needed: torch.compile takes a length in a message for a constant.
+        # The message is built only on failure: torch.compile makes a length in a message a constant.
         if self.values.shape[0] != batch or self.values.shape[2] != num_queries:
             _check(False, "bias", self.values, f"a band for batch size {batch} and {num_queries} query rows")
 
@@ -167,17 +167,17 @@ class Band(Form):
 class Warp(Form):
     """A piecewise linear function of a warped offset: x = g[abs(offset)] * a[r], then slope[h, s] * x + intercept[h, s].
 
-    s is the number of knots below x (a knot belongs to the segment on its left). The knots get no gradient: they are
-    where a continuous function bends, so moving one of them alone changes nothing.
+    s is the number of knots below x (a knot belongs to the segment on its left). The knots get no gradient: the function is
+    continuous there, so moving a knot changes no value to first order.
 
     Args:
-        g: (K,), the warped distance at abs(offset); beyond K - 1 the last value holds.
+        g: (K,), the warped distance by abs(offset); beyond K - 1 the last value holds.
         a: (N,) or (B, N), the multiplier of each query row.
         knots: (S - 1,), rising.
         slope, intercept: (H, S), the line of each segment; finite (masks hide keys, a warp does not).
-        rising: whether g is finite and never falls, and a is finite and not negative: what the CPU kernels need. Whoever
-            makes a warp may know it; with None `attention` looks at g and a, which it cannot under torch.compile. Where
-            True is not true, the numbers are wrong, and nothing worse.
+        rising: whether g is finite and never falls, and a is finite and not negative, which the CPU kernels need. If None,
+            `attention` reads g and a to find out, which it cannot under torch.compile. A wrong True gives wrong numbers, and
+            no access outside memory.
 
     >>> g, a = torch.arange(4.0), torch.ones(2)
     >>> Warp(g, a, torch.tensor([1.5]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.5]])).dense(2, 4)
@@ -223,7 +223,7 @@ class Warp(Form):
         return self.slope.shape[0]
 
     def with_rising(self) -> "Warp":
-        """The same with `rising` as its tensors say it, which waits for their device."""
+        """The same with `rising` computed from its tensors, which waits for their device."""
         rises = (self.g.diff() >= 0).all() & self.g.isfinite().all() & ((self.a >= 0) & self.a.isfinite()).all()
         return replace(self, rising=bool(rises))
 
@@ -247,10 +247,10 @@ FORMS: dict[str, type[Strip] | type[Band] | type[Warp]] = {form.kind: form for f
 
 
 def form_from_tensors(kind: str, tensors: Sequence[Tensor], numbers: Sequence[int]) -> Form:
-    """The form of this kind, of its `tensors` and `numbers`: what an operator carries.
+    """The form with this `kind`, these `tensors` and these `numbers`, as an operator takes them.
 
     Raises:
-        ValueError: if they make no form.
+        ValueError: if they do not fit the kind.
     """
     form = FORMS.get(kind)
     if form is None and kind == "":

@@ -20,13 +20,13 @@ from falloff.schemes.settings import make, setting_parameters
 OWN_NAMES = "module:Class or file.py:Class of your own"
 
 _OWN: dict[str, type[Scheme]] = {}
-"""The classes of own names that were given to `scheme_class` in this process."""
+"""The classes of your own that `scheme_class` has returned in this process, by name."""
 _FILES: dict[tuple[Path, int, int], ModuleType] = {}
-"""What has run, by its path, time and size: a file that is named twice runs once, and again after a change."""
+"""The modules of files that have run, by path, time and size: a file runs once, and again after a change."""
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is that of code outside falloff.
+    """Whether a name refers to code outside falloff.
 
     >>> is_own("my.py:Mine"), is_own("t5")
     (True, False)
@@ -37,16 +37,16 @@ def is_own(name: str) -> bool:
 def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
     """The class of a scheme by its name. **A name of your own runs the code of its file or module.**
 
-    Call it only for a name that the user wrote, here and now: what is read back from a file goes to `known_class`.
+    Pass only a name that the user wrote in this command or call. A name read from a file goes to `known_class`.
 
     Args:
-        name: one of `SCHEMES`, in either case and with - or _; or `module:Class`, as `import module` finds it or in the
-            current folder; or `file.py:Class`.
-        argument: what errors call it.
+        name: one of `SCHEMES`, in upper or lower case and with - or _; or `module:Class`, where the module is importable or
+            in the current folder; or `file.py:Class`.
+        argument: the argument that errors name.
 
     Raises:
-        ValueError: for an unknown name; for a file, module or class that is not there, is no scheme, or fails when it is
-            imported.
+        ValueError: for an unknown name; for a file, module or class that does not exist; for a class that is no scheme; if
+            the import fails.
 
     >>> scheme_class("Kerple_Log").__name__
     'KerpleLog'
@@ -72,7 +72,7 @@ def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
 
 
 def known_class(name: str, argument: str = "name") -> type[Scheme]:
-    """The class of a published scheme, or of a name of your own that was given to `scheme_class` before. It runs nothing.
+    """The class of a published scheme, or of a name of your own that `scheme_class` has loaded before. Runs no code.
 
     Raises:
         ValueError: for any other name.
@@ -89,23 +89,23 @@ def known_class(name: str, argument: str = "name") -> type[Scheme]:
 
 
 def make_own(cls: type[Scheme], argument: str, num_heads: int, settings: dict[str, Any]) -> Scheme:
-    """`make` for code that falloff has not seen before: whatever is wrong with it is told as one line.
+    """`make` for a class from outside falloff: any error in it becomes a ValueError of one line.
 
     Raises:
-        ValueError: where the class cannot be made with these settings, or its number of heads is not known: `at` fails.
+        ValueError: if the class cannot be made with these settings, or its number of heads is unknown because `at` fails.
     """
     try:
         scheme = make(cls, num_heads, settings)
         _ = scheme.num_heads
     except Exception as error:
         if isinstance(error, ValueError) and str(error).partition(":")[0] in ("num_heads", *setting_parameters(cls)):
-            raise  # it names the argument, as falloff's own do
-        _refuse(argument, cls.__name__, f"expected a scheme that can be made: {_said(error, cls.__module__)}")
+            raise  # it already names the argument
+        _refuse(argument, cls.__name__, f"expected a scheme that can be made: {_summary(error, cls.__module__)}")
     return scheme
 
 
 def source_of(cls: type[Scheme]) -> Path | None:
-    """The file that a class comes from, where there is one."""
+    """The file that defines a class, or None."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return None if file is None else Path(file)
 
@@ -124,7 +124,7 @@ def _run_file(path: Path, name: str, argument: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(module_name)
-    sys.modules[module_name] = module  # dataclasses and pickle look there
+    sys.modules[module_name] = module  # dataclasses and pickle look it up there
     try:
         with _importable_from(path.parent):
             loader.exec_module(module)
@@ -132,7 +132,7 @@ def _run_file(path: Path, name: str, argument: str) -> ModuleType:
         sys.modules.pop(module_name)
         if before is not None:
             sys.modules[module_name] = before
-        _refuse(argument, name, f"expected a file that can be imported: {_said(error, module_name)}")
+        _refuse(argument, name, f"expected a file that can be imported: {_summary(error, module_name)}")
     _FILES[stamp] = module
     return module
 
@@ -145,11 +145,11 @@ def _import(where: str, name: str, argument: str) -> ModuleType:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{where}.".startswith(f"{missing}."):
             _refuse(argument, name, f"expected a module that is installed or in this folder: there is no {missing}")
-        _refuse(argument, name, f"expected a module that can be imported: {_said(error, where)}")
+        _refuse(argument, name, f"expected a module that can be imported: {_summary(error, where)}")
 
 
 class _Fresh(SourceFileLoader):
-    """A file as it is now, without a cache: one that was changed within the second would be taken for the old one."""
+    """Loads a file without the bytecode cache, which takes a file changed within the same second for the old one."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -157,7 +157,7 @@ class _Fresh(SourceFileLoader):
 
 @contextmanager
 def _importable_from(folder: Path) -> Iterator[None]:
-    """Python's own way with a script or `python -m`: what lies beside it can be imported."""
+    """Put a folder on Python's path, as Python does for a script and for `python -m`."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -170,8 +170,8 @@ def _is_scheme(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, Scheme)
 
 
-def _said(error: BaseException, module: str) -> str:
-    """An error in one line, with the last line of the module that it came from."""
+def _summary(error: BaseException, module: str) -> str:
+    """An error in one line, with the last line number in the module that it came from."""
     line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, module)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}{f': {text}' if text else ''}{'' if line is None else f' (line {line})'}"

@@ -1,8 +1,8 @@
-"""Positions and offsets: where queries stand among the keys.
+"""Positions and offsets of queries and keys.
 
-Keys stand at positions 0 .. M - 1, counted from the first key. Query row r stands at `query_start + r`. The **offset** of
-a query and a key is query position - key position: positive when the key lies in the past. All of it is integer
-arithmetic: half-precision floats cannot even count to 257.
+Keys have the positions 0 .. M - 1, counted from the first key. Query row r has the position `query_start + r`. The
+**offset** of a query and a key is query position - key position: positive if the key lies in the past. All of this is
+integer arithmetic: bfloat16 cannot represent 257.
 """
 
 import torch
@@ -21,7 +21,7 @@ def check_count(argument: str, value: object, least: int) -> None:
 
 
 def is_position(value: object) -> bool:
-    """Whether a value is a whole number that can stand for a position or an offset."""
+    """Whether a value is an int within the range of positions and offsets."""
     return isinstance(value, IntLike) and not isinstance(value, bool) and -_FARTHEST <= value <= _FARTHEST
 
 
@@ -42,9 +42,9 @@ def check_offsets(offsets: object) -> None:
 
 
 def first_query_position(num_queries: int, num_keys: int, query_start: int | None = None) -> int:
-    """Position of the first query; by default M - N, so that the last query stands at the last key.
+    """Position of the first query; by default M - N, so that the last query has the position of the last key.
 
-    With that default one query against a cache of M keys is the last row of the square case.
+    By this default, one query against a cache of M keys is the last row of the square case.
     """
     check_count("num_queries", num_queries, 0)
     check_count("num_keys", num_keys, 0)

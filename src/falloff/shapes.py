@@ -1,7 +1,7 @@
 """Shapes in type annotations: `Float[Tensor, "B H N D"]`, checked while the tests run.
 
-jaxtyping is a development tool, not a dependency. It is used when the process has imported it before falloff, as
-`tests/conftest.py` does; otherwise an annotation is the bare array type, and importing falloff costs nothing more.
+jaxtyping is a development tool, not a dependency. It is used if the process has imported it before falloff, as
+`tests/conftest.py` does. Otherwise an annotation is the bare tensor type.
 
 Legend: B batch, H query heads, G key/value heads (H % G == 0), N queries, M keys, D head size, K values of a strip,
 E extent of a band, S segments of a warp.

@@ -215,7 +215,7 @@ def test_masks_that_cannot_be_served_are_refused():
     with pytest.raises(ValueError, match=r"^attention_mask: got a tensor of shape \(1, 1, 6, 6\)"):
         fused.transformer.h[0](torch.zeros(1, 6, 48), alibi=torch.zeros(6, 1, 6), attention_mask=torch.zeros(1, 1, 6, 6))
     with pytest.raises(ValueError, match="got one made by or_masks"):
-        masks.seen_mask(1, 4, 4, mask_function=transformers.masking_utils.or_masks(lambda *index: True))
+        masks.falloff_mask(1, 4, 4, mask_function=transformers.masking_utils.or_masks(lambda *index: True))
 
 
 def test_bloom_counts_positions_as_it_does():
@@ -394,7 +394,7 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
 
 
 def test_a_mask_moves_between_devices():
-    seen = masks.Seen(torch.ones(2, 3, dtype=torch.bool), True, None, 0, None)
+    seen = masks.MaskParts(torch.ones(2, 3, dtype=torch.bool), True, None, 0, None)
     assert seen.to("meta").key_mask.device.type == "meta"
     assert seen.to(device=torch.device("meta")).causal
     assert seen.to(torch.bool) is seen

@@ -11,7 +11,7 @@ import transformers
 
 from falloff import alibi_slopes, hf
 from falloff.hf import checking
-from falloff.hf.families.alibi import _channels
+from falloff.hf.families.alibi import _extra_channels
 
 PREFIX = 6
 
@@ -88,7 +88,7 @@ def test_a_bias_by_key_is_exact_in_every_dtype(heads, dtype):
     """slope * tokens as products of numbers that the dtype holds, to float32 rounding; float16 ends at 65504."""
     skipped = torch.tensor([[0, 1, 7, 255, 256, 257, 1900, 4097, 65535, 65536, 69999]]).repeat(1, 6400)
     scale = 0.125
-    of_query, of_key = _channels(skipped, torch.empty(1, heads, 1, 64, dtype=dtype), scale)
+    of_query, of_key = _extra_channels(skipped, torch.empty(1, heads, 1, 64, dtype=dtype), scale)
     assert of_query.dtype == of_key.dtype == dtype
     found = scale * (of_query[:, 0].double() @ of_key[0, 0, :11].double().T)
     want = alibi_slopes(heads)[:, None] * skipped[:, :11]

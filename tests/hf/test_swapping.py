@@ -223,8 +223,8 @@ def test_bad_input():
         (lambda heads: 3, "it made int"),
         (ProfileMixture, "it made ProfileMixture"),
         (lambda heads: ALiBi(2), "a scheme of 2 heads, expected 6"),
-        (FIRE(6), r"^make_bias: got FIRE\(...\), which is made already, expected the class of a scheme"),
-        (nn.Linear(6, 6), r"^make_bias: got Linear\(...\), which is made already"),
+        (FIRE(6), r"^make_bias: got FIRE\(...\), an instance, expected the class of a scheme"),
+        (nn.Linear(6, 6), r"^make_bias: got Linear\(...\), an instance"),
         (None, r"^make_bias: got None, expected the class of a scheme, such as FIRE, or a function"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""falloff in models of Transformers: `fuse` what people already have; `swap` a scheme into models with other positions.
+"""falloff in models of Transformers: `fuse` models that have a bias; `swap` a scheme into models with other positions.
 
 Needs the extra hf: pip install 'falloff[hf]'.
 """

@@ -1,8 +1,8 @@
 """Parity of fused models with Transformers' eager attention: `falloff hf check`.
 
-Models of every family, small and random, so that nothing is downloaded. What is compared lies at tokens: what a model
-computes at padding is read by nobody. But for one row: that of the last padding before a text predicts its first token.
-It sees nothing, which falloff and Transformers answer differently (`falloff.hf.fuse` says how), so that label is left out.
+Models of every family are small and random, so that nothing is downloaded. Outputs are compared at tokens only, not at
+padding. The first token after padding on the left has no label: the padding row that predicts it sees no key, and for such
+a row falloff and Transformers give different outputs (see `falloff.hf.fuse`).
 """
 
 import copy
@@ -17,11 +17,11 @@ from torch import Tensor
 from falloff.hf.fusing import check_version, fuse
 
 LOGITS, GRADIENTS, HALF = 2e-5, 1e-4, 2.0
-"""Budgets: of logits and gradients, the largest error over the largest value, of losses, the error over the loss, which has
-the budget of logits; of bfloat16, over eager's own error."""
+"""Error budgets. Logits and gradients: the largest error over the largest value. The loss has the budget of the logits: its
+error over its value. bfloat16: the error over that of eager attention."""
 
 SIDES = ("none", "left", "right", "between")
-"""Where the batches have padding."""
+"""Where a batch has padding."""
 
 _BATCH, _LENGTH, _ANSWER = 3, 70, 24
 
@@ -30,11 +30,13 @@ _BATCH, _LENGTH, _ANSWER = 3, 70, 24
 class Parity:
     """How a fused model of a family compares with eager attention.
 
-    logits, gradients: the largest error over the largest value, the worst of `SIDES` and of all parameters;
-    worst_parameter: its name. loss: the largest error over the loss, of batches labelled as Transformers' Trainer does: a
-    label for each token, none at padding. Gradients are those of this loss. generation: the same as for logits, over 64
-    steps. tokens: whether 200 greedy tokens are the same, and beams whether those of 4 beams are. bfloat16: RMS error of the
-    logits against float64, over eager's.
+    Attributes:
+        logits: the largest error over the largest value, for the worst of `SIDES`.
+        gradients: the same for the worst parameter, whose name is `worst_parameter`. Gradients are those of the loss.
+        loss: the largest error over the loss. Labels are set as by Transformers' Trainer: every token, not padding.
+        generation: the error of the logits over 64 generated steps.
+        tokens: whether 200 greedily generated tokens are equal; beams: whether 20 tokens of a search with 4 beams are.
+        bfloat16: RMS error of the logits against float64, over that of eager attention.
     """
 
     family: str
@@ -50,7 +52,7 @@ class Parity:
 
     @property
     def green(self) -> bool:
-        """Whether all is within budget."""
+        """Whether all errors are within budget."""
         return (
             max(self.logits, self.loss, self.generation) <= LOGITS
             and self.gradients <= GRADIENTS
@@ -93,7 +95,7 @@ def _falcon(**more: Any) -> Any:
 
     settings: dict[str, Any] = {"vocab_size": 80, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6}
     settings |= {"alibi": True, "multi_query": False, "parallel_attn": False, "bos_token_id": 1, "eos_token_id": 1}
-    # Its eager attention of Transformers 5.17 to 5.23 adds the bias twice: with the mask, which holds it already.
+    # Eager Falcon adds the bias twice in Transformers 5.17 to 5.23: alone, and as part of the mask.
     return FalconForCausalLM(FalconConfig(**settings | more, attn_implementation="sdpa"))
 
 
@@ -152,7 +154,7 @@ def check(family: str) -> Parity:
 
     Raises:
         ImportError: without Transformers.
-        ValueError: for a family that is none of `MODELS`.
+        ValueError: for a family that is not in `MODELS`.
     """
     if not isinstance(family, str) or family not in MODELS:
         raise ValueError(f"family: got {family!r}, expected one of {', '.join(MODELS)}")
@@ -160,11 +162,11 @@ def check(family: str) -> Parity:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         eager = MODELS[family]().eval()
-        with torch.no_grad():  # start values are too small to tell one bias from another
+        with torch.no_grad():  # with its initial values a bias is too small for an error to show
             for name, parameter in eager.named_parameters():
                 if "relative_attention_bias" in name or name.endswith("rel_logits_proj.proj"):
                     parameter.normal_()
-        eager.generation_config.eos_token_id = None  # all tokens that are asked for
+        eager.generation_config.eos_token_id = None  # generate all tokens, without an early stop
         batches = list(_batches(eager))
     fused = copy.deepcopy(eager)
     fuse(fused)
@@ -175,7 +177,7 @@ def check(family: str) -> Parity:
     gradients, worst = max(_gradient_error(eager, fused, batch) for batch in batches)
     on_the_left = batches[SIDES.index("left")]
     prompts = {name: tensor[:, :_ANSWER] for name, tensor in on_the_left.items() if name in ("input_ids", "attention_mask")}
-    # In float64, eager BLOOM and MPT make NaN of rows that are padding on the left.
+    # Padding on the right: with padding on the left, eager BLOOM and MPT give NaN in float64.
     half = _half(eager, fused, batches[SIDES.index("right")])
     generated = [_generate(model, prompts, 200) for model in (eager, fused)]
     steps = max(
@@ -189,7 +191,7 @@ def check(family: str) -> Parity:
 
 
 def _batches(model: Any) -> Iterator[dict[str, Tensor]]:
-    """One for each of `SIDES`, with the labels that count."""
+    """One batch for each of `SIDES`, with labels."""
     for side in SIDES:
         ids = torch.randint(2, 80, (_BATCH, _LENGTH))
         mask = torch.ones_like(ids)
@@ -215,20 +217,20 @@ def _loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """At all tokens."""
+    """The logits at all tokens that have a label."""
     with torch.no_grad():
         logits: Tensor = model(**batch, use_cache=False).logits
     return logits[batch["labels"] != -100]
 
 
 def _error(want: Tensor, got: Tensor, least: float = 0.0) -> float:
-    """The largest error over the largest value, or `least`; infinite where something is not a number."""
+    """The largest error over the largest value, which counts as at least `least`. Infinite if it is not finite."""
     found = ((want - got).abs().max() / want.abs().max().clamp(min=least)).item()
     return found if math.isfinite(found) else math.inf
 
 
 def _gradient_error(eager: Any, fused: Any, batch: dict[str, Tensor]) -> tuple[float, str]:
-    """The worst of all parameters, and which it is."""
+    """The error of the worst parameter, and its name."""
     found: list[dict[str, Tensor]] = []
     for model in (eager, fused):
         model.zero_grad()
@@ -245,7 +247,7 @@ def _gradient_error(eager: Any, fused: Any, batch: dict[str, Tensor]) -> tuple[f
 def _generate(model: Any, prompts: dict[str, Tensor], count: int, **settings: Any) -> Any:
     from transformers import GenerationMixin
 
-    # Not the model's own: Pop2Piano's is for spectrograms. MPT's config leaves the cache out.
+    # Pop2Piano overrides `generate` for spectrograms. MPT's config turns the cache off.
     return GenerationMixin.generate(model, **prompts, max_new_tokens=count, do_sample=False, use_cache=True, **settings)
 
 

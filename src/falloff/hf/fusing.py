@@ -1,4 +1,4 @@
-"""`fuse` and `unfuse`: the attention of a model that people already have, by `falloff.attention`."""
+"""`fuse` and `unfuse`: make a model of Transformers use `falloff.attention`, and undo it."""
 
 import copy
 import inspect
@@ -21,7 +21,12 @@ _BEFORE = "_attn_implementation_before_fusing"
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What `fuse` did: by the name of each attention module its class and bias, or its class and why it was left alone."""
+    """What `fuse` did.
+
+    Attributes:
+        fused: for the name of each fused attention module, its class and bias.
+        left_alone: for the name of each other one, its class and why it was left alone.
+    """
 
     fused: dict[str, tuple[str, str]] = field(default_factory=dict)
     left_alone: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -33,33 +38,34 @@ class FuseReport:
 
 
 def fuse(model: nn.Module) -> FuseReport:
-    """Let the attention modules of a model with an additive positional bias use `falloff.attention`, in place.
+    """Make the attention modules of a model that have an additive positional bias use `falloff.attention`, in place.
 
-    The bias is handed on in its compact form: nothing of the shape (heads, N, M) exists any more. Parameters keep their
-    names, so a checkpoint of a fused model loads into a plain one and the other way round. Padding masks, caches, beams,
-    `generate`, gradient checkpointing and `torch.compile` go on working; attention weights are not to be had.
+    The bias stays in its compact form: no tensor (heads, N, M) is made. Parameters keep their names, so a checkpoint of a
+    fused model loads into a plain one, and the other way round. Padding masks, caches, beams, `generate`, gradient
+    checkpointing and `torch.compile` work as before. Attention weights are not available.
 
-    A row that sees no token gives zero: one of padding before a text, and all rows of a text that is nothing but padding.
-    Transformers gives it the mean of all values, those of padding and of the future too. Where the label of the first token
-    behind padding on the left counts (BLOOM, MPT, Falcon), such a row predicts it, and loss and gradients differ by that one
-    prediction; with -100 there they are those of the plain model.
+    A row that sees no token gives zero: a row of padding before a text, and every row of a text that is all padding.
+    Transformers gives such a row the mean of all values, those of padding and of the future too. In BLOOM, MPT and Falcon
+    such a row predicts the first token after padding on the left. If that token has a label, loss and gradients differ from
+    those of the plain model by this one prediction; with the label -100 they do not.
 
-    A fused model has configurations of its own, copies, so that a model that shared them stays as it was. Give the outermost
-    model: of one that was fused as a part, the whole keeps the configuration that there was, and changes of it stay outside.
+    A fused model gets copies of its configurations, so that another model that shares them stays as it was. Pass the
+    outermost model: if you fuse a part of a model, the whole model keeps the old configuration, and changes to it do not
+    reach the part.
 
-    Known are T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and
-    Inkling's text layers, wherever they stand within `model`.
+    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and Inkling's
+    text layers are fused, anywhere within `model`.
 
     Args:
-        model: of Transformers, or a module around one. A fused one stays fused.
+        model: a model of Transformers, or a module that contains one. A fused one stays fused.
 
     Returns:
         What was fused, and what was left alone and why; print it.
 
     Raises:
         ImportError: without Transformers.
-        ValueError: for a model with nothing to fuse; a version of Transformers or of a module that this does not know; a
-            model that is set to return attention weights. Nothing has changed then, nor after any other error.
+        ValueError: for a model with nothing to fuse; for an unknown version of Transformers or of a module; for a model that
+            is set to return attention weights. The model is unchanged then, and after any other error.
 
     >>> from transformers import T5Config, T5EncoderModel
     >>> model = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2))
@@ -113,7 +119,7 @@ def fuse(model: nn.Module) -> FuseReport:
 
 
 def unfuse(model: nn.Module) -> None:
-    """Undo `fuse`: the classes and the attention implementation that the model had before.
+    """Undo `fuse`: restore the classes and the attention implementation that the model had before.
 
     Raises:
         ValueError: for a model that is not fused.
@@ -138,7 +144,7 @@ def unfuse(model: nn.Module) -> None:
 
 @contextmanager
 def all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Where an error comes amid changes, give all modules the classes and attributes that they had before."""
+    """If an error occurs within the context, give all modules the classes and attributes that they had before."""
     before = [
         (module, type(module), vars(module) | {"_modules": dict(vars(module)["_modules"])}) for module in model.modules()
     ]
@@ -154,7 +160,7 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 
 def own_configs(model: nn.Module) -> None:
-    """Put copies in the place of all configurations that modules hold, since other models may share them."""
+    """Replace all configurations that modules hold by copies, since other models may share them."""
     from transformers import PreTrainedConfig
 
     held = [
@@ -164,7 +170,7 @@ def own_configs(model: nn.Module) -> None:
         if isinstance(value, PreTrainedConfig)
     ]
     configs = {id(config): config for _, _, config in held}
-    own = dict(zip(configs, copy.deepcopy(list(configs.values())), strict=True))  # at once: one may be a part of another
+    own = dict(zip(configs, copy.deepcopy(list(configs.values())), strict=True))  # together: one may contain another
     for attributes, name, config in held:
         attributes[name] = own[id(config)]
     for module in model.modules():
@@ -173,7 +179,7 @@ def own_configs(model: nn.Module) -> None:
 
 
 def check_version() -> None:
-    """Raise ImportError without Transformers, ValueError for a version that is not known."""
+    """Raise ImportError without Transformers, ValueError for an unknown version."""
     try:
         import transformers
     except ModuleNotFoundError as error:
@@ -186,7 +192,7 @@ def check_version() -> None:
 
 
 def _check_signature(fusion: type[Fused], original: type) -> None:
-    """A method that is replaced must have the parameters that were there when the replacement was written."""
+    """Raise if a method that is replaced has parameters that its replacement does not know."""
     for name, method in vars(fusion).items():
         if not isinstance(method, FunctionType) or not hasattr(original, name):
             continue
@@ -203,10 +209,10 @@ def _check_signature(fusion: type[Fused], original: type) -> None:
 
 
 def models_around(changed: list[Any], model: nn.Module) -> list[Any]:
-    """The models of Transformers that hold any of these modules: they make masks by their own configuration.
+    """The models of Transformers that contain any of these modules: each makes masks by its own configuration.
 
     Raises:
-        ValueError: where a module is in none.
+        ValueError: if a module is in none.
     """
     from transformers import PreTrainedModel
 
@@ -225,13 +231,16 @@ def models_around(changed: list[Any], model: nn.Module) -> list[Any]:
 
 
 def attend_by_falloff(models: list[Any]) -> None:
-    """Tell the configurations; not what else a composite one holds, which setting it otherwise would change too."""
+    """Set the implementation in each model's configuration.
+
+    The public setter would also set it in the parts of a composite configuration.
+    """
     for part in models:
         part.config._attn_implementation_internal = NAME
 
 
 def check_models(models: list[Any], left_alone: dict[str, tuple[str, str]], model: nn.Module) -> None:
-    """Raise ValueError where a configuration asks for weights, or is shared with attention that stays as it is."""
+    """Raise ValueError if a configuration asks for weights, or is shared with attention that is not fused."""
     configs = {id(part.config): part.config for part in models}
     for config in configs.values():
         if getattr(config, "output_attentions", False):
@@ -243,5 +252,5 @@ def check_models(models: list[Any], left_alone: dict[str, tuple[str, str]], mode
         if id(getattr(by_name[name], "config", None)) in configs:
             raise ValueError(
                 f"model: got {type(model).__name__}, where {name} ({cls}: {why}) shares its configuration with attention "
-                "that would be fused, expected all of it to be known"
+                "that would be fused, expected only attention that falloff knows"
             )

@@ -1,4 +1,4 @@
-"""`swap`: a decoder's rotary or learned positions out, a scheme in; `load`: a swapped model from its folder."""
+"""`swap`: replace a decoder's rotary or learned positions by a scheme; `load`: a swapped model from its folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,28 +29,29 @@ MakeBias = Callable[[int], Scheme]
 
 
 def swap(model: nn.Module, make_bias: MakeBias | str, *, share: bool = False) -> None:
-    """Take the positions out of a decoder and add a scheme to its attention scores, in place.
+    """Remove the positions of a decoder and add the bias of a scheme to its attention scores, in place.
 
-    For research on positions and lengths, and for fine-tuning: the model has to learn the scheme. Known are Llama, Mistral,
-    Qwen 2 and 3, GPT-NeoX (Pythia) and GPT-2. Rotary embeddings turn nothing any more; a learned embedding of positions
-    gives 0, at any length. Parameters of the scheme are the model's: `falloff_bias` of each attention module, or of the
-    model. What wraps modules (PEFT's `modules_to_save`, FSDP, DDP, offloading) may wrap them: swap first, then wrap.
+    For research on positions and lengths, and for fine-tuning: the model has to learn the scheme. The models are Llama,
+    Mistral, Qwen 2 and 3, GPT-NeoX (Pythia) and GPT-2. Rotary embeddings no longer rotate; a learned position embedding
+    gives 0 at any length. The scheme is a submodule, `falloff_bias`, of each attention module or of the model. PEFT
+    (`modules_to_save`), FSDP, DDP and offloading may wrap it: swap first, then wrap.
 
-    `save_pretrained` saves them, and the scheme's name and settings as `falloff_config` in the model's config; `load` reads
-    them. Nothing else loads such a folder: `AutoModel` and the model's own class would put the old positions back, so
-    `config.json` says in the place of `model_type` and `hidden_size` that `falloff.hf.load` is wanted, and they refuse it.
+    `save_pretrained` saves its parameters, and its name and settings as `falloff_config` in the model's config; `load` reads
+    them. Only `load` reads such a folder. `AutoModel` and the model's own class would restore the old positions, so
+    `config.json` has a text that names `falloff.hf.load` in place of `model_type` and `hidden_size`, and they refuse it.
 
     Args:
         model: of Transformers.
-        make_bias: called with the number of heads, makes a scheme: `FIRE`, a class of your own, or
+        make_bias: a function of the number of heads that makes a scheme: `FIRE`, a class of your own, or
             `lambda heads: T5Bias(heads, num_buckets=64)`. Or a name as on the command line: "fire", "module:Class",
-            "file.py:Class"; the code of such a file or module runs.
+            "file.py:Class"; this runs the code of that module or file.
         share: one scheme for all layers, instead of one for each.
 
     Raises:
         ImportError: without Transformers.
-        ValueError: for a model that this does not know, or that is swapped or fused already, sharded or offloaded; what is
-            not a scheme, or depends on content. Nothing has changed then, nor after an error of `make_bias`.
+        ValueError: for an unknown model; one that is already swapped or fused, or is sharded or offloaded; if `make_bias`
+            makes something else than a scheme, or one that depends on content. The model is unchanged then, and after an
+            error in `make_bias`.
 
     >>> from falloff import FIRE
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -67,23 +68,24 @@ def swap(model: nn.Module, make_bias: MakeBias | str, *, share: bool = False) ->
     places = _places(model)
     offloaded = any(parameter.is_meta for parameter in model.parameters()) and any(
         "_hf_hook" in vars(module) for module in model.modules()
-    )  # without hooks it is a model that gets its weights later
+    )  # meta tensors without hooks: a model that gets its weights later
     if offloaded or any(hasattr(parameter, "placements") for parameter in model.parameters()):
         raise ValueError(
-            f"model: got {type(model).__name__} that is offloaded or sharded, expected one whose parameters are at hand: "
+            f"model: got {type(model).__name__} that is offloaded or sharded, expected one whose parameters are in memory: "
             "swap first"
         )
     biases = [_made(maker, places.heads) for _ in range(1 if share else len(places.attention))]
     described = _described(biases[0], share)
     with all_or_nothing(model):
         if getattr(model, "base_model", None) is not model:
-            own_configs(model)  # a model without a head may be a part of one with: then the whole one's file must say so too
+            # Not the base model: it may be a part of a model with a head, whose config file must describe the swap too.
+            own_configs(model)
         _put_in(model, places, biases, share)
         model.config.falloff_config = described  # type: ignore[union-attr]
 
 
 class _Places(NamedTuple):
-    """Where in a model positions and attention are, and its configurations."""
+    """The attention and position modules of a model, and the models within it that have a configuration."""
 
     attention: list[Any]
     rotary: list[nn.Module]
@@ -93,7 +95,7 @@ class _Places(NamedTuple):
 
 
 def _places(model: Any) -> _Places:
-    """Look at everything that could stand in the way; nothing is changed."""
+    """Find the modules that `swap` changes, and raise whatever prevents the swap. Changes nothing."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -116,7 +118,7 @@ def _places(model: Any) -> _Places:
     if not rotary and not learned:
         raise ValueError(
             f"model: got {type(model).__name__} without {known.rotary or known.learned} as Transformers has it, expected a "
-            "model whose positions can be taken away"
+            "model whose positions can be removed"
         )
     for parts, change in ((rotary, NoRotary), (learned, NoLearned)):
         for module in parts:
@@ -125,7 +127,7 @@ def _places(model: Any) -> _Places:
 
 
 def _put_in(model: Any, places: _Places, biases: list[Scheme], share: bool) -> None:
-    """Change the modules and the configuration; what can fail has been tried before."""
+    """Change the modules and the configuration. `_places` has already raised what can be raised."""
     register()
     for module in places.rotary:
         become(module, fused_class(NoRotary, type(module)))
@@ -148,24 +150,24 @@ def _put_in(model: Any, places: _Places, biases: list[Scheme], share: bool) -> N
 
 
 def _device(module: nn.Module, model: Any) -> torch.device:
-    """Where a module is; a quantized one may have no parameters."""
+    """The device of a module; a quantized one may have no parameters."""
     return next((parameter.device for parameter in module.parameters()), model.device)
 
 
 def load(folder: str | Path, make_bias: MakeBias | str | None = None, **more: Any) -> Any:
-    """A model that was swapped and saved by `save_pretrained`.
+    """Load a model that was swapped and then saved by `save_pretrained`.
 
     Args:
         folder: as in `from_pretrained`.
-        make_bias: as in `swap`, for a scheme of your own, of whose code the folder has nothing; by default what the model's
-            config names: no code of a folder's choice is run. It has to make what the model was saved with: the same class,
-            with the same settings.
+        make_bias: as in `swap`; needed for a scheme of your own, because the folder holds no code and chooses no code to
+            run. By default the scheme of falloff that the model's config names. It has to make the class that the model was
+            saved with, with the same settings.
         more: for `from_pretrained`, such as dtype.
 
     Raises:
         ImportError: without Transformers.
-        ValueError: for a model that was not swapped; one whose scheme is not one of falloff's, without `make_bias`; or a
-            `make_bias` that makes something else.
+        ValueError: for a model that was not swapped; for a scheme that is not one of falloff's, without `make_bias`; or if
+            `make_bias` makes another scheme.
     """
     check_version()
     if not isinstance(folder, str | Path):
@@ -180,21 +182,21 @@ def load(folder: str | Path, make_bias: MakeBias | str | None = None, **more: An
         raise ValueError(
             f"folder: got {str(folder)!r}, whose config has no falloff_config, expected a model that was swapped"
         )
-    of_old = config is found
+    saved_by_older = config is found
     maker, share = _named(described) if make_bias is None else _maker(make_bias), described["share"]
     original: Any = getattr(transformers, config["architectures"][0])
     fresh: list[Scheme] = []
 
     def swapped_from_the_start(model: Any, config: Any, *arguments: Any, **named: Any) -> None:
-        config.__class__ = type(config).unfused  # some models make their parts by AutoModel, which looks at the class
+        config.__class__ = type(config).unfused  # some models make their parts by AutoModel, which needs the known class
         original.__init__(model, config, *arguments, **named)
         model.__class__ = original
         places = _places(model)
-        with torch.device("cpu"):  # Transformers has chosen the device meta, where nothing can be looked at
+        with torch.device("cpu"):  # Transformers has set the device to meta, where tensors have no values
             fresh.append(_as_described(_made(maker, places.heads), described))
         _put_in(model, places, [maker(places.heads) for _ in (places.attention[:1] if share else places.attention)], share)
-        if of_old:
-            _reshape_scalars(model, ())  # FIRE had some when such a folder was saved
+        if saved_by_older:
+            _reshape_scalars(model, ())  # older versions saved FIRE's scalars without a dimension
 
     config_class = fused_class(SwappedConfig, transformers.CONFIG_MAPPING[config["model_type"]])
     loading: Any = type(original.__name__, (original,), {"__init__": swapped_from_the_start, "config_class": config_class})
@@ -210,7 +212,7 @@ def load(folder: str | Path, make_bias: MakeBias | str | None = None, **more: An
         if type(module) is type(fresh[0]):
             _restore_buffers(module, fresh[0])
     swapped = [module for module in model.modules() if isinstance(module, Swapped)]
-    attend_by_falloff(models_around(swapped, model))  # `from_pretrained` has chosen one again
+    attend_by_falloff(models_around(swapped, model))  # `from_pretrained` has set another implementation
     return model
 
 
@@ -230,7 +232,7 @@ def _published(class_name: str) -> type[Scheme] | None:
 
 
 def _maker(make_bias: MakeBias | str) -> MakeBias:
-    """What makes a scheme, of what may be its name: a name that the caller wrote, never one from a folder."""
+    """The function that makes a scheme, if `make_bias` is a name: one that the caller wrote, never one from a folder."""
     if not isinstance(make_bias, str):
         return make_bias
     cls = scheme_class(make_bias, "make_bias")
@@ -238,17 +240,17 @@ def _maker(make_bias: MakeBias | str) -> MakeBias:
 
 
 def _described(bias: Scheme, share: bool) -> dict[str, Any]:
-    """What a folder says of a scheme."""
+    """What a folder stores about a scheme."""
     cls = type(bias)
     own = {} if _published(cls.__name__) is cls else {"own": True}
     return {"scheme": cls.__name__, "settings": settings_of(bias), "share": share, **own}
 
 
 def _as_described(bias: Scheme, described: dict[str, Any]) -> Scheme:
-    """The scheme, which must be the one that was saved: another would be taken without a word where shapes agree."""
+    """The scheme, checked to be the one that was saved: the weights of another may load too, if the shapes agree."""
     made, saved = settings_of(bias), described["settings"]
     alike = type(bias).__name__ == described["scheme"]
-    if alike:  # a folder of an earlier version does not tell all: the rest was as it is by default
+    if alike:  # an older version did not store all settings: the others had their default values
         saved = {name: value for name, value in default_settings(type(bias)).items() if name in made} | saved
     if not alike or made != saved:
         got, expected = (
@@ -268,7 +270,7 @@ def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 def _restore_buffers(scheme: nn.Module, fresh: Scheme) -> None:
-    """Give a scheme the buffers that are not saved, which `from_pretrained` leaves as whatever the memory held."""
+    """Set the buffers of a scheme that are not saved: `from_pretrained` leaves them uninitialized."""
     saved = fresh.state_dict()
     buffers = dict(scheme.named_buffers())
     for name, value in fresh.named_buffers():
@@ -291,19 +293,19 @@ def _is(module: nn.Module, where: str, name: str) -> bool:
 
 
 def _made(make_bias: object, heads: int) -> Scheme:
-    """What `make_bias` makes. Its heads are those of the bias itself: a scheme of your own need not keep their number."""
+    """Call `make_bias` and check what it makes. Its number of heads is that of its bias; it may have no such argument."""
     wanted = "the class of a scheme, such as FIRE, or a function of the number of heads that makes one"
     if isinstance(make_bias, nn.Module):
         name = type(make_bias).__name__
-        raise ValueError(f"make_bias: got {name}(...), which is made already, expected {wanted}: {name}, or a lambda")
+        raise ValueError(f"make_bias: got {name}(...), an instance, expected {wanted}: {name}, or a lambda")
     if not callable(make_bias):
         raise ValueError(f"make_bias: got {make_bias!r}, expected {wanted}")
     bias = make_bias(heads)
     if not isinstance(bias, Scheme):
         raise ValueError(f"make_bias: it made {type(bias).__name__}, expected a scheme")
     if bias.needs_content:
-        said = "expected a scheme whose bias does not depend on what the tokens say"
-        raise ValueError(f"make_bias: it made {type(bias).__name__}, {said}")
+        expected = "expected a scheme whose bias does not depend on what the tokens say"
+        raise ValueError(f"make_bias: it made {type(bias).__name__}, {expected}")
     if bias.num_heads != heads:
         raise ValueError(f"make_bias: it made a scheme of {bias.num_heads} heads, expected {heads}")
     return bias

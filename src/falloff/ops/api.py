@@ -1,4 +1,4 @@
-"""`falloff.attention`: check what was asked, turn the bias into a form, and hand over to an implementation."""
+"""`falloff.attention`: check the arguments, turn the bias into a form, call an implementation."""
 
 import math
 from typing import Any, Literal, overload
@@ -93,44 +93,44 @@ def attention(
         query: (B, H, N, D), D at most 256.
         key: (B, G, M, D), where G divides H: query heads share key heads in order, H / G of them each.
         value: (B, G, M, D); or (B, G, M, V) with another size V of at most 256, which costs a copy.
-        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`), or None. A scheme may be wrapped: it is called as
-            a module, and whatever can be called so will do, see `Scheme`.
+        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`), or None. A scheme is called as a module, so it may
+            be wrapped, or be any module with the call of `Scheme.forward`.
         causal: whether keys in the future of a query are hidden.
         scale: factor of the scores; 1 / sqrt(D) by default. T5 takes 1.
-        bias_scale: factor of the bias; D ** -0.5 for the notation that divides the bias by sqrt(D) too (KERPLE's Eq. 1,
-            Falcon).
+        bias_scale: factor of the bias; D ** -0.5 if the bias is divided by sqrt(D) too (KERPLE's Eq. 1, Falcon).
         query_start: position of the first query, counted from the first key; M - N by default, so that one query against
             a cache of M keys is the last row of the square case.
         window: keys more than window - 1 in the past are hidden; at least 1.
-        key_mask: (B, M) or (1, M), True where a key may be attended to: padding on either side. Integers 0 and 1 will do.
-        document_ids: (B, N) or (1, N) integers for packed documents: attention only within one. Needs N = M, query_start
+        key_mask: (B, M) or (1, M), True where a key may be attended to: padding on either side. Integers 0 and 1 are taken
+            too.
+        document_ids: (B, N) or (1, N) integers for packed documents: attention only within one. Needs N = M, and query_start
             None or 0.
         dropout_p: probability with which a weight is dropped; the seed comes from torch's generator. For training: pass 0
             when evaluating.
         return_lse: whether to return the log-sum-exp of each row too. It has a gradient.
-        impl: "auto" for the fastest that serves the call; or by name "reference" (the definition, O(N M) memory) or
-            "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory), "triton" (kernels
-            for GPUs, float32, bfloat16 and float16, O(N) memory; float32 products by TF32 only where
+        impl: "auto" for the fastest implementation that can serve the call, or a name: "reference" (the definition, O(N M)
+            memory), "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory) or
+            "triton" (kernels for GPUs, float32, bfloat16 and float16, O(N) memory; TF32 only if
             `torch.set_float32_matmul_precision` allows it).
 
     Returns:
-        (B, H, N, V) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). A row that may
-        attend to nothing is zero, its log-sum-exp -inf and its gradients zero.
+        (B, H, N, V) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). If a row may attend
+        to nothing, its output and gradients are zero and its log-sum-exp is -inf.
 
-    What `key_mask` hides may hold anything, NaN and infinity too: it reaches nothing, and its gradients are zero. What is
-    hidden by `causal`, `window` or `document_ids` alone must be finite, as in PyTorch's attention: there a weight of 0 still
-    meets it, and 0 * NaN is NaN for some rows of that batch entry and key head. A row that sees NaN is NaN.
+    Keys and values that `key_mask` hides may be NaN or infinite: they affect nothing, and their gradients are zero. Keys and
+    values hidden by `causal`, `window` or `document_ids` alone must be finite, as in PyTorch's attention: they get a weight
+    of 0, and 0 * NaN is NaN for some rows of that batch entry and key head. A row that sees a NaN is NaN.
 
-    Where padding or packed documents shift the start of a text, a bias that is not Toeplitz (FIRE) counts query positions
-    from the first key of that text: a padded or packed batch equals its texts run one by one.
+    If padding or packed documents shift the start of a text, a bias that is not Toeplitz (FIRE) counts query positions from
+    the first key of that text. So a padded or packed batch equals its texts run one by one.
 
-    Keys may come in parts, whose outputs are merged by their log-sum-exps: for the part that begins at key s, query_start is
-    counted from s, and may lie past the part's keys. A bias that is not Toeplitz must be told where the text begins:
-    `bias.form(N, M_s, query_start - s, text_start=-s)` takes the place of the scheme.
+    Keys may be passed in parts, whose outputs are merged by their log-sum-exps. For the part that begins at key s, count
+    query_start from s; it may lie beyond the part's keys. For a bias that is not Toeplitz, pass
+    `bias.form(N, M_s, query_start - s, text_start=-s)` in place of the scheme, so that it knows where the text begins.
 
     Raises:
-        ValueError: for what does not fit, naming the argument, what was got and what is expected, before anything runs;
-            and for an implementation asked for by name that cannot serve the call.
+        ValueError: for an argument that does not fit, naming it, what was got and what is expected, before anything runs;
+            for an implementation asked for by name that cannot serve the call.
 
     >>> from falloff import ALiBi, attention
     >>> query, key, value = (torch.randn(2, 8, 5, 16) for _ in range(3))
@@ -168,7 +168,7 @@ def attention(
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> tuple[Tensor, Tensor]:
-    """By a kernel, which takes one head size for all three: the shorter ones are continued by zeros."""
+    """Call a kernel, which takes one head size for query, key and value: the shorter ones are padded with zeros."""
     head_size, value_size = query.shape[3], value.shape[3]
     if head_size == value_size:
         return call_fused(query, key, value, call, impl)
@@ -179,7 +179,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> 
 
 
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Under autocast, query, key and value in autocast's dtype, as PyTorch's own attention takes them."""
+    """Query, key and value, under autocast in its dtype, as in PyTorch's own attention."""
     if not autocasts(query):
         return query, key, value
     dtype = torch.get_autocast_dtype(query.device.type)
@@ -215,11 +215,11 @@ def _form_of(
             refuse("bias", f"device {bias.device}", f"query's device {query.device}")
         bias.check_call(batch, num_queries, num_keys)
         form = bias.with_rising() if isinstance(bias, Warp) and bias.rising is None and is_eager() else bias
-        if dense:  # computed in the precision of the scores, as the tiles of a kernel are
+        if dense:  # in the precision of the scores, as in the tiles of a kernel
             matrix = bias.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
     else:
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-        # What does not say that it is Toeplitz, such as a wrapper, is told where texts start.
+        # A module that does not declare itself Toeplitz, such as a wrapper, gets the starts of the texts.
         start = None if getattr(bias, "toeplitz", False) else text_start(num_queries, key_mask, document_ids)
         more = {"text_start": start, "device": query.device, "dtype": dtype} | ({"dense": True} if dense else {})
         built = _call(bias, num_queries, num_keys, query_start, more)
@@ -231,14 +231,14 @@ def _form_of(
     if bias_scale != 1:
         if form is not None:
             check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
-            # Raised before it is multiplied: in half precision a product overflows, in float32 it is too coarse for float64.
+            # Converted before the product, which could overflow in half precision, and is too coarse in float32 for float64.
             form = form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query))).scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale
     return form, matrix
 
 
 def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int | None, more: dict[str, Any]) -> Any:
-    """Call a scheme, or what wraps one, as a module: what hooks do to it, such as fetching its weights, happens then."""
+    """Call a scheme or its wrapper as a module, so that hooks run, such as those that fetch its weights."""
     try:
         return scheme(num_queries, num_keys, query_start, **more)
     except TypeError as error:
@@ -249,7 +249,7 @@ def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int |
 
 
 def _check_built(built: object, scheme: nn.Module, query: Tensor, num_keys: int, dense: bool) -> None:
-    """Hold a scheme to its word: it may be a user's own, and no kernel looks again at what it reads."""
+    """Check the form or dense bias of a scheme, which may be a user's own: kernels do not check again what they read."""
     batch, _, num_queries, _ = query.shape
     name = f"{type(scheme).__name__}.{'dense' if dense else 'form'}"
     if not isinstance(built, Tensor if dense else Form):

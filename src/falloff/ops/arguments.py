@@ -1,7 +1,7 @@
-"""What `falloff.attention` takes, checked before anything runs. Errors name the argument, what was got, what is expected.
+"""The checks of the arguments of `falloff.attention`. Errors name the argument, what was got and what is expected.
 
-A message is made only where a check fails: torch.compile takes a length in a message for a constant, and would compile anew
-for each length.
+A message is built only if a check fails: torch.compile makes a length in a message a constant, and would compile again for
+each length.
 """
 
 import math
@@ -30,20 +30,20 @@ OTHER_WORDS = {
     "implementation": "impl",
     "backend": "impl",
 }
-"""Arguments of other attention functions, and what falloff calls them."""
+"""Arguments of other attention functions, and falloff's name for each."""
 _NUMBER = int | float | torch.SymFloat
 _IMPLS = ("auto", "reference", *IMPLEMENTATIONS)
 
 
 def refuse_other_words(arguments: dict[str, object]) -> NoReturn:
-    """Arguments that `attention` does not have: Python's own error, and falloff's word where there is one."""
+    """Raise Python's own error for an unknown argument of `attention`, with falloff's name for it if there is one."""
     name = next((name for name in arguments if name in OTHER_WORDS), next(iter(arguments)))
     hint = f"; falloff's word is {OTHER_WORDS[name]}" if name in OTHER_WORDS else ""
     raise TypeError(f"attention() got an unexpected keyword argument {name!r}{hint}")
 
 
 def check_tensors(query: object, key: object, value: object) -> None:
-    """Refuse what are not three tensors of fitting shapes, dtypes and devices."""
+    """Raise ValueError unless these are three tensors whose shapes, dtypes and devices fit."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             refuse(name, type(tensor).__name__, "a tensor of shape (B, heads, length, D)")
@@ -82,7 +82,7 @@ def check_tensors(query: object, key: object, value: object) -> None:
 
 
 def as_taken(query: Tensor) -> str:
-    """How the shape of query was read, for those who have (B, N, H, D)."""
+    """How the shape of query was read, as a hint for a caller who has (B, N, H, D)."""
     return f" (a query of shape {tuple(query.shape)} is taken as (B, H, N, D); tensor.transpose(1, 2) turns (B, N, H, D) so)"
 
 
@@ -95,7 +95,7 @@ def check_settings(
     return_lse: object,
     impl: object,
 ) -> None:
-    """Refuse what is no setting of a call."""
+    """Raise ValueError for a setting of a wrong type or out of range."""
     for name, flag in (("causal", causal), ("return_lse", return_lse)):
         if not isinstance(flag, bool):
             refuse(name, repr(flag), "True or False")
@@ -112,7 +112,7 @@ def check_settings(
 
 
 def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
-    """The key mask as bool (B, M). Zeros and ones of an integer dtype mean the same; one row serves all batch entries."""
+    """The key mask as bool (B, M), from bool or integers 0 and 1, (B, M) or (1, M)."""
     if mask is None:
         return None
     batch, num_keys = key.shape[0], key.shape[2]
@@ -123,16 +123,16 @@ def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
     if not isinstance(mask, Tensor):
         refuse("key_mask", type(mask).__name__, expected())
     if mask.dtype.is_floating_point or mask.dtype.is_complex:
-        # Not certain: 1 and 0 may be meant, or 0 and -inf, to be added to scores.
+        # Ambiguous: it may hold 1 and 0, or 0 and -inf to add to the scores.
         refuse("key_mask", f"{mask.dtype} {tuple(mask.shape)} on {mask.device}", expected() + ": mask.bool(), or mask == 0")
     if mask.dim() != 2 or mask.shape[0] not in (1, batch) or mask.shape[1] != num_keys or mask.device != query.device:
         refuse("key_mask", f"{mask.dtype} {tuple(mask.shape)} on {mask.device}", expected())
     if mask.dtype != torch.bool:
-        if torch._C._are_functorch_transforms_active():  # where no value can be looked at
+        if torch._C._are_functorch_transforms_active():  # values cannot be read there
             refuse("key_mask", f"{mask.dtype} under torch.func", expected() + ": mask.bool()")
         check_memory(key_mask=mask)
         certain = ((mask == 0) | (mask == 1)).all()
-        if mask.device.type != "cpu" or not _is_plain(mask):  # nothing waits for a device, or for what has no values
+        if mask.device.type != "cpu" or not _is_plain(mask):  # do not wait for a device; other tensors have no values
             torch._assert_async(certain, "key_mask: got integers, expected only 0 and 1")
         elif not certain:
             other = mask[(mask != 0) & (mask != 1)][0].item()
@@ -142,7 +142,7 @@ def checked_key_mask(query: Tensor, key: Tensor, mask: object) -> Tensor | None:
 
 
 def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: int | None) -> Tensor | None:
-    """The document ids as integers (B, N); one row serves all batch entries."""
+    """The document ids as integers (B, N), from (B, N) or (1, N)."""
     if ids is None:
         return None
     batch, num_queries, num_keys = query.shape[0], query.shape[2], key.shape[2]
@@ -163,14 +163,14 @@ def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: i
 
 
 def check_memory(**tensors: Tensor) -> None:
-    """Refuse tensors without the memory that they need, where torch computes with them before an operator looks."""
+    """Raise ValueError for a tensor with too little memory, if torch computes with it before an operator checks it."""
     for name, tensor in tensors.items():
         if _is_plain(tensor):
             check_storage(name, tensor)
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has values and memory of its own: not while a compiler or torch.func stands in for it."""
+    """Whether a tensor has values and memory of its own: not under a compiler or torch.func, nor for other tensor types."""
     standing_in = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return not standing_in and type(tensor) in (Tensor, torch.nn.Parameter)
 

@@ -1,4 +1,4 @@
-"""What an implementation of attention is asked for, beside query, key and value."""
+"""One call of attention, as an implementation gets it beside query, key and value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class Call:
     document_ids: Integer[Tensor, "B N"] | None
     dropout_p: float
     seed: Int[Tensor, ""] | None
-    """int64, what decides which weights dropout drops; None where dropout_p is 0."""
+    """int64: decides which weights dropout drops. None if dropout_p is 0."""
 
     SCHEMA: ClassVar[str] = (
         "Tensor[] form_tensors, Tensor? key_mask, Tensor? document_ids, Tensor? seed, str form_kind, SymInt[] form_numbers, "
         "bool causal, float scale, SymInt query_start, SymInt? window, float dropout_p"
     )
-    """The arguments of an operator that carry a call: what `flatten` gives and `unflatten` takes, and nothing else lists."""
+    """The arguments of an operator that make up a call, in the order of `flatten` and `unflatten`."""
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """All tensors that a call holds."""
+        """All tensors of the call."""
         return (self.key_mask, self.document_ids, self.seed, *(self.form.tensors if self.form is not None else ()))
 
     def flatten(self) -> tuple[Any, ...]:
@@ -73,16 +73,16 @@ class Call:
         """The inverse of `flatten`.
 
         Raises:
-            ValueError: where kind, tensors and numbers make no form.
+            ValueError: if kind, tensors and numbers do not make a form.
         """
         form = form_from_tensors(form_kind, form_tensors, form_numbers) if form_kind or form_tensors else None
         return cls(form, causal, scale, query_start, window, key_mask, document_ids, dropout_p, seed)
 
 
 def empty_output(query: Tensor) -> Tensor:
-    """What attention writes into: as PyTorch's own, with the heads of a row side by side where the query has them so.
+    """An uninitialized output with the memory order of the query, as in PyTorch's own attention.
 
-    A model that joins the heads of each row for its next matrix then copies nothing.
+    If the heads of a row are adjacent in memory, a model that joins the heads for its output projection need not copy.
     """
     if query.is_contiguous():
         return torch.empty_like(query)

@@ -1,8 +1,7 @@
-"""What an implementation was handed, checked before it reads: kernels read and write raw memory. C++ has its own check.cpp.
+"""The checks of what an implementation gets, before its kernels read and write raw memory. C++ has its own, check.cpp.
 
-`falloff.attention` refuses what does not fit in the words of its caller. The registered operators can be called by anyone,
-with anything that their schema carries, and a form may come from a scheme that somebody else wrote: whatever passes here
-lies within its tensors.
+`falloff.attention` checks its arguments in the caller's terms (arguments.py). But anyone may call the registered operators
+with any arguments, and a form may come from a user's scheme: after these checks, kernels stay within the tensors.
 """
 
 from collections.abc import Sequence
@@ -21,12 +20,12 @@ MAX_HEAD_SIZE = 256
 
 
 def refuse(argument: str, got: object, expected: str) -> NoReturn:
-    """Raise falloff's error for an argument that does not fit."""
+    """Raise the ValueError for an argument that does not fit."""
     raise ValueError(f"{argument}: got {got}, expected {expected}")
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
-    """Refuse query, key and value that do not fit each other or the call.
+    """Check that query, key and value fit each other and the call.
 
     Raises:
         ValueError: naming the argument, what was got and what is expected.
@@ -74,7 +73,7 @@ def check_gradients(
     lse: Tensor,
     needs: Sequence[bool],
 ) -> None:
-    """Refuse what the backward takes beside the inputs where it does not fit them.
+    """Check that the further arguments of the backward fit the inputs.
 
     Raises:
         ValueError: naming the argument, what was got and what is expected.
@@ -89,14 +88,14 @@ def check_gradients(
 
 
 def check_devices(query: Tensor, others: Sequence[Tensor | None]) -> None:
-    """Refuse tensors on several devices. With one on "meta", torch asks for shapes alone and would compute nothing."""
+    """Check that all tensors are on one device. If one were on "meta", torch would compute shapes only, without an error."""
     for tensor in others:
         if tensor is not None and tensor.device != query.device:
             refuse("query", f"device {query.device} beside a tensor on {tensor.device}", "all tensors on one device")
 
 
 def check_lowered(lowered: Tensor, query: Tensor, size: int) -> None:
-    """Refuse a lowered call that is not of the size that the implementation writes. Its values may be any.
+    """Check that a lowered call has the size that the implementation writes. Any values are safe.
 
     Raises:
         ValueError: naming the argument, what was got and what is expected.
@@ -125,11 +124,11 @@ def _check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.
 
 
 def check_storage(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor whose storage is shorter than its shape and strides need.
+    """Check that a tensor's storage is as large as its shape and strides need.
 
-    Also asked where torch's own arithmetic meets a caller's tensor first: that reads freed memory.
+    Needed before torch's own arithmetic too, which would read freed memory.
     """
-    # Storage can be taken away from under a tensor, as FSDP does between uses: its size is all that says so.
+    # FSDP frees a tensor's storage between uses: only the storage's size shows it.
     if tensor.numel() == 0:
         return
     if tensor.is_contiguous():

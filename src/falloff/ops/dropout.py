@@ -1,7 +1,7 @@
 """Which attention weights dropout keeps: a pure function of (seed, batch entry, head, query row, key).
 
-Every implementation drops the same weights for the same seed, whatever its tiles and order. The function, in arithmetic
-modulo 2**32 (a kernel uses unsigned 32-bit integers):
+Every implementation drops the same weights for the same seed, whatever its tiles and their order. The function, in
+arithmetic modulo 2**32 (a kernel uses unsigned 32-bit integers):
 
     mix(x):  x ^= x >> 16;  x *= 0x21F0AAAD;  x ^= x >> 15;  x *= 0xD35A2D97;  x ^= x >> 15
     absorb(state, x) = mix(state + x * 0x9E3779B9)
@@ -10,8 +10,8 @@ modulo 2**32 (a kernel uses unsigned 32-bit integers):
     bits  = mix(start + j * step)
     keep where bits >= round(p * 2**32)
 
-Rows differ in start and in step, so that no row's mask is another's, shifted. The mixer is the "lowbias32" family's
-best two-round one (C. Wellons, hash-prospector).
+Rows differ in start and in step, so that the mask of a row is not that of another row, shifted. The mixer is the best
+two-round one of the "lowbias32" family (C. Wellons, hash-prospector).
 """
 
 import torch
@@ -55,5 +55,5 @@ def keep_mask(
 
 
 def new_seed(device: torch.device) -> Int[Tensor, ""]:
-    """A seed from torch's generator of that device, as a tensor: nothing waits for the device."""
+    """A seed from torch's generator of that device, as a tensor, so that nothing waits for the device."""
     return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)

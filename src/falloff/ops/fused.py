@@ -1,12 +1,13 @@
-"""A call of fused attention, by the shortest road that is right: `call_fused`.
+"""A call of fused attention, with as little of torch's machinery as the call allows: `call_fused`.
 
-- Plain tensors, and nothing but autograd at work: straight to the implementation, with `_Attention` for the derivative.
-- A compiler, or a mode that wants to see operators: by the operators of `operators.py`, which know torch's dispatcher.
-- torch.func's transforms: `_Attention` around the operators, since transforms do not know operators' derivatives.
-  `grad`, `vjp`, `vmap`, `jacrev` and `functional_call` work, in any nesting with one derivative.
+- Plain tensors, and at most autograd: directly to the implementation, with `_Attention` for the derivative.
+- A compiler, or a mode that intercepts operators: through the operators of `operators.py`, registered with torch's
+  dispatcher.
+- torch.func's transforms: `_Attention` around the operators, since transforms do not use operators' derivatives. `grad`,
+  `vjp`, `vmap`, `jacrev` and `functional_call` work, in any nesting with one derivative.
 
 Forward-mode derivatives (`jvp`, `jacfwd`, dual tensors) and second derivatives need formulas that the kernels do not have.
-They are refused here: an operator under them would give tangents of zero, and no error.
+They raise an error here: an operator would give tangents of zero without one.
 """
 
 from typing import Any, NoReturn
@@ -22,10 +23,10 @@ from falloff.ops.implementations import IMPLEMENTATIONS, choose
 
 
 def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> tuple[Tensor, Tensor]:
-    """The output and the log-sum-exp of a call, by the implementation `impl` or, for "auto", by the first that serves it.
+    """The output and the log-sum-exp of a call, by the implementation `impl`; for "auto", by the first that can serve it.
 
     Raises:
-        ValueError: for an implementation that cannot serve the call, for tensors with a tangent.
+        ValueError: for an implementation that cannot serve the call; for tensors with a tangent.
     """
     name = choose(impl, query, key, call)
     if torch._C._are_functorch_transforms_active():
@@ -51,14 +52,14 @@ def call_fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str)
 
 
 _TYPES = (Tensor, torch.nn.Parameter)
-_plain_keys: dict[str, set[int]] = {}  # by device type, and by "" of all of them
+_plain_keys: dict[str, set[int]] = {}  # dispatch keys of plain tensors by device type; "" holds those of all types
 
 
 def _are_plain(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether all have values and memory of their own, and no compiler or mode wants to see operators.
+    """Whether all have values and memory of their own, and no compiler or mode intercepts operators.
 
-    The dispatch keys of a tensor tell all that torch's dispatcher would do before a kernel: for fake, batched and sparse
-    tensors, for views that are yet to be negated, for zeros without memory.
+    A tensor's dispatch keys show whether torch's dispatcher would do anything before a kernel: for fake, batched and sparse
+    tensors, lazily negated views, and zeros without memory.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
@@ -96,7 +97,7 @@ def _refuse_tangents(*tangents: Tensor | None) -> None:
 
 
 class _Attention(torch.autograd.Function):
-    """Fused attention with its derivative, for tensors alone as autograd wants them: a call's tensors stand apart."""
+    """Fused attention with its derivative. Autograd only sees tensors that are arguments, so a call is passed in parts."""
 
     generate_vmap_rule = True
 
@@ -139,7 +140,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The gradient of fused attention, which has no derivative."""
+    """The backward of fused attention, which has no derivative of its own."""
 
     generate_vmap_rule = True
 

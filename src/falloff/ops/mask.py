@@ -1,4 +1,4 @@
-"""Which keys a query may attend to, and where the text of a query row starts."""
+"""Which keys a query row may attend to, and at which key the text of a row starts."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ def visible(
     key_mask: Bool[Tensor, "B M"] | None,
     document_ids: Integer[Tensor, "B N"] | None,
 ) -> Bool[Tensor, "#B 1 #n m"] | None:
-    """Which of `keys` each of the query `rows` may attend to; None where nothing hides any.
+    """Which of `keys` each of the query `rows` may attend to; None if no mask is given.
 
-    causal hides keys at negative offsets, `window` those at offsets of `window` and more, `key_mask` padding, and
+    `causal` hides keys at negative offsets, `window` keys at offsets of `window` and more, `key_mask` padding, and
     `document_ids` the keys of other documents.
     """
     parts: list[Tensor] = []
@@ -43,12 +43,12 @@ def visible(
 def text_start(
     num_queries: int, key_mask: Bool[Tensor, "B M"] | None, document_ids: Integer[Tensor, "B N"] | None
 ) -> Int[Tensor, "B N"] | None:
-    """The key at which the text of each query row starts: the first visible one of its batch entry, or of its document.
+    """The key at which the text of each query row starts: the first visible key of its batch entry or document.
 
-    None where neither padding nor documents can shift it. Rows whose text has no visible key get the length.
+    None without key_mask and document_ids. Rows whose text has no visible key get the length.
     """
     if document_ids is not None:
-        # Number the documents by sorting (they need not be contiguous), then take the least visible index of each.
+        # Number the documents by sorting (they need not be contiguous), then take the smallest visible index of each.
         ids, order = document_ids.sort(dim=-1, stable=True)
         rises = torch.cat([torch.zeros_like(ids[:, :1]), (ids[:, 1:] != ids[:, :-1]).to(ids.dtype)], dim=-1)
         document = torch.empty_like(order).scatter_(-1, order, rises.cumsum(-1).to(order.dtype))

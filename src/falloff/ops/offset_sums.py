@@ -1,4 +1,4 @@
-"""Sums by offset, brought to the entries of a form: what lies beyond an end belongs to the end."""
+"""From sums by offset to the entries of a form: sums beyond an end are added to that end."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from falloff.shapes import Float
 
 
 def at_offsets(sums: Float[Tensor, "rows width"], lowest: int, start: int, size: int) -> Float[Tensor, "rows size"]:
-    """Sums at the offsets lowest, lowest + 1, ...: at start .. start + size - 1, the ends gathering all beyond them."""
+    """From sums at the offsets lowest, lowest + 1, ... to the offsets start .. start + size - 1."""
     return _clamped(sums, lowest - start, size)
 
 
 def at_distances(sums: Float[Tensor, "rows width"], lowest: int, size: int) -> Float[Tensor, "rows size"]:
-    """Sums at the offsets lowest, lowest + 1, ...: at abs(offset) = 0 .. size - 1, the last gathering all beyond."""
+    """From sums at the offsets lowest, lowest + 1, ... to the distances abs(offset) = 0 .. size - 1."""
     negative = min(max(-lowest, 0), sums.shape[1])
     past = _clamped(sums[:, negative:], lowest + negative, size)
     if negative == 0:
@@ -28,6 +28,6 @@ def _clamped(values: Float[Tensor, "rows width"], first: int, size: int) -> Floa
     head, tail = (min(max(edge - first, 0), width) for edge in (1, size - 1))
     sums = torch.zeros(values.shape[0], size, dtype=values.dtype, device=values.device)
     sums[:, first + head : first + tail] = values[:, head:tail]
-    sums[:, 0].add_(values[:, :head].sum(1))  # "+=" would copy the sum onto itself once more
+    sums[:, 0].add_(values[:, :head].sum(1))  # "+=" on an indexed tensor would copy the result once more
     sums[:, -1].add_(values[:, tail:].sum(1))
     return sums

@@ -1,7 +1,7 @@
 """Fused attention as operators of torch: schema, shapes for tracing, derivative, vmap.
 
-`falloff::attention` gives the output, the log-sum-exp and the lowered call; `falloff::attention_backward` starts from all
-three. `impl` is the name of an implementation that serves the call: see `implementations.choose`.
+`falloff::attention` returns the output, the log-sum-exp and the lowered call; `falloff::attention_backward` takes all three.
+`impl` names an implementation that can serve the call: see `implementations.choose`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from falloff.ops.checks import check_devices, check_gradients, check_inputs, che
 from falloff.ops.implementations import IMPLEMENTATIONS, refuse_unserved
 
 ONNX = "torch.onnx.export(..., dynamo=True) of falloff.attention(..., impl='reference')"
-"""The way to ONNX, for errors."""
+"""How to export to ONNX, for error messages."""
 
 
 @torch.library.custom_op(
@@ -25,7 +25,7 @@ ONNX = "torch.onnx.export(..., dynamo=True) of falloff.attention(..., impl='refe
     schema=f"(Tensor query, Tensor key, Tensor value, str impl, {Call.SCHEMA}) -> (Tensor, Tensor, Tensor)",
 )
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (B, H, N, D), log-sum-exp (B, H, N) and the lowered call, of a call as `Call.flatten` gives it."""
+    """Output (B, H, N, D), log-sum-exp (B, H, N) and the lowered call. `flat`: a call from `Call.flatten`."""
     call = Call.unflatten(*flat)
     check_inputs(query, key, value, call)
     refuse_unserved(impl, query, key, call)
@@ -33,7 +33,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat:
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, impl: str, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """What `fused_attention` does, without torch's dispatcher."""
+    """`fused_attention` without the checks and without torch's dispatcher."""
     chosen = IMPLEMENTATIONS[impl]
     lowered = query.new_zeros(chosen.lowered_size(query, key, call), dtype=torch.int32)
     with without_autocast(query):
@@ -42,7 +42,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, impl: str, call: Call) ->
 
 
 def without_autocast(query: Tensor) -> AbstractContextManager[Any]:
-    """An implementation chooses its own precision."""
+    """A context without autocast: an implementation chooses its own precision."""
     return torch.autocast(query.device.type, enabled=False) if torch._C._is_any_autocast_enabled() else nullcontext()
 
 
@@ -76,7 +76,7 @@ def fused_attention_backward(
     impl: str,
     *flat: Any,
 ) -> list[Tensor]:
-    """Gradients of query, key, value and each form tensor; an empty tensor stands for one that is not needed."""
+    """Gradients of query, key, value and each form tensor; an empty tensor for each gradient that is not needed."""
     call = Call.unflatten(*flat)
     check_inputs(query, key, value, call)
     check_gradients(grad_out, grad_lse, query, out, lse, needs)
@@ -98,7 +98,7 @@ def backward(
     impl: str,
     call: Call,
 ) -> list[Tensor]:
-    """What `fused_attention_backward` does, without the checks and without torch's dispatcher."""
+    """`fused_attention_backward` without the checks and without torch's dispatcher."""
     form_tensors = call.form.tensors if call.form is not None else []
     with without_autocast(query):
         *grads, form_grads = IMPLEMENTATIONS[impl].backward(
@@ -116,7 +116,7 @@ def backward(
     grads += form_grads if form_grads is not None else [None] * len(form_tensors)
     inputs = (query, key, value, *form_tensors)
     return [
-        # Contiguous, as the fake promises, whatever strides an implementation's sums took over from the inputs.
+        # Contiguous, as the fake operator returns them; an implementation's sums may have strides of the inputs.
         tensor.new_empty(0) if grad is None else grad.to(tensor.dtype).contiguous()
         for tensor, grad in zip(inputs, grads, strict=True)
     ]
@@ -162,7 +162,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Ten
     grads = fused_attention_backward(grad_out, grad_lse, *inputs, [*needs, any(of_form)], ctx.impl, *flat)
     of_inputs = (grad if need else None for grad, need in zip(grads[:3], needs, strict=True))
     form_grads = [grad if need else None for grad, need in zip(grads[3:], of_form, strict=True)]
-    # torch takes an empty list for one of tensors, and asks for as many gradients.
+    # torch takes an empty list of numbers for a list of tensors, and expects a list of gradients for it.
     return *of_inputs, None, form_grads, *([] if isinstance(one, list) and not one else None for one in flat[1:])
 
 
@@ -170,7 +170,7 @@ fused_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
 def refuse_second_derivative(*_: Any) -> NoReturn:
-    """What the backward of the backward is: the kernels have no formula for it."""
+    """Raise for a second derivative: the kernels have no formula for it."""
     raise ValueError("impl: got a fused implementation, expected impl='reference' for second derivatives (O(N M) memory)")
 
 
@@ -178,7 +178,7 @@ fused_attention_backward.register_autograd(refuse_second_derivative)
 
 
 def _one_by_one(operator: Any) -> Any:
-    """The rule of an operator under vmap: a call for each entry. A call is long enough to be worth one of its own."""
+    """The vmap rule of an operator: one call for each entry, since a call takes far longer than its launch."""
 
     def entry(argument: Any, dim: Any, index: int) -> Any:
         if isinstance(argument, list | tuple):
@@ -200,7 +200,7 @@ def _one_by_one(operator: Any) -> Any:
 
 
 def refuse_older_vmap(*_: Any, **__: Any) -> NoReturn:
-    """For `torch.autograd.grad(..., is_grads_batched=True)`, whose vmap is not torch.func's."""
+    """Raise for `torch.autograd.grad(..., is_grads_batched=True)`, whose vmap is not torch.func's."""
     raise ValueError("is_grads_batched: got True, expected torch.func.vmap over torch.func.vjp, or impl='reference'")
 
 

@@ -1,4 +1,4 @@
-"""The attention modules that can be fused: by family, the classes of Transformers and what each becomes."""
+"""The attention modules that can be fused: for each family, the classes of Transformers and their replacements."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from falloff.hf.families.t5 import FusedT5
 
 
 class Family(NamedTuple):
-    """What is fused: the module of Transformers, and its classes with what they become; the first is the attention."""
+    """A module of Transformers, its classes with their replacements (the attention first), and the bias in words."""
 
     module: str
     classes: dict[str, type[Fused]]
@@ -36,7 +36,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(module: Any) -> str | None:
-    """The family whose attention or part this module is, by its exact class."""
+    """The family that has this module's exact class, or None."""
     cls = getattr(type(module), "unfused", type(module))
     for name, family in FAMILIES.items():
         if cls.__name__ in family.classes and cls.__module__ == f"transformers.models.{family.module}":

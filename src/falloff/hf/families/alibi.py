@@ -1,7 +1,7 @@
-"""BLOOM, MPT and Falcon: ALiBi, each in a forward of its own that makes scores (B, H, N, M). Written anew without them.
+"""BLOOM, MPT and Falcon, which have ALiBi: their attention's forward, without scores (B, H, N, M).
 
-ALiBi is added by key position there. That is the same as by offset, but for a constant of each row, which the softmax takes
-away: where the keys that a row sees have consecutive positions.
+These models add slope * key position to the scores, falloff subtracts slope * offset. The two differ by a constant of each
+row, which cancels in the softmax, if the keys that a row sees have consecutive positions.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from falloff.forms import Band, Form
-from falloff.hf.attention import attend, refuse_weights, told
+from falloff.hf.attention import as_mask_parts, attend, refuse_weights
 from falloff.hf.families.fused import Fused
-from falloff.hf.masks import Seen
+from falloff.hf.masks import MaskParts
 from falloff.ops.checks import MAX_HEAD_SIZE
 from falloff.schemes import ALiBi
 from falloff.schemes.alibi import alibi_slopes
 
 
-class _OneMatrix(Fused):
-    """What BLOOM's and Falcon's attention have: queries, keys and values from one matrix."""
+class _JointProjection(Fused):
+    """What BLOOM's and Falcon's attention share: one projection for query, key and value."""
 
     num_heads: int
     head_dim: int
@@ -32,12 +32,12 @@ class _OneMatrix(Fused):
     attention_dropout: nn.Dropout
 
     def dropout_now(self) -> float:
-        """The probability to drop a weight: 0 but while training."""
+        """The dropout probability: 0 unless the module is in training mode."""
         return self.attention_dropout.p if self.training else 0.0
 
 
-class FusedBloom(_OneMatrix):
-    """BloomAttention. Positions count the tokens that are not padding; ALiBi by them is exact, in steps and whole."""
+class FusedBloom(_JointProjection):
+    """BloomAttention. Its positions count tokens and not padding; the bias is exact for any padding."""
 
     hidden_dropout: float
 
@@ -58,19 +58,19 @@ class FusedBloom(_OneMatrix):
         query, key, value = self._reshape(self.query_key_value(hidden_states))  # type: ignore[attr-defined]
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
-        seen = told(attention_mask)
-        if alibi.shape[-1] != key.shape[2]:  # all that is taken from it: its values are rounded to the model's dtype
+        mask = as_mask_parts(attention_mask)
+        if alibi.shape[-1] != key.shape[2]:  # its values are not used: they are rounded to the model's dtype
             raise ValueError(
                 f"attention_mask: got one of {alibi.shape[-1]} tokens, expected one of {key.shape[2]}, as the cache"
             )
-        skipped = None
-        if query.shape[2] == 1 and seen.key_mask is not None:
-            bias: Form = _of_one_query(seen.key_mask, self.num_heads)
+        later_padding = None
+        if query.shape[2] == 1 and mask.key_mask is not None:
+            bias: Form = _bias_of_one_query(mask.key_mask, self.num_heads)
         else:
-            bias = _by_offset(query, key, seen)
-            skipped = _skipped(seen.key_mask)
-        by_key = () if skipped is None else _channels(skipped, query, self.inv_norm_factor)
-        out = _attend(query, key, value, by_key, bias, seen, self.inv_norm_factor, self.dropout_now())
+            bias = _by_offset(query, key, mask)
+            later_padding = _later_padding(mask.key_mask)
+        extra = () if later_padding is None else _extra_channels(later_padding, query, self.inv_norm_factor)
+        out = _attend(query, key, value, extra, bias, mask, self.inv_norm_factor, self.dropout_now())
         out = self.dense(out.transpose(1, 2).reshape(residual.shape))
         return residual + drop(out, self.hidden_dropout, self.training), None
 
@@ -82,76 +82,81 @@ class FusedBloom(_OneMatrix):
         return None
 
 
-def _of_one_query(key_mask: Tensor, heads: int) -> Band:
-    """ALiBi of the last token by key, (B, H, 1, M) from the last key back: how many tokens lie behind each."""
-    tokens = key_mask.cumsum(-1)
-    behind = (tokens[:, -1:] - tokens).flip(-1)
-    slopes = alibi_slopes(heads, key_mask.device)
-    return Band((slopes[:, None, None] * -behind[:, None, None]).float())
+def _bias_of_one_query(key_mask: Tensor, heads: int) -> Band:
+    """ALiBi of the last token, (B, H, 1, M), from the last key to the first: -slope * the number of tokens after the key."""
+    tokens = key_mask.cumsum(-1)  # (B, M)
+    tokens_after = (tokens[:, -1:] - tokens).flip(-1)  # (B, M)
+    slopes = alibi_slopes(heads, key_mask.device)  # (H,)
+    return Band((slopes[:, None, None] * -tokens_after[:, None, None]).float())
 
 
-def _skipped(key_mask: Tensor | None) -> Tensor | None:
-    """Where padding lies between tokens, how much of it follows each, (B, M): by so much ALiBi by place is too low."""
+def _later_padding(key_mask: Tensor | None) -> Tensor | None:
+    """How much padding lies between each token and the last token, (B, M); None if there is none between tokens.
+
+    ALiBi by offset counts this padding too, so it is too low by slope * this number.
+    """
     if key_mask is None:
         return None
     padding_before = (~key_mask).cumsum(-1).masked_fill(~key_mask, 0)
-    skipped = (padding_before.amax(-1, keepdim=True) - padding_before).masked_fill(~key_mask, 0)
+    later_padding = (padding_before.amax(-1, keepdim=True) - padding_before).masked_fill(~key_mask, 0)
     if torch.compiler.is_compiling():
         torch._assert_async(
-            ~skipped.any(),
-            "attention_mask: got one with padding between tokens, expected padding on the left or the right: a compiled "
-            "model has ALiBi by place alone (it takes one where it is not compiled)",
+            ~later_padding.any(),
+            "attention_mask: got one with padding between tokens, expected padding on the left or the right: only a model "
+            "that is not compiled takes it",
         )
         return None
-    return skipped if bool(skipped.any()) else None
+    return later_padding if bool(later_padding.any()) else None
 
 
-def _channels(skipped: Tensor, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """More dimensions of the head for query (H, 1, C) and key (B, 1, M, C), whose scaled product is slope * skipped.
+def _extra_channels(later_padding: Tensor, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Extra channels of query (H, 1, C) and key (B, 1, M, C), whose scaled dot product is slope * later_padding.
 
-    In half precision neither factor fits a number: the slope is a sum of three, and what was skipped has digits of base 256.
+    In half precision one number is too coarse for either factor: a slope is split into a sum of three numbers, and
+    later_padding into digits of base 256.
     """
     slopes, dtype = alibi_slopes(query.shape[1], query.device) / scale, query.dtype
     if dtype in (torch.float32, torch.float64):
-        return slopes.to(dtype)[:, None, None], skipped.to(dtype)[:, None, :, None]
+        return slopes.to(dtype)[:, None, None], later_padding.to(dtype)[:, None, :, None]
     terms = []
     for _ in range(3):
         terms.append(slopes.to(dtype))
         slopes = slopes - terms[-1].double()
     of_query, of_key = [], []
-    for digit in range((skipped.shape[1].bit_length() + 7) // 8):
+    for digit in range((later_padding.shape[1].bit_length() + 7) // 8):
         share = 16**digit  # of 256 ** digit: float16 ends at 65504
         of_query += [term * share for term in terms]
-        of_key += [(((skipped >> 8 * digit) & 255) * share).to(dtype)] * len(terms)
+        of_key += [(((later_padding >> 8 * digit) & 255) * share).to(dtype)] * len(terms)
     return torch.stack(of_query, -1)[:, None], torch.stack(of_key, -1)[:, None]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, by_key: tuple[()] | tuple[Tensor, Tensor], *more: Any) -> Tensor:
-    """`attend` with a bias by key, if any: as more dimensions of the head, of query (H, 1, C) and key (B, H, M, C)."""
-    if not by_key:
+def _attend(query: Tensor, key: Tensor, value: Tensor, extra: tuple[()] | tuple[Tensor, Tensor], *more: Any) -> Tensor:
+    """`attend`, with a bias by key as extra channels of query (H, 1, C) and key (B, H, M, C), if there are any."""
+    if not extra:
         return attend(query, key, value, *more)
-    most = MAX_HEAD_SIZE - by_key[0].shape[-1]
+    most = MAX_HEAD_SIZE - extra[0].shape[-1]
     if query.shape[-1] > most:
         raise ValueError(
-            f"model: got heads of size {query.shape[-1]}, expected at most {most} where a bias rides on the keys "
-            "(Falcon's, and BLOOM's with padding between tokens): falloff.hf.unfuse(model)"
+            f"model: got heads of size {query.shape[-1]}, expected at most {most} where the bias takes extra key channels "
+            "(Falcon, and BLOOM with padding between tokens): falloff.hf.unfuse(model)"
         )
     of_query, of_key = (
-        channels.expand(*tensor.shape[:-1], -1) for channels, tensor in zip(by_key, (query, key), strict=True)
+        channels.expand(*tensor.shape[:-1], -1) for channels, tensor in zip(extra, (query, key), strict=True)
     )
     return attend(torch.cat([query, of_query], -1), torch.cat([key, of_key], -1), value, *more)
 
 
-def _by_offset(query: Tensor, key: Tensor, seen: Seen) -> Form:
-    if query.shape[2] > 1 and not seen.causal:
+def _by_offset(query: Tensor, key: Tensor, mask: MaskParts) -> Form:
+    if query.shape[2] > 1 and not mask.causal:
         raise ValueError(
-            "config.is_causal: got False, expected True: ahead of a query this model's bias rises, and ALiBi falls"
+            "config.is_causal: got False, expected True: for keys in the future this model's bias rises with distance, and "
+            "ALiBi's falls"
         )
-    return ALiBi(query.shape[1]).form(query.shape[2], key.shape[2], seen.query_start, device=query.device)
+    return ALiBi(query.shape[1]).form(query.shape[2], key.shape[2], mask.query_start, device=query.device)
 
 
 class FusedMpt(Fused):
-    """MptAttention. Positions are places in the cache, whatever the padding."""
+    """MptAttention. Its positions count padding too."""
 
     n_heads: int
     head_dim: int
@@ -178,28 +183,28 @@ class FusedMpt(Fused):
         query, key, value = mixed.unflatten(2, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        seen = told(attention_mask)
-        bias = _by_offset(query, key, seen)
+        mask = as_mask_parts(attention_mask)
+        bias = _by_offset(query, key, mask)
         dropout = self.attn_dropout_p if self.training else 0.0
-        out = attend(query, key, value, bias, seen, self.softmax_scale, dropout)
+        out = attend(query, key, value, bias, mask, self.softmax_scale, dropout)
         return self.out_proj(out.transpose(1, 2).reshape(hidden_states.shape)), None
 
 
 class FusedMptBlock(Fused):
-    """MptBlock, which hears of `output_attentions` and does not tell its attention."""
+    """MptBlock, which gets `output_attentions` and does not pass it to its attention."""
 
     def forward(self, *arguments: Any, output_attentions: bool = False, **named: Any) -> Any:
-        """As before, but that nobody gets weights."""
+        """The block's forward, which refuses to return attention weights."""
         if output_attentions:
             refuse_weights()
         return super().forward(*arguments, **named)  # type: ignore[misc]
 
 
-class FusedFalcon(_OneMatrix):
+class FusedFalcon(_JointProjection):
     """FalconAttention with ALiBi, divided by sqrt(D).
 
-    Its bias is bfloat16(slope * position) by key, rounded to eight bits: no function of the offset any more, and trained so.
-    It rides on the keys, as one more dimension of the head that every query meets with 1.
+    Falcon rounds slope * key position to bfloat16, so the bias is no function of the offset. It is encoded as one more key
+    channel, whose query channel is 1.
     """
 
     def forward(
@@ -222,9 +227,9 @@ class FusedFalcon(_OneMatrix):
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
         key, value = (tensor.expand(-1, self.num_heads, -1, -1) for tensor in (key, value))
-        by_key = alibi.new_ones(1), alibi.reshape(*key.shape[:3], 1)
-        seen = told(attention_mask)
-        out = _attend(query, key, value, by_key, None, seen, self.inv_norm_factor, self.dropout_now())
+        extra = alibi.new_ones(1), alibi.reshape(*key.shape[:3], 1)
+        mask = as_mask_parts(attention_mask)
+        out = _attend(query, key, value, extra, None, mask, self.inv_norm_factor, self.dropout_now())
         return self.dense(out.transpose(1, 2).reshape(hidden_states.shape)), None
 
     @staticmethod

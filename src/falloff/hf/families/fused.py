@@ -1,4 +1,4 @@
-"""What all fused attention modules are: objects whose class has changed, with the same parameters under the same names."""
+"""Fusing changes a module's class and nothing else: parameters keep their names."""
 
 from collections.abc import Callable
 from types import MethodType
@@ -12,15 +12,19 @@ from falloff.hf.attention import NAME, register
 class Fused:
     """Mixed into an attention class of Transformers.
 
-    A module is fused by changing its class to a subclass of its own, and unfused by changing it back: parameters, buffers,
-    hooks and names stay as they are.
+    A module is fused by changing its class to a subclass of it, and unfused by changing it back. Parameters, buffers, hooks
+    and names stay as they are.
     """
 
     unfused: ClassVar[type[nn.Module]]
     fusion: ClassVar[type["Fused"]]
 
-    def must_be_ours(self) -> None:
-        """Raise where another implementation was chosen since: a compact bias would be read as a dense one."""
+    def check_implementation(self) -> None:
+        """Raise if the config names another attention implementation: it would take falloff's compact bias for a dense one.
+
+        Raises:
+            ValueError: for a config whose implementation is not falloff's.
+        """
         found = self.config._attn_implementation  # type: ignore[attr-defined]
         if found != NAME:
             raise ValueError(
@@ -28,7 +32,7 @@ class Fused:
             )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, type], dict[str, Any]]:
-        """The class is made while a program runs: pickled by what it is made of."""
+        """Pickle by the two classes that the class is made of: it is made at run time and cannot be imported."""
         return _empty, (self.fusion, self.unfused), self.__dict__
 
 
@@ -36,7 +40,7 @@ _CLASSES: dict[tuple[Any, Any], Any] = {}
 
 
 def fused_class(fusion: Any, original: Any) -> Any:
-    """The subclass of an attention class that is fused: the same one each time."""
+    """The subclass of `original` with the methods of `fusion`; the same class each time."""
     if (fusion, original) not in _CLASSES:
         names = {"unfused": original, "fusion": fusion}
         _CLASSES[fusion, original] = type(f"Fused{original.__name__}", (fusion, original), names)
@@ -44,9 +48,12 @@ def fused_class(fusion: Any, original: Any) -> Any:
 
 
 def check_forward(module: nn.Module, cls: type) -> None:
-    """Raise ValueError where a class with a forward of its own would not be heard: the module has one in its place.
+    """Raise if the module has a `forward` of its own, which would hide that of the class `cls`.
 
-    What calls the forward that it took the place of, as accelerate's hooks do, is no such case: see `become`.
+    A replacement that calls the forward of the class, as accelerate's hooks do, is allowed: see `become`.
+
+    Raises:
+        ValueError: naming the forward that replaced the module's.
     """
     if "forward" in vars(module) and cls.forward is not type(module).forward and not _holders(module):  # type: ignore[attr-defined]
         raise ValueError(
@@ -56,7 +63,7 @@ def check_forward(module: nn.Module, cls: type) -> None:
 
 
 def become(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Change the class of a module. What holds its old forward, as accelerate's hooks do, holds the new one then."""
+    """Change the class of a module. Attributes that hold its old forward (accelerate's hooks) get the new one."""
     holders = _holders(module)
     module.__class__ = cls
     for name in holders:
@@ -74,6 +81,6 @@ def _holders(module: nn.Module) -> list[str]:
 
 
 def _empty(fusion: type, original: type) -> Any:
-    register()  # another process may have fused nothing yet
+    register()  # a process that unpickles may not have registered the implementation
     made = fused_class(fusion, original)
     return made.__new__(made)

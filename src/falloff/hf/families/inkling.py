@@ -1,4 +1,4 @@
-"""Inkling's text layers: a band, mixed of profiles by what each token says; sliding and global layers, log scaling."""
+"""Inkling's text layers: a band whose values depend on each token's content; sliding and global layers, log scaling."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from falloff.forms import Band
 from falloff.hf.families.fused import Fused
-from falloff.hf.masks import Seen
+from falloff.hf.masks import MaskParts
 
 
 class FusedInkling(Fused):
-    """InklingAttention, which scales what `FusedProfiles` made by the logarithm of the position, as it does the queries."""
+    """InklingAttention, which scales the values of `FusedProfiles` and the queries by the logarithm of the position."""
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """As before."""
-        self.must_be_ours()
+        """The original forward, after a check of the implementation."""
+        self.check_implementation()
         return super().forward(*arguments, **named)  # type: ignore[misc]
 
-    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, seen: Seen) -> Band | None:
-        """The form of what `FusedProfiles` made."""
+    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, mask: MaskParts) -> Band | None:
+        """The values of `FusedProfiles` as a band."""
         return None if position_bias is None else Band(position_bias)
 
 
@@ -29,7 +29,7 @@ class FusedProfiles(Fused):
     proj: Tensor
 
     def forward(self, relative_states: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """The values of each query by offset; of a single one those of its keys, from the last back."""
+        """The values of each query by offset, (B, H, N, E); of a single query those of its keys, last key first."""
         if query_positions.shape[0] == 1:
             return torch.flip(super().forward(relative_states, query_positions, key_positions), (-1,))  # type: ignore[misc]
         mixed: Any = relative_states @ self.proj

@@ -1,6 +1,6 @@
 """The definition: attention with the whole score matrix, in plain differentiable torch.
 
-Slow and O(N M) in memory on purpose; every other implementation is held against it.
+Slow and O(N M) in memory on purpose; the tests compare every other implementation with it.
 """
 
 import torch
@@ -24,11 +24,11 @@ def attention(
     num_keys, device = key.shape[2], query.device
     q, k, v = (tensor.to(sum_dtype(query)) for tensor in (query, key, value))
     group = heads // key.shape[1]
-    if call.key_mask is not None:  # what a mask hides may hold anything, and 0 * NaN is NaN
+    if call.key_mask is not None:  # hidden keys may be NaN, and 0 * NaN is NaN
         k, v = (tensor.masked_fill(~call.key_mask[:, None, :, None], 0.0) for tensor in (k, v))
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # (B, H, M, D), (B, H, M, V)
 
-    scores = call.scale * (q @ k.transpose(-1, -2))
+    scores = call.scale * (q @ k.transpose(-1, -2))  # (B, H, N, M)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     rows, keys = torch.arange(num_queries, device=device), torch.arange(num_keys, device=device)
@@ -44,7 +44,7 @@ def attention(
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
 
-    # A row of -inf alone has weights 0 and log-sum-exp -inf, and no NaN in the gradient.
+    # A row whose scores are all -inf gets weights 0 and log-sum-exp -inf, and no NaN in its gradient.
     row_max = scores.detach().amax(-1, keepdim=True) if num_keys else scores.new_full((*scores.shape[:-1], 1), -torch.inf)
     nothing = row_max == -torch.inf
     row_max = row_max.masked_fill(nothing, 0.0)

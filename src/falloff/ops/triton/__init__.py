@@ -1,21 +1,21 @@
 """Attention on GPUs by Triton kernels: O(N) memory, forward and backward, all three forms, gradients without atomics.
 
-Triton is optional and imported when a call first comes here. TRITON_INTERPRET=1, set before that, runs the kernels on the
-CPU in Triton's interpreter: right and very slow, for tests.
+Triton is optional and imported at the first call. TRITON_INTERPRET=1, set before that, runs the kernels on the CPU in
+Triton's interpreter: correct and very slow, for tests.
 
-The road of a call: host/forward.py -> host/lower.py (what is lowered once) -> kernels/forward.py; then host/backward.py,
-from what the forward lowered -> kernels/backward.py. A room has one name on either side; masks and dropout are two numbers
-each on the host, in problem.
+The path of a call: host/forward.py -> host/lower.py (lowers the call once) -> kernels/forward.py; then host/backward.py,
+which starts from the lowered call -> kernels/backward.py. A module has the same name in host/ and kernels/. Mask and dropout
+have no module in host/: they are a few numbers in problem.
 
     tiles.py                        the sizes of tiles
-    host/       device              what is asked of a device, once
-                problem             one call as its kernels take it
-                bias                a class for each form: what it lowers, what kernels read, how its gradient is gathered
-                lower, skip         what is lowered; which keys are looked at
+    host/       device              the properties of a device, queried once
+                problem             one call as arguments of its kernels
+                bias                a class for each form: what is lowered, what kernels read, how the gradient is summed
+                lower, skip         lowering; which keys can be skipped
                 forward, backward, diagonals        launches
     kernels/    arguments           the tuples that kernels take
                 lower, forward, decode, backward, diagonals, skip        kernels
-                memory, mask, dropout, bias, warp, zones                 what they share
+                memory, mask, dropout, bias, warp, zones                 device functions that kernels share
 """
 
 import os
@@ -30,7 +30,7 @@ from falloff.ops.call import Call
 
 CHECKS_INPUTS = False
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MOST = 2**30  # lengths and offsets within a call are of 32 bits in a kernel; addresses are of 64
+_MOST = 2**30  # kernels hold lengths and offsets in 32 bits, addresses in 64
 
 
 def unavailable() -> str | None:
@@ -64,7 +64,7 @@ def _interpreted() -> bool:
 
 
 def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
-    """How many int32 numbers the lowered call takes: see host/lower.py."""
+    """The size of the lowered call in int32 numbers: see host/lower.py."""
     if call.form is None:
         return 0
     from falloff.ops.triton.host import problem  # imports triton, as all of host does
@@ -92,7 +92,7 @@ def backward(
     call: Call,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
-    """The gradients of query, key, value and the form's tensors, only those that `needs` asks for."""
+    """The gradients of query, key, value and the form's tensors: those that `needs` asks for."""
     from falloff.ops.triton.host.backward import backward as run
 
     return run(grad_out, grad_lse, query, key, value, out, lse, lowered, call, needs)

@@ -1,9 +1,9 @@
-"""The sizes of tiles: one table, read by hand.
+"""The sizes of tiles: a table chosen by hand.
 
-Triton's autotuner is not used: which tiles win a race decides the order of sums, and so the bits of a result; it waits for
-the device, which breaks the capture of a CUDA graph; and it compiles every candidate at the first call. The table is chosen
-from `falloff bench --suite tiles`, which times the candidates named here, and from what the compiler says of registers
-(`tests/ops/triton/test_compile.py`).
+Triton's autotuner is not used, for three reasons: the tiles decide the order of sums, so the bits of a result would depend
+on its timings; it waits for the device, which breaks the capture of a CUDA graph; it compiles every candidate at the first
+call. The table is chosen by the registers that the compiler reports (`tests/ops/triton/test_compile.py`), and is to be
+revised by `falloff bench --suite tiles`, which times the candidates below.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch
 
 
 class Tiles(NamedTuple):
-    """Query rows and keys of a tile, warps of a program, and stages of its pipeline of loads."""
+    """Query rows and keys of a tile, warps of a program, and stages of its load pipeline."""
 
     block_m: int
     block_n: int
@@ -20,7 +20,7 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-# By kernel, then by the padded head size up to which an entry holds.
+# By kernel, then by the largest padded head size for which an entry holds.
 HALF = {
     "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 3)},
     "dq": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
@@ -28,7 +28,7 @@ HALF = {
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
-HALF_SMALL = {  # for less than LARGE bytes of shared memory: consumer cards of NVIDIA, and AMD
+HALF_SMALL = {  # for GPUs with less than LARGE bytes of shared memory: NVIDIA's consumer cards, and AMD
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
     "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
@@ -44,7 +44,7 @@ FLOAT32 = {
     "decode": {64: Tiles(16, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
 }
 
-# Candidates for head sizes up to 128 in half precision, beside those above.
+# More candidates for head sizes up to 128 in half precision.
 CANDIDATES = {
     "forward": (Tiles(128, 64, 4, 3), Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 3)),
     "dq": (Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3), Tiles(128, 64, 8, 3)),
@@ -55,7 +55,7 @@ CANDIDATES = {
 
 
 def tiles(kernel: str, block_d: int, dtype: torch.dtype, shared_memory: int) -> Tiles:
-    """The tiles of a kernel for a padded head size, on a device with so many bytes of shared memory for a program."""
+    """The tiles of a kernel. block_d: the padded head size. shared_memory: bytes that one program may use."""
     halves = HALF if shared_memory >= LARGE else HALF_SMALL
     table = (FLOAT32 if dtype == torch.float32 else halves)[kernel]
     return next(sizes for most, sizes in table.items() if block_d <= most)

@@ -1,4 +1,4 @@
-"""The backward, from the call that the forward lowered: delta; dQ; dK and dV; the gradient of the form."""
+"""The backward, from the lowered call: launches delta; dQ; dK and dV; the gradient of the form."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def backward(
     call: Call,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor] | None]:
-    """The gradients of query, key, value and the form's tensors: those that `needs` asks for, by the kernels they take."""
+    """The gradients of query, key, value and the form's tensors: those that `needs` asks for."""
     needs_query, needs_key, needs_value, needs_form = needs
     needs_form = needs_form and call.form is not None
     needs_keys = needs_key or needs_value  # one kernel for both
@@ -50,7 +50,7 @@ def backward(
     else:
         with on_device(query):
             problem = Problem(query, key, value, call)
-            # A forward that split the keys did not lower for skipping.
+            # A forward that splits the keys skips none, and does not lower the parts that skipping needs.
             parts = lower(problem, None, skipping=True) if problem.splits_kv else problem.parts(lowered.contiguous())
             lse, grad_lse = lse.contiguous(), None if grad_lse is None else grad_lse.contiguous()
             d_form = _launch(problem, parts, readable(grad_out), grad_lse, readable(out), lse, dq, dk, dv, needs_form)
@@ -69,7 +69,7 @@ def _launch(
     dv: Tensor | None,
     needs_form: bool,
 ) -> list[Tensor] | None:
-    """Write dq, dk and dv, those that are there. Returns the form's gradients."""
+    """Write those of dq, dk and dv that are not None. Returns the form's gradients."""
     bias, cfg, dims = problem.bias, problem.cfg, problem.dims
     inputs = problem.biased(parts)
     ranges = key_ranges(problem, parts, lse)

@@ -1,7 +1,7 @@
-"""A bias on the host, one class for each form: what is lowered, what kernels are told, how the gradient is gathered.
+"""A bias on the host, one class for each form: what is lowered, what kernels read, how the gradient is summed.
 
-The sizes of what is lowered follow from shapes alone and compare no lengths: a compiler that traces a call with symbolic
-lengths can ask for them.
+The sizes of the lowered parts are computed from shapes without comparing lengths, so that a compiler can trace them with
+symbolic lengths.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from falloff.ops.triton.kernels.arguments import (
 )
 from falloff.ops.triton.kernels.lower import block_ranges_kernel, pad_strip_kernel, spread_g_kernel
 
-_SHORT = 1024  # extent up to which the middle of a bias is not worth a loop of its own (see kernels/zones.py)
+_SHORT = 1024  # up to this extent, the middle zone shares a loop with the edges (see kernels/zones.py)
 _BLOCK = 1024  # values that one program of a lowering kernel writes
 
 SumsByOffset = Callable[[int, int], Tensor]
@@ -35,18 +35,18 @@ SumsByOffset = Callable[[int, int], Tensor]
 
 
 class NoBias:
-    """A call without a bias, and what the forms share.
+    """A call without a bias; the base class of the forms.
 
     Args:
         call: the call.
         seqlen_q, seqlen_k: its lengths.
-        lowest, highest: the least and the largest offset between a row and a key that it may see.
+        lowest, highest: the smallest and largest offset between a row and a key that it may see.
     """
 
     kind = "none"
-    shift, extent = 0, 1  # shift + i - j is the index of the bias of row i and key j, where it lies in 0 .. extent - 1
-    segments = 16  # a power of two, at least the segments of a warp
-    # Whether there are tiles in the far past and in the far future, where the bias is constant; and what is between them.
+    shift, extent = 0, 1  # the bias of row i and key j has the index shift + i - j, if that is in 0 .. extent - 1
+    segments = 16  # a power of two, at least the number of segments of a warp
+    # The zones of kernels/zones.py: whether there are a far past and a far future, and the kind of the middle.
     far_past, middle, far_future = True, "none", False
 
     def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
@@ -55,34 +55,34 @@ class NoBias:
         self.lowest, self.highest = lowest, highest
 
     def _clamped(self, shift: int) -> int:
-        """Beyond these ends nothing changes: the shift fits into 32 bits wherever the queries stand."""
+        """The shift, clamped to fit into 32 bits: beyond these ends the bias is the same for every tile."""
         return min(max(shift, -self.seqlen_q - self.extent - 1), self.seqlen_k + self.extent + 1)
 
     @staticmethod
     def sizes(form: Any, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
-        """How many float32 each lowered part has."""
+        """The size of each lowered part, in float32 numbers."""
         return []
 
     def lower(self, parts: Sequence[Tensor]) -> None:
         """Write the lowered parts."""
 
     def tensors(self, parts: Sequence[Tensor]) -> StripTensors | BandTensors | WarpTensors | None:
-        """What attention kernels read of the form."""
+        """The tensors that attention kernels read the bias from."""
         return None
 
     def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
-        """What the dq kernel must write for the form's gradient: buffers by their name in `Gradients`."""
+        """Buffers that the dq kernel must write for the form's gradient, by their name in `Gradients`."""
         return {}
 
     def gradients(
         self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
     ) -> list[Tensor]:
-        """The gradients of the form's tensors, from what the dq kernel wrote and sums along diagonals."""
+        """The gradients of the form's tensors, from the buffers of `row_sums` and from sums along diagonals."""
         return []
 
 
 class StripBias(NoBias):
-    """Lowered: the padded strip. For skipping also the tails of the strip and the largest norms of keys: see `skip`."""
+    """Lowered: the padded strip; for skipping, also the tails of the strip and the largest norms of keys (see `skip`)."""
 
     kind = "strip"
 
@@ -116,9 +116,10 @@ class StripBias(NoBias):
     def gradients(
         self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
     ) -> list[Tensor]:
-        """Sums along diagonals within the strip, and for each end the sum of all at and beyond it.
+        """Sums along diagonals inside the strip; for each end, the sum of all dS at and beyond it.
 
-        The dS of a row sum to the gradient of its log-sum-exp, so what lies at and beyond the last offset is the rest.
+        The dS of a row sum to the gradient of its log-sum-exp. So the sum at and beyond the last offset is the total less
+        all other sums.
         """
         d_values = self.values.new_zeros(self.values.shape, dtype=torch.float64)  # (H, K)
         start = max(self.lowest, self.first + 1 if self.far_future else self.first)
@@ -138,7 +139,7 @@ class StripBias(NoBias):
 
 
 class BandBias(NoBias):
-    """Lowered: nothing. A band that is not contiguous, or has more than 32 bits, is copied in each direction."""
+    """Lowered: nothing. A band that is not contiguous or is float64 is copied in the forward and in the backward."""
 
     kind = "band"
 
@@ -166,8 +167,8 @@ class BandBias(NoBias):
 class WarpBias(NoBias):
     """Lowered: g by falling offset, and ranges of g and a.
 
-    Knots are read from the form alone: kernels index by them, and anybody may hand anything for `lowered` to the operator of
-    the backward.
+    The knots are read from the form and never from `lowered`, for safety: kernels compute indices from them, and anyone may
+    call the operator of the backward with any `lowered`.
     """
 
     kind = "warp"

@@ -1,4 +1,4 @@
-"""What the host asks of a device, once for each."""
+"""The properties of a device, queried once."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -12,13 +12,13 @@ from falloff.ops.triton.tiles import LARGE
 
 
 class Device(NamedTuple):
-    """target: "cuda", an architecture of AMD's, or "interpreter". shared_memory: bytes that one program may have."""
+    """target: "cuda", an architecture of AMD's, or "interpreter". shared_memory: bytes that one program may use."""
 
     target: str
     shared_memory: int
 
     def input_precision(self, dtype: torch.dtype) -> str:
-        """Of products of float32: TensorFloat32 where PyTorch has been allowed it and the device has it."""
+        """Triton's input_precision of a product: TF32 for float32 if PyTorch's settings allow it and the device has it."""
         allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
         return "tf32" if allowed and self.target in ("cuda", "gfx942") else "ieee"
 

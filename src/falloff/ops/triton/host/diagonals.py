@@ -21,7 +21,7 @@ def sums_by_offset(problem: Problem, inputs: Inputs, grads: Gradients, key_range
         tiles = problem.tiles("diagonal")
         side = tiles.block_m
         diagonals = triton.cdiv(stop - start, side) + 1
-        # A block diagonal is split where there are too few programs to fill a GPU.
+        # A block diagonal is split among programs if there are too few to fill a GPU.
         splits = max(_PROGRAMS // (problem.batch * problem.heads * diagonals), 1)
         splits = min(splits, triton.cdiv(problem.seqlen_q, 4 * side))
         shape = (problem.batch, problem.heads, diagonals, splits, 2 * side)
@@ -42,7 +42,7 @@ def sums_by_offset(problem: Problem, inputs: Inputs, grads: Gradients, key_range
         )
         halves = parts.sum((0, 3), dtype=torch.float64)  # (H, diagonals, 2 side)
         by_lead = halves[:, :, side:].contiguous()
-        by_lead[:, :-1].add_(halves[:, 1:, :side])  # neighbours overlap by half
+        by_lead[:, :-1].add_(halves[:, 1:, :side])  # neighbouring block diagonals overlap by half
         return by_lead.flatten(1)[:, : stop - start + 1].flip(1)
 
     return sums

@@ -1,4 +1,4 @@
-"""The forward: lower the call, find the keys that rows may need, attend."""
+"""The forward: lower the call, find the keys that can be skipped, launch attention."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ from falloff.ops.triton.host.skip import key_ranges
 from falloff.ops.triton.kernels.decode import merge_kernel, split_kernel
 from falloff.ops.triton.kernels.forward import forward_kernel
 
-_SPLIT_PROGRAMS = 256  # about as many programs as fill a GPU: keys are split by shapes alone
+_SPLIT_PROGRAMS = 256  # about as many programs as fill a GPU; a constant, so that the splits depend on shapes alone
 _MERGED = 16384  # numbers that a program holds in registers while it merges the splits of a row
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The output and the log-sum-exp of each row. Writes `lowered`, if there is one."""
+    """The output (B, H, N, D) and the log-sum-exp (B, H, N). Writes `lowered`, unless it is None."""
     out = empty_output(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if out.numel() == 0 or key.shape[2] == 0:
@@ -62,7 +62,7 @@ def _attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: T
     splits = triton.cdiv(seqlen_k, split_keys)
     split_out = out.new_empty(batch, heads, seqlen_q, splits, head_dim, dtype=torch.float32)
     split_max, split_sum = (out.new_empty(batch, heads, seqlen_q, splits, dtype=torch.float32) for _ in range(2))
-    # Without zones, so that a text that grows past a reach compiles nothing anew.
+    # Without zones, so that a cache that grows beyond the reach of a strip compiles no other kernel.
     cfg = problem.cfg._replace(FAR_PAST=tl.constexpr(False), MIDDLE=tl.constexpr("edge"), FAR_FUTURE=tl.constexpr(False))
     split_kernel[(groups * splits,)](
         problem.biased(parts),

@@ -1,13 +1,13 @@
-"""What is lowered once for a call: what attention kernels read that follows from the form and the keys alone.
+"""Lowering: everything that attention kernels read and that depends on the form and the keys alone.
 
-The forward writes it into one flat tensor, and the backward starts from that. Its parts, all of float32:
+The forward writes it into one flat tensor, from which the backward starts. Its parts, all float32:
 
     strip         the padded strip (H, K + 2 PAD); for skipping: the tails of the past and of the future (H, K), and the
                   largest norms of keys up to each block and from it on (B, G, blocks of SKIP_BLOCK_N keys)
-    warp          g by falling offset (N + M - 1 + 2 PAD); the least and the largest g, and a, of each RANGE_BLOCK entries
+    warp          g by falling offset (N + M - 1 + 2 PAD); the smallest and largest g, and a, of each RANGE_BLOCK entries
     band, none    nothing
 
-What depends on the log-sum-exp of the rows is the backward's own: delta, and the ranges of keys that rows may need.
+Delta and the ranges of keys that rows may need depend on the log-sum-exp of the rows: the backward computes its own.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from falloff.ops.triton.host.problem import Problem, lowered_size
 
 
 def lower(problem: Problem, lowered: Tensor | None, skipping: bool) -> Sequence[Tensor]:
-    """Lower a call into `lowered`, or into memory of its own. Returns the parts.
+    """Lower a call into `lowered`, or into new memory if it is None. Returns the parts.
 
-    Without `skipping`, what only serves to skip keys is not written.
+    Without `skipping`, the parts that only skipping needs are not written.
     """
     if lowered is None:
         size = lowered_size(problem.call.form, problem.batch, problem.kv_heads, problem.seqlen_q, problem.seqlen_k)

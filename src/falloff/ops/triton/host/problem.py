@@ -1,6 +1,6 @@
-"""One call as its kernels take it: inputs, lengths and positions, and what is known when a kernel is compiled.
+"""One call as arguments of its kernels: inputs, lengths and positions, and compile-time constants.
 
-It reads shapes and numbers, and no tensor: nothing waits for the device.
+It reads shapes and numbers, but no values of tensors, so that nothing waits for the device.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from falloff.ops.triton.host.device import device_of
 from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
 from falloff.ops.triton.tiles import Tiles, tiles
 
-_SPLIT_ROWS = 64  # query rows of a GQA group up to which its keys are split among programs
-_SPLIT_KEYS = 256  # keys from which on
-_ALIGNED = 4  # float32 to whose multiple a lowered part begins: 16 bytes, as if each were a tensor of its own
+_SPLIT_ROWS = 64  # keys are split among programs if a GQA group has at most so many query rows,
+_SPLIT_KEYS = 256  # and at least so many keys
+_ALIGNED = 4  # a lowered part begins at a multiple of 4 float32, 16 bytes, as a tensor of its own would
 
 
 class Problem:
@@ -31,7 +31,7 @@ class Problem:
     Args:
         query: (B, H, N, D), not empty, on the current device.
         key, value: (B, G, M, D), not empty.
-        call: all else.
+        call: everything else.
     """
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> None:
@@ -81,7 +81,7 @@ class Problem:
         self.inputs = self._inputs()
 
     def _clamped(self, position: int) -> int:
-        """Beyond these ends nothing changes: positions fit into 32 bits wherever the queries stand."""
+        """The position, clamped to fit into 32 bits: beyond these ends every row sees the same keys."""
         return min(max(position, -self.seqlen_q - 1), self.seqlen_k + 1)
 
     def tiles(self, kernel: str) -> Tiles:
@@ -89,19 +89,19 @@ class Problem:
         return tiles(kernel, self.block_d, self.query.dtype, self.device.shared_memory)
 
     def parts(self, lowered: Tensor) -> Sequence[Tensor]:
-        """The parts of a lowered call: flat views of float32, a little longer than their content."""
+        """The parts of a lowered call: flat float32 views, padded to a multiple of 4 numbers."""
         sizes = _part_sizes(self.call.form, self.batch, self.kv_heads, self.seqlen_q, self.seqlen_k)
         return lowered.view(torch.float32).split(sizes) if sizes else ()
 
     def biased(self, parts: Sequence[Tensor]) -> Inputs:
-        """The inputs with the bias, from its lowered parts."""
+        """The inputs, with the bias from its lowered parts."""
         return self.inputs._replace(bias=self.bias.tensors(parts))
 
     def _inputs(self) -> Inputs:
-        """What kernels read that is not lowered."""
+        """The inputs of kernels that are not lowered."""
         key_mask, document_ids = self.call.key_mask, self.call.document_ids
         return Inputs(
-            q=strided(-self.query if self.call.scale < 0 else self.query),  # skipping takes softmax_scale for positive
+            q=strided(-self.query if self.call.scale < 0 else self.query),  # skipping needs softmax_scale >= 0
             k=strided(self.key),
             v=strided(self.value),
             softmax_scale=float(abs(self.call.scale)),
@@ -113,7 +113,7 @@ class Problem:
 
 
 def lowered_size(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> Any:
-    """How many numbers of 32 bits the lowered call takes: from shapes alone, which may be symbolic."""
+    """The size of the lowered call in numbers of 32 bits, from shapes alone, which may be symbolic."""
     return sum(_part_sizes(form, batch, kv_heads, seqlen_q, seqlen_k))
 
 
@@ -137,7 +137,7 @@ def _dropout(call: Call) -> Dropout | None:
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """The tensor as kernels read it: last dimension contiguous, strides within a tile of 32 bits. Else a copy."""
+    """The tensor, or a copy: kernels need a contiguous last dimension, and index within a tile in 32 bits."""
     contiguous = tensor.stride(-1) == 1 or tensor.shape[-1] == 1
     return tensor if contiguous and tensor.stride(2) < 2**23 else tensor.contiguous()
 

@@ -1,4 +1,4 @@
-"""Certified skipping on the host: whether to look for keys to skip, and what kernels/skip.py needs to find them."""
+"""Certified skipping on the host: whether to search for keys to skip, and the bounds that kernels/skip.py needs for it."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from falloff.ops.triton.kernels.arguments import SKIP_BLOCK_M, SKIP_BLOCK_N
 from falloff.ops.triton.kernels.lower import key_norms_kernel
 from falloff.ops.triton.kernels.skip import key_ranges_kernel
 
-_SKIP_FROM = 1024  # keys from which looking for keys to skip can pay
+_SKIP_FROM = 1024  # with fewer keys, searching for keys to skip costs more than it saves
 
 
 def may_skip(problem: Problem) -> bool:
-    """By shapes alone: a strip that ends within the past is constant from there on, and hides nothing further away."""
+    """Whether keys may be skipped, by shapes alone. Not if the strip ends within the past: it is constant from there on."""
     bias = problem.bias
     return (
         isinstance(bias, StripBias)
@@ -40,12 +40,13 @@ def lower(problem: Problem, parts: Sequence[Tensor]) -> None:
 
 
 def _lower_tails(values: Tensor, seqlen_k: int, tails: Sequence[Tensor]) -> None:
-    """For each offset, the log-sum-exp of the biases of all keys there and further in the past, or in the future.
+    """For each offset, an upper bound on the log-sum-exp of the biases of all keys there and further away: (H, K) each.
 
-    At most seqlen_k keys lie beyond an end of the strip. Sums are of float64: in float32, a large bias would swallow the
-    logarithm of a count. 1e-3 covers their rounding, and what is rounded to float32 is rounded up.
+    One tail is for the past, one for the future. At most seqlen_k keys lie beyond an end of the strip. Sums are float64: in
+    float32, adding the logarithm of a count to a large bias would be lost in rounding. 1e-3 covers the rounding of the sums,
+    and the conversion to float32 rounds up.
     """
-    both = torch.stack([values.flip(1), values]).double()  # each runs from the far end to the near one
+    both = torch.stack([values.flip(1), values]).double()  # (2, H, K), each from the farthest offset to the nearest
     sums = torch.logaddexp(both.logcumsumexp(-1), both[..., :1] + math.log(seqlen_k)) + 1e-3
     nearest = sums.float()
     infinity = torch.full_like(nearest[0], torch.inf)
@@ -54,9 +55,9 @@ def _lower_tails(values: Tensor, seqlen_k: int, tails: Sequence[Tensor]) -> None
 
 
 def key_ranges(problem: Problem, parts: Sequence[Tensor], lse: Tensor | None) -> Tensor | None:
-    """The range of keys that each SKIP_BLOCK_M rows may need, (B, H, blocks, 2), int32. None: all.
+    """The half-open range of keys that each block of SKIP_BLOCK_M rows may need: (B, H, blocks, 2), int32. None: all keys.
 
-    lse: the log-sum-exp of the rows, contiguous, in the backward. None in the forward.
+    lse: the log-sum-exp of the rows, contiguous, in the backward; None in the forward.
     """
     if not may_skip(problem):
         return None
