@@ -1,8 +1,8 @@
-"""The arguments of the kernels: named tuples of pointers and numbers, and the units in which scores are held.
+"""The arguments of the kernels: named tuples of pointers and numbers, and the units of scores.
 
-Triton takes named tuples as arguments. A field that is None is known when a kernel is compiled, so `is not None` costs
-nothing there. Lengths and positions (`Dims`) change from call to call: kernels take them one by one, unspecialised, so that
-a longer text compiles nothing anew.
+Triton takes named tuples as arguments. Whether a field is None is a compile-time constant, so `is not None` costs nothing.
+Lengths and positions (`Dims`) change from call to call: kernels take them as separate, unspecialised arguments, so that a
+longer text compiles no new kernel.
 
 Shapes in comments: B batch, H query heads, G key/value heads, N queries, M keys, D head size. BLOCK_M query rows and BLOCK_N
 keys make a tile of scores; BLOCK_D is D padded to a power of two.
@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)  # scores and biases are in units of log 2, so that a probability is one exp2
+LOG2E = tl.constexpr(1.4426950408889634)  # scores and biases are in base 2 (times log2(e)): a probability is one exp2
 LN2 = tl.constexpr(0.6931471805599453)
 
-# What host and kernels must agree on.
-PAD = tl.constexpr(256)  # values that continue a table by offset at either end: at least BLOCK_M + BLOCK_N, for any tile
-RANGE_BLOCK = tl.constexpr(64)  # entries of a warp's g or a that share a least and a largest value
-RANGE_SPARE = tl.constexpr(8)  # entries behind the ranges: a tile reads them and does not use them
-SKIP_BLOCK_M = tl.constexpr(64)  # query rows that share one range of keys (see `skip`)
-SKIP_BLOCK_N = tl.constexpr(64)  # keys that share one norm; ranges of keys are multiples of it
+# Shared by host and kernels.
+PAD = tl.constexpr(256)  # padding at either end of a table by offset: at least BLOCK_M + BLOCK_N of any tile
+RANGE_BLOCK = tl.constexpr(64)  # entries of a warp's g or a per stored minimum and maximum
+RANGE_SPARE = tl.constexpr(8)  # padding after these ranges: a tile may load it, and does not use it
+SKIP_BLOCK_M = tl.constexpr(64)  # query rows per range of keys (see `skip`)
+SKIP_BLOCK_N = tl.constexpr(64)  # keys per norm; ranges of keys begin and end at multiples of it
 
 
 class Strided(NamedTuple):
@@ -33,7 +33,7 @@ class Strided(NamedTuple):
 
 
 class StripTensors(NamedTuple):
-    """`padded` (H, K + 2 PAD): the bias by falling offset, in units of log 2, each end repeated PAD times."""
+    """`padded` (H, K + 2 PAD): the bias by falling offset, in base 2, each end repeated PAD times."""
 
     padded: Any
 
@@ -48,8 +48,8 @@ class WarpTensors(NamedTuple):
     """A warp in float32: x = g * a, and the bias is slope * x + intercept in the segment of x among the knots.
 
     g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (SEGMENTS,):
-    num_segments - 1 of them, then +inf. slope, intercept (H, num_segments). g_low, g_high, a_low, a_high: the least and the
-    largest g and a of each RANGE_BLOCK entries.
+    num_segments - 1 of them, then +inf. slope, intercept (H, num_segments). g_low, g_high, a_low, a_high: the minimum and
+    maximum of g and a over each RANGE_BLOCK entries.
     """
 
     g: Any
@@ -66,9 +66,9 @@ class WarpTensors(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """A probability is kept where its 32 random bits, less 2^31, are at least `threshold`, and is then times `factor`.
+    """Keep a probability if its 32 random bits - 2^31 are at least `threshold`, and multiply it by `factor`.
 
-    `seed` is a tensor: the host does not wait for its value.
+    `seed` is a tensor, so that the host does not wait for its value.
     """
 
     seed: Any
@@ -77,7 +77,7 @@ class Dropout(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What forward and backward read. None: no key_mask (B, M), document_ids (B, N), bias or dropout in this call."""
+    """The inputs of forward and backward. key_mask (B, M), document_ids (B, N), bias and dropout are None if not given."""
 
     q: Strided
     k: Strided
@@ -90,11 +90,11 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward reads beside the inputs (do, delta, lse2), and what it writes. None: not needed.
+    """Further inputs of the backward (do, delta, lse2) and its outputs (the others). None if not needed.
 
     do (B, H, N, D); delta, lse2 (B, H, N): see `backward`; dq (B, H, N, D); dk, dv (B, G, M, D); d_band (B, H, N, E).
     future_ds (B, H, N): row sums of dS at and before the first offset of a strip. row_da (B, H, N): the gradient of a warp's
-    a, for each head. segment_sums (B, H, q tiles, 2, SEGMENTS): those of slope and intercept, for each q tile.
+    a, per head. segment_sums (B, H, q tiles, 2, SEGMENTS): the gradients of slope and intercept, per q tile.
     """
 
     do: Strided
@@ -110,11 +110,11 @@ class Gradients(NamedTuple):
 
 
 class Dims(NamedTuple):
-    """Lengths, heads and positions of a call, all of 32 bits.
+    """Lengths, heads and positions of a call, in 32 bits.
 
     group_size: query heads of a GQA group. Query row i sees the keys i + left .. i + right. The bias of row i and key j has
-    the index shift + i - j, where that lies in 0 .. extent - 1: shift is query_start for a band and a warp, and
-    query_start - start for a strip; extent is K of a strip or of a warp's g, or E of a band.
+    the index shift + i - j, if that is in 0 .. extent - 1. shift is query_start for a band and a warp, and
+    query_start - start for a strip. extent is K of a strip or of a warp's g, or E of a band.
     """
 
     seqlen_q: tl.tensor
@@ -130,8 +130,9 @@ class Dims(NamedTuple):
 class Tile(NamedTuple):
     """A tile of scores of one head: query rows start_m + offs_m and keys start_n + offs_n.
 
-    offs_m (BLOCK_M, 1) and offs_n (1, BLOCK_N) broadcast; or (1, BLOCK_M) and (BLOCK_N, 1) where scores are held transposed.
-    a_low, a_high: the least and largest a of the rows, for a warp.
+    The shape of the tile is (BLOCK_M, BLOCK_N), from offs_m (BLOCK_M, 1) and offs_n (1, BLOCK_N); for transposed scores
+    (BLOCK_N, BLOCK_M), from offs_m (1, BLOCK_M) and offs_n (BLOCK_N, 1). a_low, a_high: minimum and maximum of a warp's a
+    over the rows.
     """
 
     b: tl.tensor
@@ -145,11 +146,11 @@ class Tile(NamedTuple):
 
 
 class Config(NamedTuple):
-    """What is known when a kernel is compiled.
+    """Compile-time constants.
 
-    BIAS: "none", "strip", "band" or "warp". LOADED_MASK: there is a key_mask or document_ids. FAR_PAST, MIDDLE, FAR_FUTURE:
-    which zones a row of tiles has (see `zones`). SEGMENTS: a power of two, at least the segments of a warp.
-    INPUT_PRECISION: of products of float32. NVIDIA: whether instructions of NVIDIA's may stand inline.
+    BIAS: "none", "strip", "band" or "warp". LOADED_MASK: whether there is a key_mask or document_ids. FAR_PAST, MIDDLE,
+    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS: a power of two, at least the number of segments of a
+    warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
     """
 
     D: tl.constexpr

@@ -1,7 +1,7 @@
-"""The backward kernels. Each is the only writer of what it writes, in a fixed order: two runs give the same bits.
+"""The backward kernels. One program writes each element, and sums have a fixed order: two runs give the same bits.
 
     delta_kernel   delta = rowsum(dO * O) - dLSE, and the log-sum-exp in base 2
-    dq_kernel      a program owns a q tile: dQ, a band's gradient, and what else of a form's gradient is a sum along rows
+    dq_kernel      a program owns a q tile: dQ, a band's gradient, and what a form's gradient sums along rows
     dkdv_kernel    a program owns a kv tile: dK and dV
 
 P is recomputed from the log-sum-exp; dS = P * (dP - delta). The gradients of a strip and of a warp's g are sums of dS along
@@ -23,7 +23,7 @@ from falloff.ops.triton.kernels.zones import key_zones, row_zones
 
 @triton.jit(do_not_specialize=["seqlen_q", "heads", "q_tiles"])
 def delta_kernel(do_rows, out, grad_lse, lse, delta, lse2, seqlen_q, heads, q_tiles, cfg, BLOCK_M: tl.constexpr):
-    """delta and lse2 = lse / log 2, both (B, H, N). A row that sees nothing has delta 0 and lse2 +inf: its P is 0."""
+    """delta and lse2 = lse / log 2, both (B, H, N). A row that sees no key gets delta 0 and lse2 +inf, so its P is 0."""
     head = tl.program_id(0) // q_tiles
     start_m = tl.program_id(0) % q_tiles * BLOCK_M
     i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
@@ -43,7 +43,7 @@ def delta_kernel(do_rows, out, grad_lse, lse, delta, lse2, seqlen_q, heads, q_ti
 
 @triton.jit
 def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.constexpr):
-    """P of a tile from q k^T, both in the shape of the tile. lse2 broadcasts as its rows do."""
+    """P of a tile from scores = q k^T, both in the shape of the tile, to which lse2 broadcasts."""
     scale = inputs.softmax_scale * LOG2E
     if ZONE == "past" or ZONE == "future":
         exponent = scores * scale + (far_bias - lse2)
@@ -56,7 +56,7 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
 
 @triton.jit
 def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
-    """Add a tile (BLOCK_M, BLOCK_N) to da (BLOCK_M,), and by segment to d_slope and d_intercept (SEGMENTS,)."""
+    """Add the tile ds (BLOCK_M, BLOCK_N) to da (BLOCK_M,), d_slope and d_intercept (SEGMENTS,), segment by segment."""
     k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
@@ -81,7 +81,7 @@ def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
 def visit_kv_tiles(
     state, rows, inputs, dims, grads, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr
 ):
-    """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and what of a form's gradient is summed along rows."""
+    """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and the sums along rows of a form's gradient."""
     dq, future_ds, da, d_slope, d_intercept = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (SEGMENTS,), (SEGMENTS,)
     q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
@@ -203,7 +203,7 @@ def visit_q_tiles(
         q = load_rows(inputs.q, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         do = load_rows(grads.do, b, h, start_m, dims.seqlen_q, BLOCK_M, cfg, ZONE == "edge")  # (BLOCK_M, BLOCK_D)
         i = start_m + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-        # lse2, delta: (BLOCK_M,). Their common index under one name costs registers and spills.
+        # lse2, delta: (BLOCK_M,). Naming their common index costs registers and spills.
         if ZONE == "edge":
             lse2 = tl.load(grads.lse2 + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=float("inf"))
             delta = tl.load(grads.delta + head * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0.0)
@@ -245,7 +245,8 @@ def dkdv_kernel(
     """dK and dV of a kv tile, over all query heads of its GQA group."""
     dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
     kv_head = tl.program_id(0) // kv_tiles
-    start_n = tl.program_id(0) % kv_tiles * BLOCK_N  # under a causal mask the first keys are seen by the most rows
+    # Under a causal mask the first keys are seen by the most rows: they start first.
+    start_n = tl.program_id(0) % kv_tiles * BLOCK_N
     b = kv_head // (heads // group_size)
     g = kv_head % (heads // group_size)
     k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
@@ -271,7 +272,7 @@ def dkdv_kernel(
         if cfg.FAR_PAST or cfg.MIDDLE != "edge":
             state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, edge, end, 0.0, BLOCK_M, cfg, "edge")
     dk, dv = state
-    if inputs.key_mask is not None:  # a NaN in q or dO must not reach a hidden key
+    if inputs.key_mask is not None:  # a NaN in q or dO must not reach the gradient of a hidden key
         seen = key_seen(inputs, b, start_n + offs_n, seqlen_k)  # (BLOCK_N, 1)
         dk = tl.where(seen, dk, 0.0)
         dv = tl.where(seen, dv, 0.0)

@@ -1,7 +1,7 @@
-"""Device code: the bias of a tile of scores, in units of log 2, for each form.
+"""Device code: the bias of a tile of scores for each form, in base 2.
 
-A tile of a strip is a strided view: with the strip by falling offset, row i and key j meet at origin - i + j. A tile of a
-band is a strided view too, with row stride E - 1. There is no bucket table to look up and no (N, M) tensor.
+A tile of a strip is a strided view: with the strip stored by falling offset, the bias of row i and key j is at
+origin - i + j. A tile of a band is a strided view with row stride E - 1. There is no bucket lookup and no (N, M) tensor.
 """
 
 import triton
@@ -14,7 +14,7 @@ from falloff.ops.triton.kernels.warp import add_warp
 
 @triton.jit
 def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
-    """The scores of a tile plus their bias. Only at an EDGE may a tile reach beyond the padding of a strip."""
+    """Add the bias to the scores of a tile. Only a tile at an EDGE may reach beyond the padding of a strip."""
     if cfg.BIAS == "strip":
         return scores + strip_tile(inputs, dims, tile, cfg, EDGE)
     elif cfg.BIAS == "band":
@@ -39,7 +39,10 @@ def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
 
 @triton.jit
 def band_pointers(values, dims, tile):
-    """Addresses of a band's values, in the shape of a tile, and which of them it covers. The rest point within the band."""
+    """Addresses of a band's values and whether each is inside the band, in the shape of the tile.
+
+    The address of an element outside is a valid one of its row.
+    """
     offset = dims.shift + tile.start_m - tile.start_n + (tile.offs_m - tile.offs_n)
     inside = (
         (tile.start_m + tile.offs_m < dims.seqlen_q)
@@ -53,7 +56,7 @@ def band_pointers(values, dims, tile):
 
 @triton.jit
 def far_biases(inputs, dims, h, cfg):
-    """The constant bias of the far past and of the far future. Only a strip has one that is not 0."""
+    """The constant bias of the far past and of the far future: the ends of a strip, 0 for other forms."""
     if cfg.BIAS == "strip":
         width = dims.extent + 2 * PAD
         padded = inputs.bias.padded + tl.cast(h, tl.int64) * width

@@ -1,7 +1,7 @@
-"""Split-KV attention, for few query rows and many keys: programs share the keys of a head, and their results are merged.
+"""Split-KV attention, for few query rows and many keys: the keys of a head are split among programs, then merged.
 
-The query heads of a GQA group are rows of one program, so that each key is read once. Every tile masks and takes the general
-bias: reading keys and values is what takes the time.
+A program has the rows of all query heads of a GQA group, so that each key is read once. Every tile takes a mask and the
+general bias: it is bound by reading keys and values.
 """
 
 import triton
@@ -35,7 +35,7 @@ def split_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Of each split of `split_keys` keys: unnormalised output split_out (B, H, N, splits, D), row maximum split_max (base 2)
+    """For each split of `split_keys` keys: unnormalised output split_out (B, H, N, splits, D), row max split_max (base 2)
     and row sum split_sum (B, H, N, splits).
     """
     dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)

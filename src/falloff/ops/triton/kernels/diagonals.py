@@ -1,8 +1,8 @@
 """The gradient of a bias that depends on the offset: sums of dS along diagonals, without atomics.
 
-A program owns a block diagonal of one head: tiles whose rows and keys move on together, so that every tile holds the same
-offsets at the same places. It adds up their dS entry by entry in registers, and sums the diagonals of that once. A tile of
-SIDE x SIDE has 2 SIDE - 1 offsets; neighbouring block diagonals overlap by half of them, which the host adds up.
+A program owns a block diagonal of one head: tiles (SIDE, SIDE) whose rows and keys both advance by SIDE, so that all have
+the same offset at the same element. It adds their dS elementwise in registers, and sums along diagonals once at the end. A
+tile has 2 SIDE - 1 offsets; neighbouring block diagonals share half of them, and the host adds the two halves.
 """
 
 import triton
@@ -20,7 +20,7 @@ from falloff.ops.triton.kernels.zones import down
 
 @triton.jit
 def add_dg(dg, ds, inputs, dims, tile, cfg):
-    """Add a tile to the gradient of a warp's g, both (SIDE, SIDE): dS times slope and a."""
+    """dg + dS * slope * a of a warp, (SIDE, SIDE)."""
     g, a = warp_factors(inputs, dims, tile, cfg)  # (SIDE, SIDE), (SIDE, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
     if low == high:
@@ -51,7 +51,7 @@ def diagonal_kernel(
     cfg,
     SIDE: tl.constexpr,
 ):
-    """sums (B, H, diagonals, splits, 2 SIDE): entry SIDE + u of block diagonal x is of key - row = lowest + SIDE x + u."""
+    """sums (B, H, diagonals, splits, 2 SIDE): entry SIDE + u of block diagonal x sums key - row = lowest + SIDE * x + u."""
     dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
     split = tl.program_id(0) % splits
     diagonal = tl.program_id(0) // splits % diagonals
@@ -69,7 +69,7 @@ def diagonal_kernel(
     begin += split * share * SIDE
     end = tl.minimum(end, tl.minimum(begin + share * SIDE, seqlen_k - lead))
 
-    # Offsets decide what causal and window hide, and the bias of a strip: the same for all tiles.
+    # Causal, window and the bias of a strip depend on the offset: they are the same for all tiles.
     seen = offs_m >= 0
     if cfg.CAUSAL:
         seen &= lead + (offs_n - offs_m) <= right
@@ -111,7 +111,7 @@ def diagonal_kernel(
         else:
             total = add_dg(total, ds, inputs, dims, tile, cfg)
 
-    # Rotate each row by its number: the entry of key - row = lead + u comes to column u, or u + SIDE for a negative u.
+    # Rotate row r by r columns: the element of key - row = lead + u moves to column u, or u + SIDE if u < 0.
     rotated = tl.gather(total, (offs_n + offs_m) % SIDE, 1)  # (SIDE, SIDE)
     ahead = tl.sum(tl.where(offs_n + offs_m < SIDE, rotated, 0.0), 0)  # (SIDE,): u >= 0
     behind = tl.sum(tl.where(offs_n + offs_m < SIDE, 0.0, rotated), 0)  # (SIDE,): u < 0

@@ -27,7 +27,7 @@ def keep_factor(dropout, tile):
     low = (seed & 0xFFFFFFFF).to(tl.uint32)
     high = ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
     i = tile.start_m + tile.offs_m
-    start = absorb(absorb(absorb(mix(low), tile.b), tile.h), i)  # one state for each row
+    start = absorb(absorb(absorb(mix(low), tile.b), tile.h), i)  # one state per row, the shape of offs_m
     step = absorb(absorb(absorb(mix(high), tile.b), tile.h), i) | 1
     bits = mix(start + tl.cast(tile.start_n + tile.offs_n, tl.uint32) * step) ^ 0x80000000  # the shape of the tile
     return tl.where(bits.to(tl.int32, bitcast=True) >= dropout.threshold, dropout.factor, 0.0)

@@ -1,6 +1,6 @@
-"""The forward kernel: a program owns a q tile and visits its kv tiles with a running row maximum and row sum.
+"""The forward kernel: a program owns a q tile and visits its kv tiles, with online softmax (running row max and row sum).
 
-Online softmax in base 2: softmax_scale and bias carry the factor log2(e), so that a probability is one exp2.
+Scores are in base 2: softmax_scale and bias include the factor log2(e), so that a probability is one exp2.
 """
 
 import triton
@@ -18,7 +18,7 @@ from falloff.ops.triton.kernels.zones import key_zones
 
 @triton.jit
 def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr):
-    """Visit the keys begin .. end - 1. The state: unnormalised output, row maximum (base 2) and row sum."""
+    """Visit the keys begin .. end - 1. The state: unnormalised output, row max (base 2) and row sum."""
     acc, row_max, row_sum = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
     g = h // dims.group_size
@@ -30,7 +30,7 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
         k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
         scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
         if FAR and not cfg.LOADED_MASK:
-            # The bias is one number here: it joins the maximum, and a probability is one multiply-add and one exp2.
+            # The bias is one number here: it is added to the row max, so a probability is one multiply-add and one exp2.
             new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)
             base = tl.where(new_max == float("-inf"), 0.0, new_max)
             p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)

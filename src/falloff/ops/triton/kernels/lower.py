@@ -1,4 +1,4 @@
-"""The kernels that lower a call: they bring a form, and norms of keys, into the shape that attention reads."""
+"""The kernels that lower a call: they write a form, and the norms of keys, in the layout that attention reads."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ from falloff.ops.triton.kernels.skip import TINY
 
 @triton.jit(do_not_specialize=["extent", "width"])
 def pad_strip_kernel(values, padded, extent, width, BLOCK: tl.constexpr):
-    """A strip (H, extent) by rising offset into `padded` (H, width): by falling offset, in units of log 2.
+    """Write a strip, values (H, extent) by rising offset, to `padded` (H, width): by falling offset, in base 2.
 
     width = extent + 2 PAD: each end of the strip is repeated PAD times.
     """
@@ -23,7 +23,7 @@ def pad_strip_kernel(values, padded, extent, width, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["width", "extent", "highest"])
 def spread_g_kernel(g, table, width, extent, highest, BLOCK: tl.constexpr):
-    """A warp's g (extent,) by distance into `table` (width,): by falling offset, from highest + PAD down."""
+    """Write a warp's g (extent,), by distance, to `table` (width,), by falling offset from highest + PAD down."""
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
     distance = tl.abs(highest + PAD - x)
     tl.store(table + x, tl.load(g + tl.minimum(distance, extent - 1)), mask=x < width)
@@ -31,7 +31,7 @@ def spread_g_kernel(g, table, width, extent, highest, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["length", "blocks"])
 def block_ranges_kernel(values, low, high, length, blocks):
-    """The least and largest of each RANGE_BLOCK values of `values` (rows, length), as two (rows, blocks + RANGE_SPARE)."""
+    """low, high (rows, blocks + RANGE_SPARE): minimum and maximum of each RANGE_BLOCK entries of `values` (rows, length)."""
     row = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     x = block * RANGE_BLOCK + tl.arange(0, RANGE_BLOCK)  # (RANGE_BLOCK,)
@@ -43,7 +43,7 @@ def block_ranges_kernel(values, low, high, length, blocks):
 
 @triton.jit(do_not_specialize=["seqlen_k", "kv_heads", "blocks"])
 def key_norms_kernel(inputs, norms, seqlen_k, kv_heads, blocks, cfg):
-    """The largest |k| of each SKIP_BLOCK_N keys, (B, G, blocks). +inf where a key or value is not finite.
+    """norms (B, G, blocks): the largest |k| of each SKIP_BLOCK_N keys; +inf if a key or value in the block is not finite.
 
     Keys that key_mask hides count as 0.
     """
@@ -56,6 +56,6 @@ def key_norms_kernel(inputs, norms, seqlen_k, kv_heads, blocks, cfg):
     v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, SKIP_BLOCK_N, cfg, True)  # (SKIP_BLOCK_N, BLOCK_D)
     k = k.to(tl.float32)
     v = v.to(tl.float32)
-    zero = tl.sum(tl.sum(k * 0.0 + v * 0.0, 1), 0)  # NaN where something is not finite
+    zero = tl.sum(tl.sum(k * 0.0 + v * 0.0, 1), 0)  # NaN if any number is not finite
     norm = tl.sqrt(tl.max(tl.sum(k * k, 1), 0) + TINY)
     tl.store(norms + tl.program_id(0), tl.where(zero == 0, norm, float("inf")))

@@ -8,7 +8,7 @@ from falloff.ops.triton.kernels.memory import load_rows, row_pointers
 
 @triton.jit
 def key_seen(inputs, b, key, seqlen_k):
-    """Whether keys exist and key_mask, if there is one, does not hide them. The shape of `key`."""
+    """Whether keys exist and key_mask, if given, does not hide them, in the shape of `key`."""
     seen = (key >= 0) & (key < seqlen_k)
     if inputs.key_mask is not None:
         seen &= tl.load(inputs.key_mask + tl.cast(b, tl.int64) * seqlen_k + key, mask=seen, other=0) != 0
@@ -17,7 +17,9 @@ def key_seen(inputs, b, key, seqlen_k):
 
 @triton.jit
 def load_seen(inputs, tensor, b, g, start, seqlen_k, COUNT: tl.constexpr, cfg, RAGGED: tl.constexpr):
-    """`load_rows` of keys or values, and 0 where key_mask hides them: a hidden row may hold NaN, and 0 * NaN is NaN."""
+    """`load_rows` of keys or values, (COUNT, BLOCK_D), with 0 for keys that key_mask hides: they may be NaN, and 0 * NaN
+    is NaN.
+    """
     if inputs.key_mask is None:
         return load_rows(tensor, b, g, start, seqlen_k, COUNT, cfg, RAGGED)
     else:
@@ -28,7 +30,7 @@ def load_seen(inputs, tensor, b, g, start, seqlen_k, COUNT: tl.constexpr, cfg, R
 
 @triton.jit
 def visible(inputs, dims, tile, cfg, EDGE: tl.constexpr):
-    """Which keys of a tile its rows see, in the shape of the tile. Only tiles at an EDGE are cut by causal and window."""
+    """Whether a row sees a key, in the shape of the tile. Causal and window hide keys only of tiles at an EDGE."""
     i = tile.start_m + tile.offs_m
     j = tile.start_n + tile.offs_n
     exists = (j >= 0) & (j < dims.seqlen_k)

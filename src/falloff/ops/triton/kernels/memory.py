@@ -6,7 +6,9 @@ import triton.language as tl
 
 @triton.jit
 def row_pointers(tensor, b, h, start, COUNT: tl.constexpr, cfg):
-    """Addresses of the rows start .. start + COUNT - 1 of one head, the rows' numbers, and the columns."""
+    """Of the rows start .. start + COUNT - 1 of one head: addresses (COUNT, BLOCK_D), row numbers (COUNT, 1) and columns
+    (1, BLOCK_D).
+    """
     base = (
         tensor.pointer
         + tl.cast(b, tl.int64) * tensor.stride_b
@@ -20,7 +22,9 @@ def row_pointers(tensor, b, h, start, COUNT: tl.constexpr, cfg):
 
 @triton.jit
 def load_rows(tensor, b, h, start, length, COUNT: tl.constexpr, cfg, RAGGED: tl.constexpr):
-    """Rows start .. start + COUNT - 1 of one head, (COUNT, BLOCK_D). 0 beyond D, and outside 0 .. length - 1 if RAGGED."""
+    """The rows start .. start + COUNT - 1 of one head, (COUNT, BLOCK_D): 0 beyond column D, and, if RAGGED, for rows
+    outside 0 .. length - 1.
+    """
     pointers, row, offs_d = row_pointers(tensor, b, h, start, COUNT, cfg)
     if RAGGED:
         return tl.load(pointers, mask=(row >= 0) & (row < length) & (offs_d < cfg.D), other=0.0)
@@ -32,17 +36,17 @@ def load_rows(tensor, b, h, start, length, COUNT: tl.constexpr, cfg, RAGGED: tl.
 
 @triton.jit
 def store_rows(tensor, block, b, h, start, length, COUNT: tl.constexpr, cfg):
-    """Write a block (COUNT, BLOCK_D) to the rows start .. start + COUNT - 1 of one head, as far as they exist."""
+    """Write a block (COUNT, BLOCK_D) to the rows start .. start + COUNT - 1 of one head, those below `length`."""
     pointers, row, offs_d = row_pointers(tensor, b, h, start, COUNT, cfg)
     tl.store(pointers, block.to(tensor.pointer.dtype.element_ty), mask=(row < length) & (offs_d < cfg.D))
 
 
 @triton.jit
 def load_cached(pointers, cfg):
-    """Load values of 32 or 16 bits that are likely in the L1 cache.
+    """Load values of 32 or 16 bits that are likely in the L1 cache, in the shape of `pointers`.
 
-    On NVIDIA by an inline ld.global.nc, which keeps the layout of the matrix product: Triton would stage a tl.load through
-    shared memory, either copied ahead, 4 bytes at a time, or converted from a coalesced layout.
+    On NVIDIA, an inline ld.global.nc keeps the MMA layout: one base register plus immediate offsets. tl.load would stage
+    through shared memory: by asynchronous copies of 4 bytes each, or to convert from a coalesced layout.
     """
     if not cfg.NVIDIA:
         return tl.load(pointers)

@@ -1,18 +1,22 @@
-"""Certified skipping: which keys cannot matter to a block of query rows, found before the kernels that would visit them.
+"""Certified skipping: keys that provably do not matter to a block of query rows are found before the kernels visit them.
 
-All that is skipped of a row holds less than 2^-24 of its softmax mass: less than 2^-25 at either end. A score is at most
-|q| |k| softmax_scale + bias, so all keys before some key together hold less than 2^-25 if
+The skipped keys of a row hold less than 2^-24 of its softmax mass: less than 2^-25 at either end. A score is at most
+|q| |k| softmax_scale + bias. So all keys before a given key together hold less than 2^-25 if
 
-    log-sum-exp of their biases + |q| softmax_scale max |k| < a lower bound of the row's log-sum-exp - log(2^25).
+    log-sum-exp of their biases + |q| softmax_scale max |k| < lower bound of the row's log-sum-exp - log(2^25).
 
-The lower bound is the log-sum-exp itself in the backward. In the forward it is the row's score with the key at its own
-position. Norms are +inf where something is not finite, and comparisons with NaN fail: what is not finite is never skipped.
+In the backward, the lower bound is the log-sum-exp itself. In the forward, it is the row's score with the key at its own
+position. A norm is +inf if a number in its block is not finite, and comparisons with NaN are false: such keys are never
+skipped.
 
-Why this holds in float arithmetic. The comparison: rounding never turns x >= y into fl(x) < fl(y). The product: relative
-rounding of norms, of the product and of sums over D <= 256 is below 1e-4. Underflow, and hardware that flushes denormals,
-loses less than 2^-125 of each square or product, so less than 1e-4 TINY of the sum of 256: norms count TINY in addition, so
-that none is below 2^-50, and where softmax_scale is so large that this matters, less is skipped. What |q| softmax_scale may
-lose to underflow is below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
+Why this holds in float arithmetic:
+- The comparison: rounding never turns x >= y into fl(x) < fl(y).
+- The product: the relative rounding error of norms, of the product and of sums over D <= 256 is below 1e-4.
+- Underflow, and hardware that flushes denormals: each square or product loses less than 2^-125, a sum of 256 of them less
+  than 1e-4 TINY. TINY is added to each squared norm, so no norm is below 2^-50. This only makes bounds larger, so that fewer
+  keys are skipped.
+- |q| softmax_scale loses less than 2^-125 to underflow, which is below 2^-125 * 2^64 in a score.
+- Overflow gives +inf or NaN, which skips nothing.
 """
 
 import triton
@@ -27,7 +31,7 @@ MARGIN = tl.constexpr(17.4)  # e^-17.4 is below 2^-25
 
 @triton.jit
 def keys_of_rows(key_ranges, head, start_m, dims, BLOCK_M: tl.constexpr):
-    """The half-open range of keys that a q tile may need. All keys, if key_ranges is None."""
+    """Half-open range of keys that a q tile may need. All keys, if key_ranges is None."""
     if key_ranges is None:
         return 0, dims.seqlen_k
     else:
@@ -41,10 +45,10 @@ def keys_of_rows(key_ranges, head, start_m, dims, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def rows_of_keys(key_ranges, head, start_n, DIAGONAL: tl.constexpr, dims, BLOCK_N: tl.constexpr, STEP: tl.constexpr):
-    """The half-open range of query rows that may need the keys start_n .. start_n + BLOCK_N - 1. All, if key_ranges is None.
+    """Half-open range of query rows that may need the keys start_n .. start_n + BLOCK_N - 1. If key_ranges is None: all.
 
-    On a DIAGONAL (1, else 0) the keys move on with the rows, STEP at a time, and start_n is that of row 0. The rows of one
-    range then meet the keys of several steps.
+    With DIAGONAL = 1 (else 0), start_n is the first key of the tile at row 0, and the keys advance with the rows in steps of
+    STEP: the rows of one entry of key_ranges may then be in the tiles of several steps.
     """
     if key_ranges is None:
         return 0, dims.seqlen_q
@@ -98,11 +102,11 @@ def key_ranges_kernel(
     k_blocks,
     cfg,
 ):
-    """The half-open range of keys that each SKIP_BLOCK_M query rows may need: key_ranges (B, H, q_blocks, 2).
+    """key_ranges (B, H, q_blocks, 2): the half-open range of keys that each SKIP_BLOCK_M query rows may need.
 
-    strip (H, K). past_tail, future_tail (H, K): log-sum-exp of the biases of all keys at an offset and further away in that
-    direction. norms_up_to, norms_from (B, G, k_blocks): the largest norm up to a block, and from it on. lse (B, H, N), or
-    None in the forward.
+    strip (H, K). past_tail, future_tail (H, K): bounds on the log-sum-exp of the biases of all keys at an offset and further
+    away in that direction. norms_up_to, norms_from (B, G, k_blocks): the largest norm up to a block, and from it on. lse
+    (B, H, N), or None in the forward.
     """
     head = tl.program_id(0) // q_blocks
     start_m = tl.program_id(0) % q_blocks * SKIP_BLOCK_M
@@ -135,7 +139,7 @@ def key_ranges_kernel(
 
     norms = (tl.cast(b, tl.int64) * (heads // group_size) + g) * k_blocks
     tails = tl.cast(h, tl.int64) * extent
-    # Each condition holds up to some block of keys and not beyond: bisection finds it.
+    # `certain` is true up to some block of keys and false beyond: bisection finds that block.
     begin = 0
     over = k_blocks
     while begin + 1 < over:

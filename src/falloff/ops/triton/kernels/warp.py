@@ -1,6 +1,6 @@
-"""Device code: a warp (FIRE). x = g * a, and the bias is a line of x in each segment between two knots.
+"""Device code: a warp (FIRE). x = g * a, and the bias is linear in x in each segment between two knots.
 
-Most tiles lie in one segment and take one multiply-add for each score. The others loop over their segments.
+Most tiles lie in one segment and take one multiply-add per score. The others loop over their segments.
 """
 
 import triton
@@ -12,9 +12,10 @@ from falloff.ops.triton.kernels.memory import load_cached
 
 @triton.jit
 def add_warp(scores, inputs, dims, tile, cfg):
-    """The scores of a tile plus the bias of a warp.
+    """Add the bias of a warp to the scores of a tile.
 
-    The loop carries the scores themselves: what a loop carries keeps its layout, and theirs is that of the matrix product.
+    The loop over segments carries scores plus bias, not the bias alone: a carried value keeps its initial layout, and that
+    of the scores is the MMA layout.
     """
     g, a = warp_factors(inputs, dims, tile, cfg)
     low, high = segments_of(inputs, dims, tile, cfg)
@@ -31,7 +32,7 @@ def add_warp(scores, inputs, dims, tile, cfg):
 
 @triton.jit
 def warp_factors(inputs, dims, tile, cfg):
-    """g in the shape of a tile, and a in the shape of offs_m (0 beyond the last row)."""
+    """g in the shape of the tile, and a in the shape of offs_m (0 beyond the last row)."""
     origin = PAD + dims.seqlen_q - 1 - tile.start_m + tile.start_n
     g = load_cached(inputs.bias.g + (origin + (tile.offs_n - tile.offs_m)), cfg)
     i = tile.start_m + tile.offs_m
@@ -48,7 +49,7 @@ def warp_line(inputs, h, segment, cfg):
 
 @triton.jit
 def within(ds, x, inputs, segment, cfg):
-    """dS of a tile where x lies in a segment, else 0. Where x is NaN, dS counts for every segment."""
+    """dS of a tile if x lies in the segment, else 0. If x is NaN, dS counts for every segment."""
     knots = inputs.bias.knots
     left = tl.where(segment > 0, load_cached(knots + tl.maximum(segment - 1, 0), cfg), float("-inf"))
     right = load_cached(knots + segment, cfg)  # +inf behind the last knot
@@ -57,7 +58,7 @@ def within(ds, x, inputs, segment, cfg):
 
 @triton.jit
 def range_of_a(inputs, dims, b, start_m, BLOCK_M: tl.constexpr, cfg):
-    """The least and largest a of BLOCK_M query rows. 0 and 0 for other forms."""
+    """Minimum and maximum of a over BLOCK_M query rows; 0 and 0 for other forms."""
     if cfg.BIAS == "warp":
         blocks = (dims.seqlen_q + RANGE_BLOCK - 1) // RANGE_BLOCK
         COUNT: tl.constexpr = (BLOCK_M + RANGE_BLOCK - 1) // RANGE_BLOCK
@@ -72,9 +73,9 @@ def range_of_a(inputs, dims, b, start_m, BLOCK_M: tl.constexpr, cfg):
 
 @triton.jit
 def segments_of(inputs, dims, tile, cfg):
-    """The first and last segment that x of a tile may lie in.
+    """The first and last segment that x may lie in, within a tile.
 
-    x = g * a is bounded by the four products of the ends of the range of g over the tile's offsets and of a over its rows.
+    x = g * a is bounded by the four products of minimum and maximum of g (over the tile's offsets) and of a (over its rows).
     """
     at = PAD + dims.seqlen_q - 1 - tile.start_m + tile.start_n
     block = (at - tile.offs_m.shape[0] * tile.offs_m.shape[1] + 1) // RANGE_BLOCK + tl.arange(0, 8)  # (8,)
@@ -88,5 +89,5 @@ def segments_of(inputs, dims, tile, cfg):
     k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
     exists = k < inputs.bias.num_segments - 1
     knots = load_cached(inputs.bias.knots + k, cfg)
-    # Comparisons with NaN are false: where a range is NaN, every segment counts.
+    # Comparisons with NaN are false: a range that is NaN gives all segments.
     return tl.sum((knots < least).to(tl.int32), 0), tl.sum((exists & ~(knots >= most)).to(tl.int32), 0)

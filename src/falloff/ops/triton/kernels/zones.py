@@ -1,12 +1,12 @@
-"""Device code: how a program cuts the tiles it visits into zones, each with a loop of its own.
+"""Device code: a program divides the tiles that it visits into zones, each with its own loop.
 
-Only tiles at the edges of what is visible need a mask. And along a row of tiles the bias is constant in the far past, varies
-in the middle and is constant in the far future. So a program runs up to five loops, one after another:
+Only tiles at the edges of the visible range need a mask. And along a row of tiles, the bias is constant in the far past,
+varies in the middle, and is constant in the far future. So a program runs up to five loops, one after another:
 
     edge | far | middle | far | edge
 
-A far tile adds one number to its scores. Each loop must fill its pipeline of loads anew, so a short middle (the reach of a
-T5 bias) takes the edges beside it into its loop and masks as they do. Which zones exist is known when a kernel is compiled.
+A far tile adds one number to its scores. Each loop must refill its load pipeline. So a short middle (the reach of a T5 bias)
+shares one loop with the edges next to it, and applies their mask. Which zones exist is known at compile time.
 """
 
 import triton
@@ -44,10 +44,10 @@ def cut(
     MIDDLE: tl.constexpr,
     AFTER: tl.constexpr,
 ):
-    """The begins of the five zones of begin .. end, and their end: begin, before, middle, after, edge, end.
+    """The bounds of the five zones of begin .. end: begin, before, middle, after, edge, end.
 
-    Nothing is hidden in clear_begin .. clear_end. The bias is constant below far_end and from far_begin on. BEFORE, AFTER:
-    whether there is a far zone on that side of the middle. MIDDLE: "near" (no mask needed), "edge" or "none".
+    In clear_begin .. clear_end nothing is masked. The bias is constant below far_end and from far_begin on. BEFORE, AFTER:
+    whether there is a far zone on that side of the middle. MIDDLE: "near" (needs no mask), "edge" (with a mask) or "none".
     """
     begin = down(begin, STEP)
     end = tl.maximum(end, begin)
@@ -63,7 +63,7 @@ def cut(
             middle = clamp(down(far_end, STEP), before, edge)
         if AFTER:
             after = clamp(up(far_begin, STEP), middle, edge)
-        # A middle that masks takes over the edge beside it.
+        # A middle with a mask includes the edge next to it.
         if MIDDLE == "edge" and not BEFORE:
             before = begin
             middle = begin
@@ -106,8 +106,8 @@ def row_zones(dims, start_n, begin, end, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 @triton.jit
 def varying(dims, cfg):
-    """Shift and extent: the bias varies where 0 <= shift + i - j < extent and is constant on either side."""
-    if cfg.BIAS == "strip":  # its first and last value are those of the far zones
+    """Shift and extent: the bias varies if 0 <= shift + i - j < extent, and is constant on either side."""
+    if cfg.BIAS == "strip":  # its first and last value belong to the far zones
         return dims.shift - 1, tl.maximum(dims.extent - 2, 0)
     else:
         return dims.shift, dims.extent
