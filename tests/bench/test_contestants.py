@@ -26,7 +26,7 @@ def test_without_bias_differs(tiny):
 def test_who_takes_part(tiny):
     forward, _, _, training, alibi, *_ = (contestants(problem_of(case), "cpu", with_flex=False) for case in tiny["cpu"])
     assert list(forward.runs) == [OURS, NO_BIAS, DENSE, EAGER]
-    assert forward.skipped == {FLEX: "left out: it is compiled for each case; --flex takes it in"}
+    assert forward.skipped == {FLEX: "left out: it is compiled for each case; --flex includes it"}
     assert list(training.runs) == [OURS, NO_BIAS, DENSE, LEARNED, EAGER]
     assert training.skipped == {FLEX: "it cannot train on the CPU"}
     assert LEARNED not in {**alibi.runs, **alibi.skipped}

@@ -2,7 +2,7 @@ import sys
 
 from falloff.bench import timing
 from falloff.bench.peak import measured_peak
-from falloff.bench.timing import Elsewhere, take_turns
+from falloff.bench.timing import RemoteRun, take_turns
 
 
 def test_contestants_take_turns_and_begin_in_turn():
@@ -17,7 +17,7 @@ def test_contestants_take_turns_and_begin_in_turn():
 
 
 def test_calls_in_a_row_and_one_who_times_itself():
-    class Other(Elsewhere):
+    class Other(RemoteRun):
         def seconds(self, calls):
             seen.append("o" * calls)
             return [0.25] * calls

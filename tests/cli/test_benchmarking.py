@@ -248,7 +248,7 @@ REFUSED = [
     (["--isa", "sse9"], "--isa: got 'sse9', expected one of "),
     (["--isa", "avx2", "--impl", "blockwise"], "--isa: got 'avx2', expected --impl cpu"),
     (["--suite", "hf", "--isa", "avx2"], "--suite: got 'hf', which takes --cases"),
-    (["--flex", "--suite", "scaling"], "--flex: it takes no part in the suite 'scaling'"),
+    (["--flex", "--suite", "scaling"], "--flex: got the suite 'scaling', expected 'cpu'"),
     (["--cases", "nothing"], "--cases: got 'nothing', expected part of a name such as 'short: T5"),
     (["--image", "x.png"], "--image: the suite 'cpu' has no figure"),
     (["--image", "x.jpg", "--suite", "scaling"], "image: got 'x.jpg', expected a file that ends in"),

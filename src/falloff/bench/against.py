@@ -1,4 +1,4 @@
-"""`--against PYTHON`: an older falloff as one more contestant, which has its turns in a process of its own."""
+"""`--against PYTHON`: an older falloff as one more contestant, which runs its turns in a separate process."""
 
 import json
 import subprocess
@@ -12,21 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from falloff.bench.problem import Problem, scheme_of
-from falloff.bench.timing import Elsewhere
+from falloff.bench.timing import RemoteRun
 from falloff.environment import git_commit
 
 _PROGRAM = Path(__file__).with_name("older.py")
 
 
-class Older(Elsewhere):
-    """A Python that has another falloff, while it runs.
+class Older(RemoteRun):
+    """The process of a Python that has an older falloff.
 
     Args:
-        python: the path of its interpreter.
-        impl: the implementation that is asked for there.
+        python: the path of the Python.
+        impl: the implementation that it uses.
 
     Raises:
-        ValueError: where no falloff runs there.
+        ValueError: if this Python cannot run or has no falloff.
     """
 
     def __init__(self, python: str, impl: str) -> None:
@@ -48,12 +48,12 @@ class Older(Elsewhere):
             raise ValueError(f"--against: got {python!r}, expected a Python that has falloff: {error}") from None
 
     def header(self) -> dict[str, Any]:
-        """What it is, for the result."""
+        """Its version, torch and commit, for the result."""
         commit = git_commit(Path(self.about["package"]))
         return {"falloff": self.about["falloff"], "torch": self.about["torch"], "commit": commit}
 
     def take(self, problem: Problem) -> list[Tensor]:
-        """The results of a problem, whose turns it has from here on."""
+        """Send it a problem, which its next turns run. Returns the results of one turn."""
         made_by, settings = scheme_of(problem.case)
         state = {} if problem.bias.scheme is None else problem.bias.scheme.state_dict()
         query, key, value = problem.inputs
@@ -86,7 +86,7 @@ class Older(Elsewhere):
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and says why
+            pass  # the process has ended; `_answer` raises the reason
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Older(Elsewhere):
         assert self.process.stderr is not None
         line = self.process.stdout.readline()
         if not line:
-            last = self.process.stderr.read().strip().splitlines()[-1:] or ["it ended without a word"]
+            last = self.process.stderr.read().strip().splitlines()[-1:] or ["it ended without an error message"]
             self.close()
             raise OSError(f"the older falloff failed: {last[0]}")
         answered: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""The suites `calls`, `short` and `long`: falloff beside SDPA without bias, and beside an older falloff if there is one."""
+"""The suites `calls`, `short` and `long`: falloff beside SDPA without bias, and beside an older falloff if one is given."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from falloff.bench.counting import operators_of
 from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
 from falloff.bench.targets import targets_of
-from falloff.bench.timing import Elsewhere, Timed, take_turns
+from falloff.bench.timing import RemoteRun, Timed, take_turns
 from falloff.bench.turns import Run
 from falloff.bench.verify import check_last_rows, check_rivals
 
-_IN_A_ROW = 20  # calls of a contestant in each of its turns, where a call is short
+_IN_A_ROW = 20  # calls of a contestant per turn, for short calls
 _SPINNING = 4
 
 
@@ -28,7 +28,7 @@ def time_all(
     progress: Progress,
     older: Older | None,
 ) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
-    """Each case by itself. Cases of the group `calls` have their turns once more while other processes spin."""
+    """Time the cases one after another. Cases of the group `calls` are timed again while other processes spin."""
     progress.begin("timing", len(cases))
     for case in cases:
         progress.doing(case.name)
@@ -51,8 +51,8 @@ def time_all(
         yield [(case, found)]
 
 
-def _prepared(case: Case, impl: str, older: Older | None) -> tuple[dict[str, Run | Elsewhere], float | None]:
-    """Who takes part, called once and found to compute the same; and the error of the last rows."""
+def _prepared(case: Case, impl: str, older: Older | None) -> tuple[dict[str, Run | RemoteRun], float | None]:
+    """The contestants, each called once and verified; and falloff's error in the last rows."""
     problem = problem_of(case)
     here = {OURS: ours(problem, impl), NO_BIAS: without_bias(problem)}
     outputs = {name: run()[0].detach() for name, run in here.items()}
@@ -65,10 +65,10 @@ def _prepared(case: Case, impl: str, older: Older | None) -> tuple[dict[str, Run
 
 
 def _busy(
-    runs: dict[str, Run | Elsewhere], turns: int | None, quiet: Timed, told: Callable[[float], None]
+    runs: dict[str, Run | RemoteRun], turns: int | None, quiet: Timed, report: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The same turns while four processes spin: a region of several threads then waits for a slice of the scheduler."""
+    """Time the same turns while four processes spin: a parallel region then waits for the scheduler."""
     with spinning(_SPINNING):
-        timed = take_turns(runs, turns, told, _IN_A_ROW)
+        timed = take_turns(runs, turns, report, _IN_A_ROW)
     over_quiet = {name: timed.median(name) / quiet.median(name) for name in runs}
     return {"turns": timed.turns, "milliseconds": timed.milliseconds, "over_quiet": over_quiet}

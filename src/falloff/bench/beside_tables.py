@@ -1,4 +1,4 @@
-"""The tables of the suites `calls`, `short` and `long`: what was measured, and what is aimed at in brackets."""
+"""The tables of the suites `calls`, `short` and `long`: measured values, with targets in brackets."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ _TITLES = {
 
 
 def beside_tables(result: dict[str, Any]) -> list[Any]:
-    """A table for each group, and what their columns mean."""
+    """A table for each group, and notes that explain the columns."""
     from rich.text import Text
 
     cases = result["cases"]
@@ -27,9 +27,8 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
         if group == "calls":
             drawn.append(_calls_table(together))
     notes = [
-        "sdpa: without bias. [ ]: what is aimed at. x: the time of the other over that of falloff, by medians; above 1 "
-        "falloff is faster.",
-        "By the best of all calls where the two differ much: other work of the machine got into the medians.",
+        "sdpa: without bias. [ ]: the target. x: the other's median time over that of falloff; above 1 falloff is faster.",
+        "by the best: the ratio of the fastest calls. If it differs much, other work on the machine disturbed the medians.",
     ]
     older = result["against"]
     if older is not None:

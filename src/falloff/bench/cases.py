@@ -1,4 +1,4 @@
-"""What is timed: the cases of each suite."""
+"""The cases of each suite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ BIASES = {
 }
 """The biases of the cases, with their names in tables."""
 
-_LARGEST_DENSE = 2048**2  # queries x keys that the float64 definition takes in memory and time of a small machine
+_LARGEST_DENSE = 2048**2  # queries x keys for which a small machine has memory and time for the float64 definition
 _VERIFIED_LENGTH = 1024
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of attention: its bias, sizes and precision, and whether gradients are asked for.
+    """One call of attention: its bias, sizes and dtype, and whether gradients are computed.
 
-    Without `training`, no gradient is: the forward pass of inference. Keys in the past only where `causal`.
+    Without `training`, only the forward pass is timed, without gradients.
 
     >>> case = Case("forward", "t5", length=4096, causal=True)
     >>> case.name, case.gflop
@@ -39,11 +39,11 @@ class Case:
     head_size: int = 64
     dtype: str = "float32"
     cache: int | None = None
-    """Keys, where they are more than the queries: decoding against a cache."""
+    """The number of keys, if there are more than queries: decoding against a cache."""
     key_heads: int | None = None
-    """Key heads, where they are fewer than the query heads."""
+    """The number of key heads, if there are fewer than query heads."""
     flex: bool = False
-    """Whether flex attention takes part where it is asked for: it compiles for half a minute a case."""
+    """Whether flex attention takes part if --flex is given: it compiles for half a minute per case."""
 
     @property
     def keys(self) -> int:
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def hides_keys(self) -> bool:
-        """Whether causality hides any key: from the last query of a text it hides none."""
+        """Whether the causal mask hides any key: from a single query at the end it hides none."""
         return self.causal and self.length > 1
 
     @property
@@ -66,7 +66,7 @@ class Case:
             words.append(f"B={self.batch}")
         words.append(f"N={self.length}")
         if self.cache is not None:
-            words[1:2] = []  # the last query of a text sees every key either way
+            words[1:2] = []  # the last query sees every key, causal or not
             words.append(f"M={self.cache}")
         if self.heads != 8 and self.group == "decode":
             words.append(f"H={self.heads}")
@@ -74,7 +74,7 @@ class Case:
             words.append(f"G={self.key_heads}")
         if self.head_size != 64:
             words.append(f"D={self.head_size}")
-        if self.training and self.group in ("short", "long"):  # the others are all of one kind
+        if self.training and self.group in ("short", "long"):  # in other groups all cases train, or none
             words.append("train")
         return " ".join(words)
 
@@ -84,13 +84,13 @@ class Case:
 
     @property
     def gflop(self) -> float:
-        """10^9 operations: 4 B H N M D forward, half of it where causal, 3.5 times it with the backward pass."""
+        """10^9 operations: 4 B H N M D forward, half of that if causal, 3.5 times as much with the backward pass."""
         forward = 4 * self.batch * self.heads * self.length * self.keys * self.head_size / 1e9
         return forward * (0.5 if self.hides_keys else 1.0) * (3.5 if self.training else 1.0)
 
     @property
     def verified_as(self) -> "Case":
-        """This case, or the same one at a length that the dense definition can take."""
+        """This case, or the same at a length that the dense definition can take."""
         if self.length * self.keys <= _LARGEST_DENSE:
             return self
         return replace(self, length=_VERIFIED_LENGTH, cache=None if self.cache is None else _VERIFIED_LENGTH)
@@ -136,7 +136,7 @@ SCALING_CASES = [
     for length in (512, 1024, 2048, 4096, 8192, 16384)
     for bias in ("alibi", "t5", "fire")
 ]
-"""The suite `scaling`: those of one group and length are timed together."""
+"""The suite `scaling`: cases with the same group and length are timed together."""
 
 
 CALLS_CASES = [
@@ -148,7 +148,7 @@ CALLS_CASES = [
         for head_size in (64, 128)
     ),
 ]
-"""The suite `calls`: what is so small that the road to a kernel counts as much as the kernel."""
+"""The suite `calls`: calls so small that the work before the kernel takes as long as the kernel."""
 
 
 def _beside_sdpa(group: str, lengths: Sequence[int], batch: int) -> list[Case]:
@@ -164,14 +164,14 @@ SHORT_CASES = _beside_sdpa("short", (128, 256, 512), batch=8)
 """The suite `short`: encoders and fine-tuning."""
 
 LONG_CASES = _beside_sdpa("long", (2048, 4096, 8192), batch=1)
-"""The suite `long`: how close to the peak the kernels come."""
+"""The suite `long`: how close the kernels come to the peak."""
 
 
 def cases_named(part: str | None, cases: Sequence[Case]) -> list[Case]:
-    """Those whose name holds `part`, in capitals or not; all of them for None.
+    """The cases whose name contains `part`, in upper or lower case; all cases for None.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such case.
 
     >>> [case.name for case in cases_named("decode", CPU_CASES)]
     ['decode: T5 N=1 M=8192']

@@ -1,4 +1,4 @@
-"""Who takes part: falloff, PyTorch's SDPA in three ways, flex attention, and attention written out."""
+"""The contestants: falloff, PyTorch's SDPA in three ways, flex attention, and eager attention."""
 
 import math
 from dataclasses import dataclass, field
@@ -27,19 +27,19 @@ _MOST_DENSE = 1e9  # bytes of one dense (B, H, N, M) tensor
 
 @dataclass
 class Contestants:
-    """Those that take part in a case, and why the others do not."""
+    """The contestants of a case, and why the others do not take part."""
 
     runs: dict[str, Run] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def same_result(self) -> list[str]:
-        """Those who compute what falloff computes."""
+        """The contestants that compute the same as falloff."""
         return [name for name in self.runs if name in (DENSE, LEARNED, FLEX, EAGER)]
 
 
 def ours(problem: Problem, impl: str) -> Run:
-    """falloff, its form made within the call."""
+    """falloff; the form is made within the timed call."""
     return run_of(
         lambda: attention(*problem.inputs, problem.bias.for_call(), causal=problem.case.causal, impl=impl),
         list(problem.leaves.values()),
@@ -48,10 +48,10 @@ def ours(problem: Problem, impl: str) -> Run:
 
 
 def without_bias(problem: Problem) -> Run:
-    """SDPA on the same tensors without any bias: the price of attention itself."""
+    """SDPA on the same tensors without bias: the cost of attention alone."""
     grouped = problem.case.key_heads is not None
     return run_of(
-        # One query stands for the last row; SDPA would count it as the first.
+        # Not causal for one query: it is the last row, and SDPA would take it for the first.
         lambda: scaled_dot_product_attention(*problem.inputs, is_causal=problem.case.hides_keys, enable_gqa=grouped),
         list(problem.inputs) if problem.case.training else [],
         problem.grad_out,
@@ -59,7 +59,7 @@ def without_bias(problem: Problem) -> Run:
 
 
 def dense_mask(problem: Problem) -> Tensor:
-    """Bias and causality as one constant tensor (1 or B, H, N, M) in the dtype of query."""
+    """Bias and causal mask as one constant tensor (1 or B, H, N, M) in the dtype of query."""
     with torch.no_grad():
         mask = problem.bias.dense(problem.case, problem.query.device)
         hidden = problem.hidden()
@@ -67,7 +67,7 @@ def dense_mask(problem: Problem) -> Tensor:
 
 
 def with_dense_mask(problem: Problem, mask: Tensor, *, learned: bool) -> Run:
-    """SDPA with a mask made beforehand, so that its making is not counted: constant, or with a gradient of its own."""
+    """SDPA with a mask made before the timed call: constant, or, if `learned`, with a gradient."""
     mask = mask.detach().requires_grad_(learned)
     leaves = [*problem.inputs, *([mask] if learned else [])]
     return run_of(
@@ -78,7 +78,7 @@ def with_dense_mask(problem: Problem, mask: Tensor, *, learned: bool) -> Run:
 
 
 def with_dense_scheme(problem: Problem) -> Run:
-    """SDPA with the dense bias made within the call, its gradient going down to the parameters: as models do it."""
+    """SDPA with the dense bias made within the timed call and gradients of its parameters, as models do it."""
 
     def forward() -> Tensor:
         mask = problem.bias.dense(problem.case, problem.query.device)
@@ -91,7 +91,7 @@ def with_dense_scheme(problem: Problem) -> Run:
 
 
 def eager(problem: Problem, mask: Tensor) -> Run:
-    """Attention as models write it out: product, bias, softmax, product. A learned bias gets its dense gradient."""
+    """Eager attention, as models write it: product, bias, softmax, product. A learned bias gets its dense gradient."""
     learned = bool(problem.case.training and problem.bias.leaves())
     mask = mask.detach().requires_grad_(learned)
     query, key, value = problem.inputs
@@ -105,18 +105,18 @@ def eager(problem: Problem, mask: Tensor) -> Run:
 
 
 def dense_refusal(case: Case) -> str | None:
-    """Why nothing dense takes part in this case, or None."""
+    """Why no contestant with dense tensors takes part in this case, or None."""
     size = case.batch * case.heads * case.length * case.keys * (2 if case.dtype == "bfloat16" else 4)
     return f"each dense tensor would take {size / 1e9:.1f} GB" if size >= _MOST_DENSE else None
 
 
 def contestants(problem: Problem, impl: str, *, with_flex: bool) -> Contestants:
-    """All that take part in a case, in the order of the tables; flex attention is compiled here.
+    """The contestants of a case, in the order of the tables. Flex attention is compiled here.
 
     Args:
         problem: the case with its tensors.
         impl: falloff's implementation.
-        with_flex: whether flex attention takes part in the cases that are marked for it.
+        with_flex: whether flex attention takes part in the cases marked for it.
     """
     case = problem.case
     found = Contestants({OURS: ours(problem, impl), NO_BIAS: without_bias(problem)})
@@ -140,13 +140,13 @@ def _add_flex(found: Contestants, problem: Problem, *, with_flex: bool) -> None:
     if case.training:
         found.skipped[FLEX] = "it cannot train on the CPU"
     elif not with_flex:
-        found.skipped[FLEX] = "left out: it is compiled for each case; --flex takes it in"
+        found.skipped[FLEX] = "left out: it is compiled for each case; --flex includes it"
     elif not case.flex:
         found.skipped[FLEX] = "not compiled for this case"
     else:
         try:
             forward = flex.compiled(problem)
-        except Exception as error:  # whatever a compiler and its tool chain can raise
+        except Exception as error:  # a compiler may raise anything
             found.skipped[FLEX] = first_line(error)
         else:
             found.runs[FLEX] = run_of(forward, [], problem.grad_out)

@@ -1,4 +1,4 @@
-"""How many operators of torch a call of attention runs beside falloff's own: on a GPU, each is a launch."""
+"""How many operators of torch a call of attention runs beside falloff's own: on a GPU, most of them launch a kernel."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from falloff.ops.api import attention
 
 
 class OtherOperators(TorchDispatchMode):
-    """Counts, by name, the operators that run within the context and are not falloff's own.
+    """Collects the names of the operators that run within the context and are not falloff's own.
 
     >>> with OtherOperators() as counted:
     ...     _ = torch.ones(3).add(1)
@@ -33,7 +33,7 @@ class OtherOperators(TorchDispatchMode):
 
 
 def operators_of(problem: Problem, impl: str) -> dict[str, int]:
-    """Operators of a call that is not the first: `forward` without gradients, then `training` and `backward` with them."""
+    """Count the operators of a second call: `forward` without gradients; `training` (forward) and `backward` with them."""
 
     def forward() -> torch.Tensor:
         return attention(*inputs, problem.bias.for_call(), causal=problem.case.causal, impl=impl)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes differ too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; markers and dashes differ too.
 _STYLES = {
     "alibi": ("#882255", "o", "-"),
     "t5": ("#0072B2", "s", "-"),
@@ -23,7 +23,7 @@ def scaling_figure(result: dict[str, Any]) -> "Figure":
     """Time against length, both axes logarithmic: forward on the left, forward and backward on the right.
 
     Args:
-        result: what the suite `scaling` found.
+        result: of the suite `scaling`.
 
     Returns:
         A matplotlib figure, without pyplot.

@@ -1,4 +1,4 @@
-"""Flex attention with the bias in its score function, as PyTorch itself suggests: a strip's table, FIRE's network."""
+"""Flex attention with the bias in its score_mod, as PyTorch suggests: from a strip's table, or by FIRE's network."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ ScoreFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def compiled(problem: Problem) -> Callable[[], Tensor]:
-    """Flex attention for one case, compiled by a first call: tens of seconds, and whatever a compiler may raise."""
+    """Flex attention for one case, compiled by a first call. Takes tens of seconds; a compiler may raise anything."""
     with torch.no_grad():
         strip = _form(problem)
     if not isinstance(strip, Strip):
-        raise NotImplementedError("a bias that is no strip")
+        raise NotImplementedError("the bias is no strip")
     forward = _compiled(problem, _from_table(problem, strip))
     with torch.no_grad():
         forward()
@@ -26,7 +26,7 @@ def compiled(problem: Problem) -> Callable[[], Tensor]:
 
 
 def learning(problem: Problem) -> Run:
-    """A turn on a GPU, where flex attention trains: the table with its gradient, or FIRE's network inlined with its own.
+    """A run on a GPU, where flex attention trains: with gradients of the table, or of FIRE's network, which is inlined.
 
     Raises:
         NotImplementedError: for other biases.
@@ -39,7 +39,7 @@ def learning(problem: Problem) -> Run:
     else:
         strip = _form(problem)
         if not isinstance(strip, Strip):
-            raise NotImplementedError("a bias that is neither a strip nor FIRE")
+            raise NotImplementedError("the bias is neither a strip nor FIRE")
         strip = Strip(strip.values.detach().requires_grad_(), strip.start)
         biased, leaves = _from_table(problem, strip), [strip.values]
     run = run_of(_compiled(problem, biased), [*problem.inputs, *leaves], problem.grad_out)
@@ -63,7 +63,7 @@ def _from_table(problem: Problem, strip: Strip) -> ScoreFunction:
 
 
 def _fire_inlined(problem: Problem, scheme: FIRE) -> tuple[ScoreFunction, list[Tensor]]:
-    """The network on each score, unit after unit. What depends on the row alone is made beforehand."""
+    """FIRE's network within score_mod, unit by unit. The factor that depends on the row alone is computed beforehand."""
     parameters = dict(scheme.mlp.named_parameters())
     w1, b1, w2, b2 = (
         parameters[name].detach().clone().requires_grad_() for name in ("0.weight", "0.bias", "2.weight", "2.bias")
@@ -73,7 +73,7 @@ def _fire_inlined(problem: Problem, scheme: FIRE) -> tuple[ScoreFunction, list[T
     with torch.no_grad():
         case = problem.case
         form = scheme.form(case.length, case.keys, device=problem.query.device)
-        rows = getattr(form, "a", None)  # 1 / psi(max(i, L)); a strip has one for all rows
+        rows = getattr(form, "a", None)  # (N,): 1 / psi(max(i, L)); a strip has one value for all rows
         if rows is None:
             rows = (1 / torch.log1p((c * scheme.threshold()).abs())).expand(case.length).contiguous()
     shift = case.keys - case.length
@@ -97,7 +97,7 @@ def _compiled(problem: Problem, biased: ScoreFunction) -> Callable[[], Tensor]:
         return query + (case.keys - case.length) >= key
 
     mask = create_block_mask(seen, None, None, case.length, case.keys, device=problem.query.device) if case.causal else None
-    torch.compiler.reset()  # an earlier case would make lengths symbolic
+    torch.compiler.reset()  # after a case of another length, torch.compile would make lengths symbolic
     run = torch.compile(flex_attention, dynamic=False)
 
     return lambda: run(*problem.inputs, score_mod=biased, block_mask=mask)

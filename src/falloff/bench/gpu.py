@@ -1,10 +1,10 @@
-"""The suite `gpu`: attention on a GPU beside PyTorch's kernels there. Needs torch and triton alone:
+"""The suite `gpu`: attention on a GPU beside PyTorch's kernels. Needs torch and triton only:
 
     PYTHONPATH=src python -m falloff.bench.gpu --out gpu.json
 
-Each case is verified in float64 at a smaller size, then all that take part have turns, timed by events on the device, with
-the L2 cache flushed before each. What fails is reported in its place, and the file is written anew after each case: the
-machine may be a borrowed one.
+Each case is verified in float64 at a smaller size. Then the contestants take turns, timed by events on the device, with the
+L2 cache flushed before each turn. A failure is reported and the suite goes on, and the file is rewritten after each case:
+time on a GPU may be short.
 """
 
 import argparse
@@ -47,7 +47,7 @@ OURS_NO_BIAS = "falloff, no bias"
 FLASH = "flash, no bias"
 CUDNN = "cudnn, no bias"
 NAMES = (OURS, OURS_NO_BIAS, FLASH, CUDNN, DENSE, LEARNED, FLEX, EAGER)
-"""All that may take part, in the order of the table."""
+"""All contestants, in the order of the table."""
 
 _MOST_DENSE = 2.2e9  # bytes of one dense (B, H, N, M) tensor in bfloat16
 _SECONDS_PER_CASE = 2.0
@@ -57,7 +57,7 @@ _INPUT_SETS = 2
 
 
 def gpu_cases() -> list[Case]:
-    """bfloat16, B N = 16384 and H D = 2048: what users of one GPU train and serve."""
+    """bfloat16, B N = 16384 and H D = 2048: typical sizes for training and serving on one GPU."""
 
     def case(group: str, bias: str, length: int, causal: bool, training: bool, head_size: int, flex: bool = False) -> Case:
         return Case(
@@ -96,11 +96,11 @@ def gpu_cases() -> list[Case]:
 LONGEST = [
     Case("longest", "t5", length, True, True, heads=8, head_size=64, dtype="bfloat16") for length in (262144, 1048576)
 ]
-"""A training step each, run once: what fits."""
+"""One training step each, to see whether it fits into memory."""
 
 
 def contestants(problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
-    """Those who take part in a case, and why the others do not."""
+    """The contestants of a case, and why the others do not take part."""
     case = problem.case
     learned = bool(case.training and problem.bias.leaves())
     runs: dict[str, Run] = {OURS: ours(problem, "triton")}
@@ -123,7 +123,7 @@ def contestants(problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
     if case.flex and problem.query.is_cuda:
         try:
             runs[FLEX] = flex.learning(problem)
-        except Exception as error:  # whatever a compiler can raise
+        except Exception as error:  # a compiler may raise anything
             skipped[FLEX] = first_line(error)
     for name in list(runs):
         try:
@@ -145,7 +145,7 @@ def _on_backend(run: Run, backend: SDPBackend) -> Run:
 
 
 def take_turns(sets: list[dict[str, Run]], device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds of every turn of each contestant, who take turns, from set to set of inputs."""
+    """Milliseconds of every turn of each contestant. Successive turns use different sets of inputs."""
     times: dict[str, list[float]] = {name: [] for name in sets[0]}
     began = time.perf_counter()
     for turn in range(_MOST_TURNS):
@@ -196,7 +196,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def measure_longest(case: Case, device: torch.device) -> dict[str, Any]:
-    """One training step of a very long text, after one that is not timed, and the most memory that it took."""
+    """The time and peak memory of one training step of a very long text, after a step that is not timed."""
     problem = problem_of(case)
     run = ours(problem, "triton")
     run()  # compiles, and fills the allocator
@@ -208,7 +208,7 @@ def measure_longest(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
-    """The time of a case with each of the candidates for the tiles of each kernel."""
+    """The time of a case with each candidate for the tiles of each kernel."""
     from falloff.ops.triton import tiles
 
     problem = problem_of(case)
@@ -224,7 +224,7 @@ def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
                 try:
                     run()
                     found[name] = median(_milliseconds(run, device) for _ in range(10))
-                except Exception as error:  # too much shared memory, say
+                except Exception as error:  # for example, too much shared memory
                     found[name] = first_line(error)
     return {"tiles": found}
 
@@ -240,7 +240,7 @@ def _tiles_instead(table: dict[int, Any], head_size: int, sizes: Any) -> Iterato
 
 
 def matmul_tflops(device: torch.device, size: int = 8192) -> float:
-    """What a large product of matrices reaches: the ceiling that a share is taken of."""
+    """The TFLOP/s of a large matrix product, as a ceiling."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     a @ b
     return 2 * size**3 / 1e9 / median(_milliseconds(lambda: [a @ b], device) for _ in range(10))
@@ -249,9 +249,9 @@ def matmul_tflops(device: torch.device, size: int = 8192) -> float:
 def run_suite(
     cases: list[tuple[Case, Callable[[Case, torch.device], dict[str, Any]]]],
     device: torch.device,
-    told: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Measure cases, each by its function; `told` has the result so far after each."""
+    """Measure each case by its function; `report` gets the result so far after each."""
     cuda = device.type == "cuda"
     result: dict[str, Any] = {
         "suite": "gpu",
@@ -276,10 +276,10 @@ def run_suite(
                 entry |= measured_by(case, device)
             except WrongResultError as error:
                 entry["wrong"] = str(error)
-            except Exception as error:  # the rest is worth having
+            except Exception as error:  # go on with the other cases
                 entry["failed"] = first_line(error)
             result["cases"].append(entry)
-            told(result)
+            report(result)
             if cuda:
                 torch.cuda.empty_cache()
     return result
@@ -306,18 +306,18 @@ def _triton_version() -> str:
     return triton.__version__
 
 
-def run(part: str | None, out: Path | None, *, tiles: bool, told: Callable[[str], None]) -> dict[str, Any]:
-    """Run the suite, or time the candidates for tiles; `told` has a line after each case.
+def run(part: str | None, out: Path | None, *, tiles: bool, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run the suite, or time the candidates for tiles.
 
     Args:
-        part: only the cases whose name holds this.
-        out: the file in which the result so far stands after each case.
+        part: only the cases whose name contains this.
+        out: the file that is rewritten with the result so far after each case.
         tiles: whether to time the candidates for tiles instead.
-        told: where lines for people go.
+        report: called with a line of text after each case.
 
     Raises:
-        ValueError: where there is no GPU, or no such case.
-        OSError: where the file cannot be written.
+        ValueError: if there is no GPU, or no such case.
+        OSError: if the file cannot be written.
     """
     if not torch.cuda.is_available():
         raise ValueError("--suite: got 'gpu', which needs a GPU that PyTorch knows, and there is none")
@@ -330,10 +330,10 @@ def run(part: str | None, out: Path | None, *, tiles: bool, told: Callable[[str]
     names = {case.name for case in cases_named(part, [case for case, _ in everything])}
     if out is not None:
         check_replaceable(out)
-    told("x: the time of the other over that of falloff; above 1 falloff is faster.")
+    report("x: the time of the other over that of falloff; above 1 falloff is faster.")
 
     def keep(result: dict[str, Any]) -> None:
-        told(line_of(result["cases"][-1]))
+        report(line_of(result["cases"][-1]))
         if out is not None:
             write_file(out, (json.dumps(result, indent=1) + "\n").encode())
 
@@ -352,15 +352,15 @@ def _named(name: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Without falloff's own command line, which needs more packages: print a line for each case, write the JSON."""
+    """Print a line for each case and write the JSON, without falloff's command line, which needs more packages."""
     parser = argparse.ArgumentParser(prog="python -m falloff.bench.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=_named, help="write the JSON to this file")
-    parser.add_argument("--cases", type=_named, help="only the cases whose name holds this")
+    parser.add_argument("--cases", type=_named, help="only the cases whose name contains this")
     parser.add_argument("--tiles", action="store_true", help="time the candidates for tiles instead")
     asked = parser.parse_args(arguments)
     try:
         out = None if asked.out is None else Path(asked.out)
-        result = run(asked.cases, out, tiles=asked.tiles, told=lambda line: print(line, flush=True))
+        result = run(asked.cases, out, tiles=asked.tiles, report=lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         print(f"falloff: {error}", file=sys.stderr)
         return 2

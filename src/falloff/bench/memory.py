@@ -1,6 +1,6 @@
-"""The suite `memory`: how much more than its results a training step takes, each in a fresh process.
+"""The suite `memory`: how much memory a training step takes beyond its results, each in a new process.
 
-A process has one peak, and a library keeps buffers: what one contestant leaves behind must not count for the next.
+A process has one peak, and libraries keep buffers: memory that one contestant leaves allocated must not count for the next.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from falloff.bench.contestants import LEARNED, NO_BIAS, OURS
 from falloff.bench.progress import Progress
 
 _CLEAR = Path("/proc/self/clear_refs")
-_LONGEST_LEARNED = 4096  # a dense bias with its gradient and scores: gigabytes, and 4 times as many at the next length
+_LONGEST_LEARNED = 4096  # dense bias, gradient and scores take gigabytes, and 4 times as many at the next length
 
-# glibc would keep what is freed, and a later peak would hide in it: everything of some size is mapped and given back.
+# glibc keeps freed memory, in which a later peak would not show: with this, larger allocations are mapped and returned.
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
-    """The memory of each case; SDPA without bias is measured once for each length, as the bias is nothing to it."""
+    """The memory of each case. SDPA without bias is measured once per length: it does not depend on the bias."""
     refusal = unmeasurable()
     progress.begin("measuring", len(cases))
     without_bias: dict[int, dict[str, float]] = {}
@@ -44,7 +44,7 @@ def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> Iterato
                 except OSError as error:
                     if name == OURS:
                         raise
-                    skipped[name] = str(error)  # a rival may well run out of memory
+                    skipped[name] = str(error)  # a rival may run out of memory
         if NO_BIAS in measured:
             without_bias[case.length] = measured[NO_BIAS]
         progress.share(1.0)
@@ -52,21 +52,21 @@ def measure_all(cases: Sequence[Case], impl: str, progress: Progress) -> Iterato
 
 
 def unmeasurable() -> str | None:
-    """Why this machine cannot say how much memory a process had at most, or None."""
+    """Why this machine cannot measure the peak memory of a process, or None."""
     if not _CLEAR.exists() or not os.access(_CLEAR, os.W_OK):
         return "the peak of a process can be measured on Linux only, by /proc/self/clear_refs"
     return None
 
 
 def measure(case: Case, contestant: str, impl: str) -> dict[str, float]:
-    """One training step in a process of its own.
+    """One training step in a separate process.
 
     Returns:
-        Bytes: `growth` (the most beyond what was there before), `results` (output and gradients, which are part of it),
+        Bytes: `growth` (the peak beyond the memory before the step), `results` (output and gradients, a part of it),
         `extra` (the rest), `inputs` (query, key and value), and `extra_over_inputs`.
 
     Raises:
-        OSError: if the process fails, with its last words.
+        OSError: if the process fails, with its last line.
     """
     asked = json.dumps({"case": dataclasses.asdict(case), "contestant": contestant, "impl": impl})
     done = subprocess.run(

@@ -1,7 +1,7 @@
-"""The suite `hf`: whole models of Transformers, random weights, fused beside each of their own attention implementations.
+"""The suite `hf`: whole models of Transformers with random weights, fused and with each attention of Transformers' own.
 
-All that take part are verified against eager attention first; then they have turns. Memory is measured in processes of its
-own, at a length where a dense bias alone would take gigabytes.
+All contestants are first verified against eager attention, then take turns. Memory is measured in separate processes, at a
+length where a dense bias alone takes gigabytes.
 """
 
 import copy
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.bench.kept import Kept
 from falloff.bench.memory import ALLOCATION, unmeasurable
+from falloff.bench.partial import PartialResult
 from falloff.bench.probe import growth_of
 from falloff.bench.progress import Progress
 from falloff.bench.timing import take_turns
@@ -29,12 +29,12 @@ from falloff.hf.attention import NAME
 
 OURS, NO_SCORES = "falloff", "no attention"
 _ALL = ("eager", "sdpa", "flex_attention")
-_WITHIN = 1e-4  # of the largest entry: whoever takes part must compute the same
+_WITHIN = 1e-4  # of the largest entry: the error budget of falloff
 
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A model and what is done with it. `work`: encode, train, prefill or decode, of `length` tokens (or beside so many)."""
+    """A model and what it does. `work`: encode, train or prefill `length` tokens, or decode one after `length` tokens."""
 
     name: str
     label: str
@@ -55,11 +55,11 @@ CASES = [
     ModelCase("mpt-decode-2048", "MPT-1b, 4 layers, decode at 2048", "decode", "mpt", 1, 2048, ("eager",)),
 ]
 MEMORY = ModelCase("t5-small-memory-8192", "T5-small encoder, N=8192", "encode", "t5-small", 1, 8192, ("sdpa", NO_SCORES))
-_ANSWER = 114  # target tokens to 512 of input, as T5 was trained
+_ANSWER = 114  # target tokens per 512 input tokens, as in T5's training
 
 
 def model_of(shape: str, training: bool) -> Any:
-    """A model of that shape with random weights."""
+    """A model of this shape with random weights."""
     import transformers
 
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def model_of(shape: str, training: bool) -> Any:
 
 
 def prepared(model: Any, contestant: str) -> Any:
-    """A copy of a model with that attention."""
+    """A copy of a model with the attention of a contestant."""
     from falloff import hf
 
     model = copy.deepcopy(model)
@@ -93,7 +93,7 @@ def prepared(model: Any, contestant: str) -> Any:
 
 
 def _without_attention() -> None:
-    """In this process: values as they are, in the place of attention. What is left is what a model takes without scores."""
+    """Replace attention by its values, in this process: what remains is the cost of a model without attention."""
     from transformers import AttentionInterface
 
     def values(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -125,7 +125,7 @@ def run_of(model: Any, case: ModelCase) -> Run:
             cache = model.eval()(ids, use_cache=True).past_key_values
         token = tokens(1)
 
-        def decode() -> list[Tensor]:  # the cache grows by a token each turn, of all alike
+        def decode() -> list[Tensor]:  # the cache grows by a token per turn, for each contestant alike
             with torch.no_grad():
                 return [model(token, past_key_values=cache, use_cache=True).last_hidden_state]
 
@@ -138,11 +138,11 @@ def run_of(model: Any, case: ModelCase) -> Run:
     return encode
 
 
-def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -> dict[str, Any]:
+def measure(case: ModelCase, turns: int | None, report: Callable[[float], None]) -> dict[str, Any]:
     """Verify and time a case.
 
     Raises:
-        WrongResultError: if falloff computes something else than eager attention.
+        WrongResultError: if falloff's result differs from eager attention's.
     """
     training = case.work == "train"
     model = model_of(case.shape, training)
@@ -156,7 +156,7 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
             runs[name] = run_of(own, case)
             found = _logits(own, case) if training else runs[name]()[0]
             runs[name]()
-        except Exception as error:  # whatever a compiler can raise
+        except Exception as error:  # a compiler may raise anything
             if name == OURS:
                 raise
             runs.pop(name, None)
@@ -168,7 +168,7 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
         raise WrongResultError(
             f"{case.name}: falloff is off by {errors[OURS]:.1e} of the largest, beside {len(errors) - 1} others"
         )
-    timed = take_turns(runs, turns, told)
+    timed = take_turns(runs, turns, report)
     return {
         "errors": errors,
         "skipped": skipped,
@@ -179,7 +179,7 @@ def measure(case: ModelCase, turns: int | None, told: Callable[[float], None]) -
 
 
 def _logits(model: Any, case: ModelCase) -> Tensor:
-    """Without dropout, which no two draw alike."""
+    """The logits in evaluation mode: dropout would draw differently for each contestant."""
     generator = torch.Generator().manual_seed(2)
     ids, labels = (torch.randint(2, 1000, (case.batch, count), generator=generator) for count in (case.length, _ANSWER))
     with torch.no_grad():
@@ -188,7 +188,7 @@ def _logits(model: Any, case: ModelCase) -> Tensor:
 
 
 def measure_memory(case: ModelCase) -> dict[str, Any]:
-    """The most memory beyond the model and its input, of each in a process of its own."""
+    """The peak memory of each contestant beyond the model and its input, measured in separate processes."""
     refusal = unmeasurable()
     if refusal is not None:
         return {"memory": {}, "skipped": {OURS: refusal}}
@@ -205,10 +205,10 @@ def measure_memory(case: ModelCase) -> dict[str, Any]:
 def run_suite(
     part: str | None, turns: int | None, out: Path | None, progress: Progress, *, resume: bool = False
 ) -> dict[str, Any]:
-    """Measure all cases whose name holds `part`; the file `out` stands anew after each, and `resume` goes on from it.
+    """Measure all cases whose name contains `part`. Rewrites the file `out` after each; `resume` continues it.
 
     Raises:
-        ValueError: where no case has such a name, or `resume` meets a file of something else.
+        ValueError: if no case has such a name, or `resume` finds a file of another measurement.
         WrongResultError: see `measure`.
     """
     from falloff.hf.fusing import check_version
@@ -226,14 +226,14 @@ def run_suite(
         "threads": torch.get_num_threads(),
         "turns": turns,
     }
-    kept = Kept(header, [_about(case) for case in chosen], out, resume=resume)
-    left = [case for case in chosen if case.name not in kept.done]
+    partial = PartialResult(header, [_about(case) for case in chosen], out, resume=resume)
+    left = [case for case in chosen if case.name not in partial.done]
     progress.begin("timing", len(left))
     for case in left:
         progress.doing(case.name)
         found = measure_memory(case) if NO_SCORES in case.others else measure(case, turns, progress.share)
-        kept.add([{**_about(case), **found}])
-    return kept.result
+        partial.add([{**_about(case), **found}])
+    return partial.result
 
 
 def _about(case: ModelCase) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _about(case: ModelCase) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> list[Any]:
-    """What people see of it."""
+    """The result as a table and lines of text."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,6 +1,6 @@
-"""The process of an older falloff, which `--against` times: run as a file by that falloff's own Python. See `against`.
+"""The process of the older falloff that `--against` times: its Python runs this file. See `against`.
 
-It answers a line of JSON with a line of JSON, and asks of falloff what has a name in public: older ones have other modules.
+It answers each line of JSON with a line of JSON. It uses public names of falloff only: an older one has other modules.
 """
 
 import json
@@ -17,7 +17,7 @@ import falloff
 
 
 def run_of(asked: dict[str, Any]) -> Callable[[], list[Tensor]]:
-    """One turn of the problem that `against` stored: output, and gradients where it trains."""
+    """One turn of the problem that `against` stored: output, and gradients if the case trains."""
     stored = load_file(asked["problem"])
     query, key, value, grad_out = (stored.pop(name) for name in ("query", "key", "value", "grad_out"))
     inputs = [tensor.requires_grad_(asked["training"]) for tensor in (query, key, value)]
@@ -36,7 +36,7 @@ def run_of(asked: dict[str, Any]) -> Callable[[], list[Tensor]]:
 
 
 def answer(asked: dict[str, Any], run: Callable[[], list[Tensor]]) -> dict[str, Any]:
-    """To `results`, a path: the results of one turn are stored there. To `calls`, a number: the seconds of each."""
+    """For `results`, a path: store the results of one turn there. For `calls`, a number: the seconds of so many calls."""
     if "results" in asked:
         named = {str(index): tensor.detach().clone().contiguous() for index, tensor in enumerate(run())}
         save_file(named, asked["results"])
@@ -51,7 +51,7 @@ def answer(asked: dict[str, Any], run: Callable[[], list[Tensor]]) -> dict[str, 
 
 
 def main() -> None:
-    """Say who is here, then answer until nothing more is asked."""
+    """Print the versions, then answer until stdin ends."""
     print(json.dumps({"falloff": falloff.__version__, "torch": torch.__version__, "package": falloff.__file__}), flush=True)
     run: Callable[[], list[Tensor]] = list
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""What the processor could do at best: the measure of what a kernel makes of it."""
+"""The peak of the processor, of which a kernel reaches a share."""
 
 import time
 from contextlib import suppress
@@ -13,17 +13,17 @@ _TURNS = 4
 
 @dataclass(frozen=True)
 class Peak:
-    """10^9 float32 operations a second, and what measured them: "fma" (the kernels' own loop) or "matmul" (torch.mm)."""
+    """10^9 float32 operations per second, and how measured: "fma" (a loop of multiply-adds) or "matmul" (torch.mm)."""
 
     gflops: float
     measured_by: str
 
 
 def measured_peak(isa: str | None, threads: int) -> Peak:
-    """The float32 peak of this machine at this moment, on that many threads.
+    """The float32 peak of this machine at this moment, on `threads` threads.
 
-    By the multiply-adds of `_peak.fma_peak` where that is built (falloff is installed to be worked on) and an instruction
-    set is named. Else the best of some products of torch, which lie some percent below it.
+    Measured by the multiply-adds of `_peak.fma_peak`, if that is built (in an editable install) and `isa` is given. Else the
+    best of a few matrix products of torch, which is some percent lower.
     """
     if isa is not None:
         with suppress(ImportError):

@@ -18,7 +18,7 @@ _WARM_UP = 256
 
 
 def probe(case: Case, contestant: str, impl: str) -> dict[str, int]:
-    """Bytes: `growth` of the resident memory at most, `results` (output and gradients), `inputs` (query, key, value)."""
+    """Bytes: `growth` of the resident memory to its peak, `results` (output and gradients), `inputs` (query, key, value)."""
     short = _run_of(dataclasses.replace(case, length=_WARM_UP), contestant, impl)
     growth, results = growth_of(short, _run_of(case, contestant, impl))
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in results}
@@ -27,10 +27,10 @@ def probe(case: Case, contestant: str, impl: str) -> dict[str, int]:
 
 
 def growth_of(warm_up: Run, run: Run) -> tuple[int, list[Tensor]]:
-    """The growth of the resident memory at most, in bytes, and the results of a run, after a short one."""
-    warm_up()  # code, thread pools and small buffers are there from then on
+    """The growth of the resident memory to its peak during a run, in bytes, and the run's results."""
+    warm_up()  # loads code, and makes thread pools and small buffers
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the peak anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = _status("VmRSS")
     results = run()
     return _status("VmHWM") - before, results

@@ -1,4 +1,4 @@
-"""The tensors of a case: the same ones for every contestant."""
+"""The tensors of a case, the same for every contestant."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -26,13 +26,13 @@ _CLASSES: dict[str, type[Scheme] | None] = {
 
 @dataclass(frozen=True, eq=False)
 class CaseBias:
-    """A scheme or none, with the states that it needs where its bias depends on the content."""
+    """A scheme or None, and the states (B, H, N, R) if its bias depends on content."""
 
     scheme: Scheme | None
     state: Tensor | None
 
     def for_call(self) -> Scheme | Form | None:
-        """What `falloff.attention` takes; made anew within each timed call, as a user pays for it."""
+        """The bias for `falloff.attention`. Called within each timed call, since a user pays for it too."""
         return self.scheme if self.scheme is None or self.state is None else self.scheme(self.state)
 
     def dense(self, case: Case, device: torch.device) -> Tensor:
@@ -45,7 +45,7 @@ class CaseBias:
         return self.scheme.dense(case.length, case.keys, device=device)[None]
 
     def leaves(self) -> dict[str, Tensor]:
-        """What has a gradient, by name."""
+        """The tensors that have a gradient, by name."""
         states = {} if self.state is None else {"state": self.state}
         return states if self.scheme is None else {**states, **dict(self.scheme.named_parameters())}
 
@@ -57,7 +57,7 @@ class CaseBias:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Query, key, value, the gradient that comes in from above, and the bias."""
+    """Query, key, value, the gradient of the output, and the bias."""
 
     case: Case
     query: Tensor
@@ -72,7 +72,7 @@ class Problem:
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        """What has a gradient, by name; nothing where the case does not train."""
+        """The tensors that have a gradient, by name; none if the case does not train."""
         if not self.case.training:
             return {}
         return {"query": self.query, "key": self.key, "value": self.value, **self.bias.leaves()}
@@ -83,7 +83,7 @@ class Problem:
         return replace(self, query=query, key=key, value=value, grad_out=self.grad_out.double(), bias=self.bias.double())
 
     def hidden(self) -> Tensor | None:
-        """-inf where causality hides a key (N, M), else 0; None where nothing is hidden."""
+        """(N, M): -inf for keys that the causal mask hides, else 0. None without a causal mask."""
         if not self.case.causal:
             return None
         shape = (self.case.length, self.case.keys)
@@ -91,18 +91,18 @@ class Problem:
 
 
 def scheme_of(case: Case) -> tuple[type[Scheme] | None, dict[str, Any]]:
-    """The class of the scheme of a case and what it is made with; None without bias."""
+    """The class of a case's scheme and its arguments; None without bias."""
     settings: dict[str, dict[str, Any]] = {
-        # A trained T5 bias spreads over units; its start values would hide an error.
+        # std 1, as in a trained T5 bias: with T5's small initial values an error would not show.
         "t5": {"bidirectional": not case.causal and case.cache is None, "std": 1.0},
-        "fire": {"init_L": case.keys / 4},  # beyond its threshold, where it is no longer Toeplitz
+        "fire": {"init_L": case.keys / 4},  # rows beyond this threshold are not Toeplitz
         "band": {"state_dim": _STATE_DIM, "extent": _EXTENT},
     }
     return _CLASSES[case.bias], {"num_heads": case.heads, **settings.get(case.bias, {})}
 
 
 def problem_of(case: Case, seed: int = 0) -> Problem:
-    """The problem of a case: random, and the same every time for a seed. torch's generator is left as it was."""
+    """The problem of a case: random, and determined by the seed. Restores torch's generator."""
     dtype = getattr(torch, case.dtype)
     queries = (case.batch, case.heads, case.length, case.head_size)
     keys = (case.batch, case.all_key_heads, case.keys, case.head_size)

@@ -1,4 +1,4 @@
-"""How far a suite is, on stderr: a bar with the time left where there is a terminal, a line for each case where not."""
+"""Progress of a suite on stderr: a bar with the remaining time on a terminal, else a line for each case."""
 
 import sys
 from types import TracebackType
@@ -6,16 +6,16 @@ from typing import Any
 
 
 class Progress:
-    """Says nothing; what is told to it is the same for all."""
+    """Prints nothing; the base class of the others."""
 
     def begin(self, doing: str, total: int) -> None:
-        """A stage of so many pieces of work begins."""
+        """A stage of `total` cases begins."""
 
     def doing(self, name: str) -> None:
-        """The next piece of work begins."""
+        """The next case begins."""
 
     def share(self, share: float) -> None:
-        """That share, 0 to 1, of the piece under way is done."""
+        """A share, 0 to 1, of the current case is done."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -27,7 +27,7 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """A line when a piece of work begins."""
+    """Prints a line when a case begins."""
 
     def __init__(self) -> None:
         self.stage, self.total, self.begun = "", 0, 0
@@ -82,7 +82,7 @@ class BarProgress(Progress):
 
 
 def progress_for(*, silent: bool) -> Progress:
-    """A bar where stderr is a terminal, lines where it is not, nothing where `silent`."""
+    """A bar if stderr is a terminal, else lines; nothing if `silent`."""
     if silent:
         return Progress()
     return BarProgress() if sys.stderr.isatty() else LineProgress()

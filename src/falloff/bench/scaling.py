@@ -1,4 +1,4 @@
-"""The suite `scaling`: how the time grows with the length, forward and training."""
+"""The suite `scaling`: time against length, forward and training."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -15,7 +15,7 @@ from falloff.bench.verify import check_last_rows
 def time_all(
     cases: Sequence[Case], impl: str, turns: int | None, peak_gflops: float, progress: Progress
 ) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
-    """Each case beside SDPA without bias. Cases of one group and length take turns with one another and one SDPA."""
+    """Time each case beside SDPA without bias. All cases of a group and length, and one SDPA, take turns."""
     rounds = [list(together) for _, together in groupby(cases, key=lambda case: (case.group, case.length))]
     progress.begin("timing", len(rounds))
     for together in rounds:

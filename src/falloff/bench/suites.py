@@ -1,4 +1,4 @@
-"""A suite from beginning to end: verify every case, then measure, then one dictionary that `--json` prints as it is."""
+"""Running a suite: verify every case, then measure. The result is the dictionary that `--json` prints."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from falloff.bench.cases import (
     cases_named,
 )
 from falloff.bench.contestants import NAMES, OURS, contestants
-from falloff.bench.kept import Kept
+from falloff.bench.partial import PartialResult
 from falloff.bench.peak import measured_peak
 from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
@@ -43,24 +43,24 @@ CASES = {
 """The cases of each suite."""
 
 _BESIDE = ("calls", "short", "long")
-_THREADS_OF_CALLS = 2  # what its targets are stated for
+_THREADS_OF_CALLS = 2  # its targets hold for 2 threads
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of a suite.
+    """The options of a suite.
 
     Args:
         suite: a name in `CASES`.
-        impl: which implementation of falloff takes part, by name.
+        impl: the implementation of falloff, by name.
         turns: of each contestant; None for as many as fit (see `timing`).
-        cases: only those whose name holds this.
+        cases: only the cases whose name contains this.
         with_flex: whether flex attention takes part in the cases marked for it (`cpu` only).
-        against: the path of a Python that has an older falloff, which takes part too (`calls`, `short`, `long`).
-        isa: the instruction set of the CPU kernels; None for the best, or what FALLOFF_CPU_ISA says.
+        against: the path of a Python with an older falloff, which takes part too (`calls`, `short`, `long`).
+        isa: the instruction set of the CPU kernels; None for that of FALLOFF_CPU_ISA, or the best.
 
     Raises:
-        ValueError: for what does not fit, naming the option of `falloff bench`.
+        ValueError: for a wrong option, naming that of `falloff bench`.
     """
 
     suite: str = "cpu"
@@ -83,7 +83,7 @@ class Options:
         if self.turns is not None and self.suite == "memory":
             raise ValueError("--turns: the suite 'memory' measures each contestant once, expected another suite")
         if self.with_flex and self.suite != "cpu":
-            raise ValueError(f"--flex: it takes no part in the suite {self.suite!r}, expected the suite 'cpu'")
+            raise ValueError(f"--flex: got the suite {self.suite!r}, expected 'cpu'")
         if self.against is not None and self.suite not in _BESIDE:
             raise ValueError(f"--against: got the suite {self.suite!r}, expected one of {', '.join(_BESIDE)}")
         if self.isa is not None:
@@ -96,17 +96,18 @@ class Options:
 
 
 def run_suite(options: Options, progress: Progress, out: Path | None = None, *, resume: bool = False) -> dict[str, Any]:
-    """Run a suite; what it returns is what `falloff bench --json` prints.
+    """Run a suite. Returns what `falloff bench --json` prints.
 
     Args:
-        options, progress: what is asked for, and who is told how far it is.
-        out: the file in which the result so far stands after each case.
-        resume: whether to go on from what that file holds, if it is there.
+        options: which suite, and how.
+        progress: is called with the progress.
+        out: the file that is rewritten with the result so far after each case.
+        resume: whether to continue the result in this file, if it exists.
 
     Raises:
-        WrongResultError: before anything is timed, if falloff's result of a case is wrong; and for a contestant that does
-            not compute the same.
-        ValueError: where `resume` meets a file of something else.
+        WrongResultError: if falloff's result of a case is wrong, before anything is timed; for a contestant whose result
+            differs from falloff's.
+        ValueError: if `resume` finds a file of another measurement.
     """
     with ExitStack() as stack:
         stack.enter_context(_settings(options))
@@ -116,7 +117,7 @@ def run_suite(options: Options, progress: Progress, out: Path | None = None, *, 
 
 @contextmanager
 def _settings(options: Options) -> Iterator[None]:
-    """Threads and instruction set as a suite has them, and back."""
+    """Set the threads and the instruction set of a suite, and restore them."""
     threads, forced = torch.get_num_threads(), os.environ.get("FALLOFF_CPU_ISA")
     try:
         if options.suite == "calls":
@@ -149,15 +150,15 @@ def _run_suite(
         "flex": options.with_flex,
         "against": None if older is None else older.header(),
     }
-    kept = Kept(header, [case_keys(case) for case in options.chosen], out, resume=resume)
-    left = [case for case in options.chosen if case.name not in kept.done]
+    partial = PartialResult(header, [case_keys(case) for case in options.chosen], out, resume=resume)
+    left = [case for case in options.chosen if case.name not in partial.done]
     verified = _verify_all(left, options, progress)
-    if kept.result["peak_gflops"] is None and options.suite != "memory":
+    if partial.result["peak_gflops"] is None and options.suite != "memory":
         peak = measured_peak(isa, torch.get_num_threads())
-        kept.result |= {"peak_gflops": peak.gflops, "peak_measured_by": peak.measured_by}
-    for measured in _measure(left, options, kept.result["peak_gflops"], isa, progress, older):
-        kept.add([{**case_keys(case), **verified[case].as_keys(), **found} for case, found in measured])
-    return kept.result
+        partial.result |= {"peak_gflops": peak.gflops, "peak_measured_by": peak.measured_by}
+    for measured in _measure(left, options, partial.result["peak_gflops"], isa, progress, older):
+        partial.add([{**case_keys(case), **verified[case].as_keys(), **found} for case, found in measured])
+    return partial.result
 
 
 def _measure(
@@ -168,10 +169,10 @@ def _measure(
     progress: Progress,
     older: Older | None,
 ) -> Iterator[list[tuple[Case, dict[str, Any]]]]:
-    """What is measured of the cases, as it comes: one case, or some that took turns together."""
+    """Measure the cases. Yields one case at a time, or several that took turns together."""
     if options.suite == "memory":
         return memory.measure_all(cases, options.impl, progress)
-    assert peak_gflops is not None  # it is measured for all that is timed
+    assert peak_gflops is not None  # every suite but `memory` measures it
     if options.suite == "scaling":
         return scaling.time_all(cases, options.impl, options.turns, peak_gflops, progress)
     if options.suite in _BESIDE:
@@ -180,7 +181,7 @@ def _measure(
 
 
 def case_keys(case: Case) -> dict[str, Any]:
-    """What a case is."""
+    """The keys that describe a case."""
     return {
         "name": case.name,
         "group": case.group,
@@ -223,14 +224,14 @@ def _time_all(
         yield [(case, _time(case, options, peak_gflops, progress.share))]
 
 
-def _time(case: Case, options: Options, peak_gflops: float, told: Callable[[float], None]) -> dict[str, Any]:
+def _time(case: Case, options: Options, peak_gflops: float, report: Callable[[float], None]) -> dict[str, Any]:
     problem = problem_of(case)
     taking_part = contestants(problem, options.impl, with_flex=options.with_flex)
     outputs = {name: run()[0].detach() for name, run in taking_part.runs.items()}
     last_rows_error = check_last_rows(problem, outputs[OURS])
     check_rivals(case, taking_part.same_result, outputs)
     del outputs
-    timed = take_turns(taking_part.runs, options.turns, told)
+    timed = take_turns(taking_part.runs, options.turns, report)
     gflops = 1e3 * case.gflop / timed.median(OURS)
     return {
         "last_rows_error": last_rows_error,

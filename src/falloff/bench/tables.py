@@ -1,4 +1,4 @@
-"""What people see of a suite: rich tables, drawn from the same dictionary that `--json` prints."""
+"""The result of a suite as rich tables, from the dictionary that `--json` prints."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HEADINGS = {NO_BIAS: "sdpa\nno bias", DENSE: "sdpa\ndense", LEARNED: "sdpa\nlearned", FLEX: "\nflex", EAGER: "\neager"}
-_MOST_LABELS = 4  # cases that a note names, before it counts them
+_MOST_LABELS = 4  # a note names up to so many cases; more are counted
 _GROUPS = {
     "forward": "Forward, T5 bias, float32",
     "forms": "Forward, biases that do not depend on the offset alone, float32",
@@ -25,10 +25,7 @@ _GROUPS = {
 
 
 def machine_line(result: dict[str, Any]) -> str:
-    """Machine, versions and peak in one line.
-
-    A ratio holds for the machine that it was measured on, so no table stands without this.
-    """
+    """Machine, versions and peak in one line, above every table: ratios hold for the machine they were measured on."""
     found, versions = result["machine"], result["versions"]
     parts = [found["cpu"], f"{result['threads']} threads", f"impl {result['impl']}"]
     if result["isa"] is not None:
@@ -42,7 +39,7 @@ def machine_line(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any]) -> list[Any]:
-    """The tables of a suite, and lines of text between them."""
+    """The tables of a suite, with lines of text."""
     draw: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
         "cpu": _cpu_tables,
         "memory": _memory_table,
@@ -57,7 +54,7 @@ def tables(result: dict[str, Any]) -> list[Any]:
 
 
 def skipped_notes(cases: Iterable[dict[str, Any]]) -> list[str]:
-    """Who was left out and why, one line for each reason.
+    """Which contestants were left out and why, one line for each reason.
 
     >>> skipped_notes([{"label": "T5", "skipped": {"flex": "slow"}}, {"label": "FIRE", "skipped": {"flex": "slow"}}])
     ['flex: slow (T5; FIRE)']
@@ -89,7 +86,7 @@ def _cpu_tables(result: dict[str, Any]) -> list[Any]:
     drawn.append(
         _dim("x: the time of the other over that of falloff, medians of turns side by side; above 1 falloff is faster.")
     )
-    drawn.append(_dim("GF/s counts every visible pair, those that falloff may skip too; the peak is that of float32."))
+    drawn.append(_dim("GF/s counts every visible pair, also those that falloff skips; the peak is that of float32."))
     return [*drawn, *map(_dim, skipped_notes(cases))]
 
 

@@ -1,4 +1,4 @@
-"""What has been aimed at, to be printed beside what is measured: information, by which nothing passes or fails."""
+"""Targets, printed beside the measured values. They are for information: nothing passes or fails by them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _LONG = {False: ((0.80, 0.72), 0.75), True: ((0.85, 0.78), 0.75)}
 
 
 def targets_of(case: Case, isa: str | None) -> dict[str, Any]:
-    """By keys of a case's entry: `ratio` (SDPA's time over that of falloff), `share_of_peak`, `busy`, `operators`.
+    """The targets of a case by key: `ratio` (SDPA's time over that of falloff), `share_of_peak`, `busy`, `operators`.
 
     >>> targets_of(Case("calls", "t5", 1, cache=128), "avx2")
     {'ratio': 0.3333333333333333, 'busy': 5.0, 'operators': 6}

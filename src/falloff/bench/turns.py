@@ -1,4 +1,4 @@
-"""A turn: what a contestant is timed for, or why it has none."""
+"""A turn of a contestant: the function that is timed, or why there is none."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 Run = Callable[[], list[Tensor]]
-"""One turn of a contestant: the output, and the gradients where the case trains."""
+"""One turn of a contestant: returns the output, and the gradients if the case trains."""
 
 
 def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor) -> Run:
-    """One turn: forward, and backward to the leaves if there are any."""
+    """One turn: forward, and backward to the leaves, if any."""
 
     def run() -> list[Tensor]:
         with torch.set_grad_enabled(bool(leaves)):
@@ -21,7 +21,7 @@ def run_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad_out: Tensor
 
 
 def first_line(error: Exception) -> str:
-    """Why a contestant takes no part, short: a compiler may say a lot.
+    """Why a contestant takes no part, in one line: a compiler's message may be long.
 
     >>> first_line(RuntimeError("out of memory\\nand more"))
     'RuntimeError: out of memory'

@@ -1,4 +1,4 @@
-"""Verifying: no case is timed before its output and gradients agree with the definition in float64."""
+"""Verification: a case is timed only after its output and gradients agree with the definition in float64."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # relative RMS; a wrong mask o
 
 
 class WrongResultError(Exception):
-    """A result that is wrong, so that no time of it is worth reporting."""
+    """A result is wrong; nothing is reported."""
 
 
 @dataclass(frozen=True)
 class Verified:
     """The errors of a verified case.
 
-    `errors`: for the output and the gradients of query, key, value and bias the RMS error of falloff (`ours`), that of SDPA
-    with the dense bias in the same dtype (`sdpa`), and the `budget`: twice that of SDPA, plus 1e-6 of the largest entry. All
-    that the bias is made of is one entry: some of its parameters are a single number, FIRE's c among them, whose error is
-    what is left of two larger ones, so that twice somebody else's chance is no measure.
+    `errors`: for the output and the gradients of query, key, value and bias: the RMS error of falloff (`ours`), that of SDPA
+    with the dense bias in the same dtype (`sdpa`), and the `budget`: twice that of SDPA, plus 1e-6 of the largest entry. The
+    gradients of all parameters of the bias are compared together: the error ratio of a single scalar, such as FIRE's c, is
+    noise.
     """
 
     queries: int
@@ -40,7 +40,7 @@ class Verified:
 
 
 def verify(case: Case, impl: str) -> Verified:
-    """Check falloff's output and gradients; of a long case, at a length that the definition can take.
+    """Check falloff's output and gradients; those of a long case, at a length that the definition can take.
 
     Raises:
         WrongResultError: naming the case, the tensor, its error and its budget.
@@ -63,7 +63,7 @@ def verify(case: Case, impl: str) -> Verified:
 
 
 def check_rivals(case: Case, same_result: Sequence[str], outputs: dict[str, Tensor]) -> None:
-    """Check at full size that contestants who compute the same thing agree with falloff: a wrong rival is no measure.
+    """Check at full size that the contestants in `same_result` agree with falloff: the time of a wrong rival means nothing.
 
     Raises:
         WrongResultError: naming the case and the contestant.
@@ -79,10 +79,10 @@ def check_rivals(case: Case, same_result: Sequence[str], outputs: dict[str, Tens
 
 
 def check_last_rows(problem: Problem, out: Tensor) -> float | None:
-    """Check the last rows of a case that was verified at a smaller size: what only goes wrong far out shows there.
+    """Check the last rows of a case that was verified at a smaller size: they show errors at large positions.
 
     Returns:
-        Their RMS error over the RMS of the definition in float64; None where the whole case was verified.
+        Their RMS error over the RMS of the definition in float64; None if the whole case was verified.
 
     Raises:
         WrongResultError: naming the case.
@@ -108,7 +108,7 @@ def check_last_rows(problem: Problem, out: Tensor) -> float | None:
 
 
 def _joined(results: list[Tensor]) -> dict[str, Tensor]:
-    """Output and gradients by name in float64; those of the bias, whatever it is made of, as one vector."""
+    """Output and gradients by name in float64; the gradients of all parameters of the bias as one vector."""
     named = dict(zip(("output", "query", "key", "value"), results, strict=False))
     if len(results) > 4:
         named["bias"] = torch.cat([gradient.flatten() for gradient in results[4:]])

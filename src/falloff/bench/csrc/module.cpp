@@ -1,4 +1,4 @@
-// The Python module `falloff.bench._peak`: built where falloff is installed to be worked on, and no part of a wheel.
+// The Python module `falloff.bench._peak`: built in an editable install, not part of a wheel.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -10,7 +10,7 @@
 
 #include "../../ops/cpu/csrc/threads.h"
 
-// As in peak.cpp, which is compiled for each of them.
+// Declares the function of peak.cpp, which is compiled once per instruction set.
 #define FALLOFF_DECLARE(isa) \
     namespace falloff::isa { \
     double multiply_and_add(long steps, float* sink); \
@@ -44,7 +44,7 @@ Work work_for(const std::string& isa) {
     throw std::invalid_argument("isa: got '" + isa + "', expected one of _kernels.instruction_sets()");
 }
 
-// 10^9 float operations a second: the best of several turns of multiply-adds in registers, on all threads at once.
+// 10^9 float operations per second: the best of several turns of multiply-adds in registers, on all threads at once.
 double fma_peak(const std::string& isa, int threads) {
     using Clock = std::chrono::steady_clock;
     const Work work = work_for(isa);
@@ -67,6 +67,6 @@ double fma_peak(const std::string& isa, int threads) {
 }  // namespace
 
 NB_MODULE(_peak, m) {
-    m.doc() = "What the processor could do at best: see falloff/bench/peak.py.";
+    m.doc() = "The peak of the processor: see falloff/bench/peak.py.";
     m.def("fma_peak", &fma_peak, nb::arg("isa"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>());
 }

@@ -1,13 +1,13 @@
-// Multiply-adds in registers and nothing else. Compiled once per instruction set, as the kernels are: FALLOFF_ISA names it.
+// Multiply-adds in registers only. Compiled once per instruction set, as the kernels are: FALLOFF_ISA names it.
 #include "../../ops/cpu/csrc/simd.h"
 
 namespace falloff::FALLOFF_ISA {
 
 double multiply_and_add(long steps, float* sink);
 
-// Runs `steps` rounds of independent multiply-adds in registers; returns how many float operations that were.
+// Runs `steps` rounds of independent multiply-adds in registers. Returns the number of float operations.
 double multiply_and_add(long steps, float* sink) {
-    constexpr int CHAINS = W == 8 ? 12 : 24;  // enough to hide the latency, and no more than there are registers
+    constexpr int CHAINS = W == 8 ? 12 : 24;  // enough to hide the latency, few enough to fit into registers
     Vec chains[CHAINS];
     const Vec x = broadcast(sink[0]), y = broadcast(sink[1]);
     FALLOFF_UNROLL

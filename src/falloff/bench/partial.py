@@ -1,4 +1,4 @@
-"""What a suite has measured so far, in the file of `--out`: written after each case, and gone on from with `--resume`."""
+"""The result of a suite so far, in the file of `--out`: written after each case; `--resume` continues it."""
 
 import json
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import Any
 from falloff.files import write_file
 
 
-class Kept:
-    """The result of a suite as it grows.
+class PartialResult:
+    """The result of a suite, case by case.
 
     Args:
-        header: what holds for all cases; it comes first in the result.
-        abouts: what each case is, by keys that its entry begins with, `name` among them; in order.
-        out: the file in which the result so far stands after each case; None for none.
-        resume: whether to take over what that file holds of the same measurement, if it is there.
+        header: the keys common to all cases; they come first in the result.
+        abouts: for each case in order, the first keys of its entry, which describe it; `name` is among them.
+        out: the file that is rewritten after each case, or None.
+        resume: whether to take over the cases in this file, if it exists.
 
     Raises:
-        ValueError: where `resume` meets a file of something else, or a damaged one, naming what differs.
+        ValueError: if `resume` finds a damaged file or one of another measurement, naming what differs.
     """
 
     def __init__(self, header: dict[str, Any], abouts: Sequence[dict[str, Any]], out: Path | None, *, resume: bool) -> None:
@@ -33,7 +33,7 @@ class Kept:
         return {case["name"] for case in self.result["cases"]}
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Cases that have been measured; the file stands anew."""
+        """Add measured cases, and rewrite the file."""
         self.result["cases"] += entries
         if self.out is not None:
             write_file(self.out, (json.dumps(self.result, indent=1, allow_nan=False) + "\n").encode())
@@ -49,7 +49,7 @@ class Kept:
         if not isinstance(found, dict) or not isinstance(found.get("cases"), list):
             refuse("which is no result of falloff bench", "one that was stopped")
             return
-        later = ("peak_gflops", "peak_measured_by")  # measured by the run that was stopped
+        later = ("peak_gflops", "peak_measured_by")  # None in the header until the suite has measured the peak
         differing = [key for key, value in header.items() if key not in found or (key not in later and found[key] != value)]
         if differing:
             got = ", ".join(f"{key} {json.dumps(found.get(key))[:80]}" for key in differing)
