@@ -288,7 +288,7 @@ def test_what_was_damaged_is_named_and_done_again(toy, text_path, tmp_path, whol
         again = compare_schemes(settings, run.path, resume=True, progress=progress)
         assert progress.begun == [scheme], reason
         assert reason in "\n".join(progress.lines)
-        assert f"{scheme} is done again" in "\n".join(progress.lines)
+        assert f"{scheme} is run again" in "\n".join(progress.lines)
         assert sorted(_numbers(again.results), key=str) == sorted(wanted, key=str), reason
         assert again.results == [line for name in settings.schemes for line in run.results() if line["scheme"] == name]
 

@@ -11,9 +11,9 @@ from falloff.lab.extras import require
 from falloff.schemes import Scheme
 from falloff.views.palette import head_colours
 
-# Okabe and Ito's palette, told apart by colour-blind readers, without its yellow (lost on white), and two darker hues.
-# Kinds differ by dash and schemes by marker too: nothing rests on colour alone. With 8 colours and 9 markers,
-# 72 schemes differ.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, without its yellow (too pale on white), and two darker
+# colours. Kinds also differ by dash and schemes by marker: nothing depends on colour alone. 8 colours and 9 markers give 72
+# different schemes.
 _COLOURS = ("#882255", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#666633", "#0072B2", "#E69F00")
 _MARKERS = (
     "star", "triangle-down", "diamond", "triangle-up", "square", "hexagram", "circle", "pentagon", "triangle-left"
@@ -21,7 +21,7 @@ _MARKERS = (
 _DASHES = {"learned": "solid", "heuristic": "dash", "baseline": "dot"}
 _BASELINES = {"rope": ("#555555", "x"), "none": ("#000000", "cross")}
 _DEPTH = 20.0
-"""How far below its highest value a bias is drawn: beyond, a key with an equal score gets under e^-20 of the weight."""
+"""A bias is drawn down to this much below its highest value: further below, a key gets less than e^-20 of the weight."""
 _GRID = "#e6e8ec"
 _INK = "#1c2430"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -37,7 +37,7 @@ class Style:
 
 
 def scheme_styles(kinds: dict[str, str]) -> dict[str, Style]:
-    """The style of each scheme in every chart, given its kind: that of a published one is the same whatever it is beside.
+    """The style of each scheme in every chart, given its kind. A published scheme has the same style in every report.
 
     >>> scheme_styles({"my.py:Mine": "learned", "none": "baseline"})["none"]
     Style(colour='#000000', dash='dot', marker='cross')
@@ -66,7 +66,7 @@ def extrapolation_chart(results: list[dict[str, Any]], train_length: int, *, tai
     for place, name in enumerate(names):
         lines = [line for line in results if line["scheme"] == name]
         style = styles[name]
-        # Side by side, so that intervals of schemes that agree do not cover one another.
+        # Shift the points of each scheme sideways, so that equal intervals do not cover one another.
         nudge = 2 ** (0.016 * (place - (len(names) - 1) / 2))
         figure.add_trace(
             go.Scatter(
@@ -106,14 +106,14 @@ def extrapolation_chart(results: list[dict[str, Any]], train_length: int, *, tai
 
 
 def bias_chart(name: str, scheme: Scheme, train_length: int) -> Any:
-    """The bias of every head by offset, to twice the trained length; where it depends on the row too, for two rows."""
+    """The bias of every head by offset, to twice the trained length; for two rows, if it depends on the row too."""
     go = require("plotly.graph_objects")
     figure = go.Figure()
     longest = 2 * train_length
     lowest, highest = math.inf, -math.inf
     rows = [(longest, "solid")] if scheme.toeplitz else [(train_length, "solid"), (longest, "dot")]
     for length, dash in rows:
-        # The last row of the bias by falling key position is the bias by rising offset.
+        # The last row, from the last key to the first, is the bias by rising offset.
         with torch.no_grad():
             values = scheme.dense(1, length)[:, 0].flip(-1).tolist()
         for head, (colour, curve) in enumerate(zip(head_colours(len(values)), values, strict=True)):
@@ -143,7 +143,7 @@ def bias_chart(name: str, scheme: Scheme, train_length: int) -> Any:
 
 
 def cost_chart(rows: list[tuple[str, float]], unit: str, styles: dict[str, Style]) -> Any:
-    """A bar for each scheme, least first."""
+    """A bar for each scheme, the smallest first."""
     go = require("plotly.graph_objects")
     rows = sorted(rows, key=lambda row: row[1], reverse=True)  # Plotly starts at the bottom
     figure = go.Figure(

@@ -56,7 +56,7 @@ class Comparison:
     """A complete run.
 
     Args:
-        folder: where everything lies.
+        folder: of the run.
         config: as in config.json.
         results: as in results.jsonl, in the order of `config["settings"]["schemes"]`.
     """
@@ -72,20 +72,19 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
     Args:
         settings: what to compare, and how.
         out: the output folder; new or empty, unless `resume`.
-        resume: whether to go on with the run in that folder. Schemes that it has done are kept; those it lacks, those of
-            which something has changed since it was written, and those of `settings` that it did not have, are run. The
-            numbers are those of a run that was never interrupted.
-        progress: is told how far the run is, and what was found damaged or left out.
+        resume: whether to continue the run in that folder. Complete schemes are kept. Run are schemes that are missing or
+            damaged, and those that `settings` adds. The numbers equal those of a run without interruption.
+        progress: called with the progress, and with notes on damaged files and text that was left out.
 
     Raises:
-        ValueError: for text, settings or a folder that cannot be used, and where `resume` meets another run's folder.
-        ImportError: where an extra is missing.
-        OSError: naming the file, where one cannot be written; `resume` goes on from there.
+        ValueError: for text, settings or a folder that cannot be used; if `resume` finds the folder of another run.
+        ImportError: if an extra is missing.
+        OSError: if a file cannot be written, naming it; `resume` continues from there.
 
-    A complete scheme is stored before the next begins: what a kill loses is the scheme under way.
+    Each scheme is stored before the next begins: a kill loses only the current scheme.
     """
     for module in ("accelerate", "safetensors.torch", "plotly"):
-        require(module)  # what is missing is said before the work, not after it
+        require(module)  # fail before the work, not after it
     progress = progress or Progress()
     folder = RunFolder(out)
     stored = folder.stored_config() if resume else None
@@ -94,7 +93,7 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
     else:
         before = tuple(stored["settings"]["schemes"])
         settings = settings.changed(schemes=before + tuple(name for name in settings.schemes if name not in before))
-    notes = scheme_notes(settings)  # what is wrong with a scheme of one's own is said before the work too
+    notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings)
     for line in text.left_out:
         progress.note(line)
@@ -142,7 +141,7 @@ def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **cha
         changes |= {"text": before.text, "dataset": before.dataset}
     if preset is None:
         return before.changed(**changes), out
-    # A preset that is asked for again must be the one that the run started from: what differs is found and named.
+    # A preset that is given again must agree with the run: `check_same` names the settings that differ.
     return Settings.of_preset(preset, **{"schemes": before.schemes, **_given(changes)}), out
 
 
@@ -151,7 +150,7 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def scheme_notes(settings: Settings) -> list[str]:
-    """What the schemes are made with.
+    """The schemes with their settings, as a note for the report.
 
     Raises:
         ValueError: for a scheme that cannot be made, or whose code has not run: see `build_scheme`.
@@ -163,13 +162,13 @@ def scheme_notes(settings: Settings) -> list[str]:
 
 
 def code_of(schemes: tuple[str, ...]) -> dict[str, str]:
-    """The SHA-256 of the file of each scheme of one's own."""
+    """The SHA-256 of the file of each scheme of the user's own."""
     files = {name: source_of(known_class(name)) for name in schemes if is_own(name)}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 
 
 def describe(settings: Settings, text: Text, scheme_notes: list[str]) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     code = code_of(settings.schemes)
     return {
         "settings": settings.to_json(),
@@ -185,7 +184,7 @@ def describe(settings: Settings, text: Text, scheme_notes: list[str]) -> dict[st
 
 
 def _commits_kept(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run that goes on: its first commit stays, and those at which it went on are listed."""
+    """The config of a resumed run: it keeps its first commit, and lists the commits at which it was resumed."""
     earlier = [stored["git_commit"], *stored.get("resumed_at_commits", [])]
     later = [commit for commit in dict.fromkeys([*earlier, config["git_commit"]]) if commit != earlier[0]]
     return {**config, "git_commit": earlier[0]} | ({"resumed_at_commits": later} if later else {})
@@ -227,7 +226,7 @@ def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, pro
 
 
 def completed(folder: RunFolder, settings: Settings) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """The lines of each scheme that has them all and its checkpoint, and what is wrong with the rest of the folder."""
+    """The lines of each complete scheme (all lines and the checkpoint), and what is wrong with the rest of the folder."""
     found, lost = folder.read_results()
     lines: dict[str, list[dict[str, Any]]] = {}
     for line in found:
@@ -241,7 +240,7 @@ def completed(folder: RunFolder, settings: Settings) -> tuple[dict[str, list[dic
         if damage is None:
             done[name] = of_scheme
         else:
-            lost.append(f"{name} is done again: {damage}")
+            lost.append(f"{name} is run again: {damage}")
     return done, lost
 
 
@@ -249,7 +248,7 @@ def load_model(folder: RunFolder, settings: Settings, name: str) -> Decoder:
     """The trained model of a scheme, on the CPU.
 
     Raises:
-        ValueError: where the folder has no checkpoint of it, or one that does not fit.
+        ValueError: if the folder has no checkpoint of it, or one that does not fit.
     """
     model = build_model(settings, name)
     try:
@@ -261,7 +260,7 @@ def load_model(folder: RunFolder, settings: Settings, name: str) -> Decoder:
 
 @torch.no_grad()
 def write_report(comparison: Comparison) -> None:
-    """Write report.html from what the folder holds."""
+    """Write report.html from the content of the folder."""
     settings = Settings.from_json(comparison.config["settings"])
     models = {name: load_model(comparison.folder, settings, name) for name in settings.schemes}
     schemes = {name: model.scheme for name, model in models.items() if model.scheme is not None}

@@ -1,4 +1,4 @@
-"""Everything that decides the results of a comparison, as one frozen record; the presets as data."""
+"""The settings that determine the results of a comparison, as one frozen record."""
 
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,46 +13,46 @@ from falloff.schemes import SCHEMES
 LENGTH_MULTIPLES = (1, 2, 4, 8)
 """Test lengths, in trained lengths."""
 TAIL = 64
-"""How many bytes at the end of each window `perplexity_tail` looks at."""
+"""The bytes at the end of each window that `perplexity_tail` is computed from."""
 LEAST_WINDOWS = 8
-"""A bootstrap over fewer held-out windows than this would say nothing."""
+"""The smallest number of held-out windows for which a bootstrap is meaningful."""
 
 BASELINES = ("rope", "none")
-"""What a model has in the place of a scheme: rotary positions, and no position at all."""
+"""The models without a scheme: with rotary positions, and without any positions."""
 
 DEFAULT_SCHEMES = (*(name for name, scheme in SCHEMES.items() if not scheme.needs_content), *BASELINES)
-"""What `falloff compare` compares: every scheme but those that need more of a model than positions, and the baselines."""
+"""What `falloff compare` compares: every scheme whose bias does not depend on content, and the baselines."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the results, but for the text itself and the versions of the libraries.
+    """Everything that determines the results, except the text itself and the versions of the libraries.
 
     Args:
-        preset: the preset that the rest started from; a name only.
-        schemes: what is compared, in this order, each once: of `DEFAULT_SCHEMES`, or `module:Class` or `file.py:Class`.
-            Settings that are read from a file may hold such a name too, so it is not looked up here: its code runs where
-            `falloff.named.scheme_class` is called with it, as the command does with what was written.
-        train_length: T, bytes that a training window predicts, 8 .. 16384. Tested at T, 2T, 4T and 8T.
-        steps: optimizer steps for each scheme, 2 .. 1,000,000: the last is measured for memory, the others for time.
+        preset: the name of the preset that the settings started from, for information.
+        schemes: the schemes to compare, in this order, each once: names of `DEFAULT_SCHEMES`, `module:Class` or
+            `file.py:Class`. A name of the latter two is not looked up here, because settings may come from a file: its code
+            runs only where the command calls `falloff.named.scheme_class` with a name that the user wrote.
+        train_length: T, the bytes that a training window predicts, 8 .. 16384. Tests are at T, 2T, 4T and 8T.
+        steps: optimizer steps for each scheme, 2 .. 1,000,000. Memory is measured in the last step, time in the others.
         batch_size: windows in a batch.
         layers, width, heads: of the model.
         learning_rate: at the end of the warm-up, for the model; `bias_learning_rate` for the scheme's own parameters.
         weight_decay: of AdamW, on matrices only.
         warmup: steps until the learning rate is reached, as a share of `steps`.
         clip_norm: the largest norm of the gradient.
-        windows: held-out windows tested at each length, fewer where the text has no room for them.
-        resamples: bootstrap samples behind each interval.
+        windows: held-out windows tested at each length; fewer if the text is too short.
+        resamples: bootstrap samples for each interval.
         seed: of the weights and the batches, 0 .. 2^32 - 1.
-        text: files or folders; none: the source of Python's standard library.
+        text: files or folders; if empty, the source of Python's standard library.
         dataset: a Hugging Face dataset instead of `text`.
-        text_limit: the most bytes of text that are read.
-        device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU where there is none.
-        precision: "fp32", "bf16"; "auto" is bf16 on a GPU that has it.
-        threads: of torch on the CPU, 1 .. 1024; None leaves torch's own number. See `PRESETS`.
+        text_limit: the most bytes of text to read.
+        device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU if there is none.
+        precision: "fp32", "bf16"; "auto" is bf16 on a GPU that supports it, else fp32.
+        threads: of torch on the CPU, 1 .. 1024; None keeps torch's number. See `PRESETS`.
 
     Raises:
-        ValueError: for a setting out of range, an unknown scheme, or a device that is not there.
+        ValueError: for a setting out of range, an unknown scheme, or a device that does not exist.
 
     >>> Settings.of_preset("quick", train_length=32).train_length
     32
@@ -124,7 +124,7 @@ class Settings:
 
     @classmethod
     def of_preset(cls, preset: str, **changes: Any) -> "Settings":
-        """The settings of a preset with changes; a change that is None is none.
+        """The settings of a preset with changes; a change to None is ignored.
 
         Raises:
             ValueError: for an unknown preset, or as the class does.
@@ -151,11 +151,11 @@ class Settings:
         return cls(**settings)
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary of what JSON can hold."""
+        """As a dictionary that JSON can represent."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def changed(self, **changes: Any) -> "Settings":
-        """The same settings with changes; a change that is None is none."""
+        """The same settings with changes; a change to None is ignored."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     @property
@@ -165,17 +165,17 @@ class Settings:
 
     @property
     def tail(self) -> int:
-        """How many bytes at the end of each window are the tail: 64, or T where that is less."""
+        """The bytes of the tail, the end of each window: 64, or T if that is less."""
         return min(TAIL, self.train_length)
 
     @property
     def least_bytes(self) -> int:
-        """What the train and the held-out part of the text need at least: the longest window, and room for 8 tails."""
+        """The smallest size of the train part and of the held-out part: the longest window, and 7 more tails."""
         return max(self.lengths) + 1 + (LEAST_WINDOWS - 1) * self.tail
 
 
 def check_schemes(schemes: object) -> None:
-    """Refuse names that `falloff compare` does not know, names given twice, and none at all."""
+    """Raise ValueError for unknown names, for a name given twice, and for no name at all."""
     known = f"{', '.join(DEFAULT_SCHEMES)}, or {OWN_NAMES}"
     if not isinstance(schemes, tuple) or not schemes:
         raise ValueError(f"schemes: got {schemes!r}, expected names among {known}")
@@ -187,10 +187,10 @@ def check_schemes(schemes: object) -> None:
 
 
 def check_device(device: object) -> torch.device:
-    """The device by that name.
+    """The device with this name.
 
     Raises:
-        ValueError: where torch knows no such device, or this machine has none.
+        ValueError: if torch knows no such device, or this machine has none.
     """
     expected = "'auto', 'cpu' or, where there is one, 'cuda' or 'cuda:N'"
     if device == "auto":

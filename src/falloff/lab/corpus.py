@@ -1,4 +1,4 @@
-"""The text that models are trained and tested on: bytes as tokens, split into a train and a held-out part."""
+"""The text that models are trained and tested on: its tokens are bytes, split into a train and a held-out part."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 HELD_OUT_SHARE = 0.1
 _LEAST_FILES = 20
-"""Below so many files a split by file could leave either part with next to nothing."""
+"""With fewer files, a split by file could leave one part almost empty."""
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
@@ -29,7 +29,7 @@ _COMPRESSED = {
     b"PK\x03\x04": "a zip file",
     b"7z\xbc\xaf\x27\x1c": "a 7z file",
 }
-"""What compressed files begin with: a short one may have no NUL."""
+"""The first bytes of compressed files: a short one may contain no NUL."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Text:
         train, held_out: bytes; files follow one another without anything in between.
         source: where it comes from, in words.
         split: how it was split, in words.
-        files: how many files or rows were read.
-        complete: False where the limit of what is read cut it short.
-        left_out: what was found and left out, a line for each kind.
+        files: the number of files or rows that were read.
+        complete: False if the limit cut it short.
+        left_out: what was left out, one line for each reason.
     """
 
     train: Bytes
@@ -54,7 +54,7 @@ class Text:
     left_out: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """As stored in config.json: all but the bytes, and their hash."""
+        """As stored in config.json: all but the bytes, with their hash."""
         digest = hashlib.sha256(self.train.tobytes())
         digest.update(b"held out")
         digest.update(self.held_out.tobytes())
@@ -76,7 +76,7 @@ def read_text(settings: Settings) -> Text:
 
     Raises:
         ValueError: for text that is missing, not readable, binary, or too short for the longest test length.
-        ImportError: for a dataset where the extra `datasets` is not installed.
+        ImportError: for a dataset, if the extra `datasets` is not installed.
     """
     if settings.dataset is not None:
         train, held_out, complete = read_dataset(settings.dataset, settings.text_limit)
@@ -101,7 +101,7 @@ def read_text(settings: Settings) -> Text:
 
 
 def check_length(text: Text, settings: Settings) -> None:
-    """Refuse a text whose train or held-out part is too short for the longest test length."""
+    """Raise ValueError if the train or held-out part is too short for the longest test length."""
     needed = settings.least_bytes
     if min(len(text.train), len(text.held_out)) >= needed:
         return
@@ -115,7 +115,7 @@ def check_length(text: Text, settings: Settings) -> None:
 
 
 def _walk(root: Path, left_out: frozenset[str]) -> Iterable[tuple[Path, str]]:
-    """All regular files below a folder with their relative names, sorted; hidden folders are left out."""
+    """All regular files below a folder with their relative names, sorted; without hidden files and folders."""
     names = []
 
     def refuse(error: OSError) -> None:
@@ -129,7 +129,7 @@ def _walk(root: Path, left_out: frozenset[str]) -> Iterable[tuple[Path, str]]:
 
 @dataclass(frozen=True)
 class _File:
-    """A file to read; its name decides on which side of the split it falls. `asked`: whether its own path was given."""
+    """A file to read. Its name decides its side of the split. `asked`: whether the user gave this path itself."""
 
     path: Path
     name: str
@@ -178,7 +178,7 @@ def _split_files(files: list[_File], source: str, limit: int) -> Text:
             continue
         whole.append(content)
         if by_file:
-            held_out = _falls(file.name) < HELD_OUT_SHARE
+            held_out = _hash_fraction(file.name) < HELD_OUT_SHARE
             original, side = first.setdefault(hashlib.sha256(content).digest(), (file.name, held_out))
             if content and side != held_out:
                 copies.append(f"{file.name} (as {original})")
@@ -198,7 +198,7 @@ def _split_files(files: list[_File], source: str, limit: int) -> Text:
 
 
 def _counted(names: list[str], what: str) -> tuple[str, ...]:
-    """How many files were left out and why, with the first three names; nothing for none.
+    """A line on how many files were left out and why, with the first three names; no line for no files.
 
     >>> _counted(["a", "b", "c", "d"], "binary")
     ('4 files are binary and left out: a, b, c, ...',)
@@ -210,7 +210,7 @@ def _counted(names: list[str], what: str) -> tuple[str, ...]:
 
 
 def _binary(content: bytes) -> str | None:
-    """Of which kind a content is that is no text, told from its beginning; None for text in any encoding without NUL."""
+    """The kind of a content that is not text, from its first bytes; None for text in any encoding without NUL."""
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", content):  # a text may begin with "BZh"
         return "a bzip2 file"
     for mark, kind in _COMPRESSED.items():
@@ -227,13 +227,13 @@ def _content(path: Path, limit: int) -> bytes:
         raise ValueError(f"text: got {path}, expected a readable file: {error.strerror}") from None
 
 
-def _falls(name: str) -> float:
-    """A number from 0 to 1 that depends on the name alone, so that a file keeps its side whatever else is there."""
+def _hash_fraction(name: str) -> float:
+    """A hash of the name, from 0 to 1: it decides a file's side of the split, whatever other files there are."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8]) / 2**64
 
 
 def _without_held_out(train: list[bytes], held_out: list[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
-    """The rows to train on without those that are held out too, but for rows so short that chance repeats them."""
+    """The train rows without those that are held out too. Short rows stay: they repeat by chance."""
     tested = {row for row in held_out if len(row) > TAIL}
     kept = [row for row in train if row not in tested]
     count = len(train) - len(kept)

@@ -8,7 +8,7 @@ from falloff.lab.extras import require
 
 _FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 _HELD_OUT_SPLITS = ("validation", "valid", "dev", "test")
-_HELD_OUT_PART = 9  # of the limit, the held-out split gets a ninth of what the train split gets
+_HELD_OUT_PART = 9  # the limit of the held-out split is a ninth of that of the train split
 
 
 def read_dataset(name: str, limit: int) -> tuple[list[bytes], list[bytes] | None, bool]:
@@ -20,12 +20,12 @@ def read_dataset(name: str, limit: int) -> tuple[list[bytes], list[bytes] | None
         limit: the most bytes to take.
 
     Returns:
-        The rows of the train split (or of the only one), those of the dataset's own held-out split if it has one, and
-        whether that is all.
+        The rows of the train split (or of the only split), those of the dataset's own held-out split or None, and whether
+        this is the complete dataset.
 
     Raises:
-        ValueError: where it cannot be loaded, has several splits and no train split, or has no column of text.
-        ImportError: where the extra `datasets` is not installed.
+        ValueError: if it cannot be loaded, has several splits and no train split, or has no column of text.
+        ImportError: if the extra `datasets` is not installed.
     """
     splits = _load(name)
     if "train" not in splits and len(splits) > 1:
@@ -54,11 +54,11 @@ def _load(name: str) -> dict[str, Iterable[dict[str, Any]]]:
             loaded = datasets.load_dataset(_FILE_FORMATS[path.suffix], data_files=str(path), streaming=True)
         else:
             title, _, configuration = (name, "", "") if path.exists() else name.partition(":")
-            # Streamed, so that a limit on what is read is a limit on what is fetched.
+            # Streamed, so that no more is downloaded than the limit.
             loaded = datasets.load_dataset(title, configuration or None, streaming=True)
     except ValueError as error:
         raise error if str(error).startswith("dataset:") else _refusal(name, error) from None
-    except Exception as error:  # datasets raises what its file systems and its HTTP client happen to raise
+    except Exception as error:  # datasets lets any error of its file systems and HTTP client through
         raise _refusal(name, error) from None
     finally:
         if not bars:

@@ -1,6 +1,6 @@
 """Testing a model at the trained length and beyond: perplexity per byte, with intervals over windows.
 
-The windows of all lengths end at the same places of the held-out text. So the last bytes of a window, its tail, are the
+The windows of all lengths end at the same positions of the held-out text. So the last bytes of a window, its tail, are the
 same bytes at every length, and only the context before them differs.
 """
 
@@ -20,15 +20,15 @@ from falloff.lab.progress import Progress
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
-_DIGITS = 9  # of a loss, behind the point: what is stored is what was reckoned with
-_BACKWARD_SHARE = 3  # a training step costs about as much as three forward passes of the same tokens
+_DIGITS = 9  # decimals of a loss: it is rounded before any use, so that the stored losses give the same results
+_BACKWARD_SHARE = 3  # a training step takes about as long as three forward passes of the same tokens
 
 
 @dataclass(frozen=True)
 class Score:
     """The perplexity per byte of one model at one length; `low` and `high` bound the 95% interval of each.
 
-    `losses` and `tail_losses` are what they come from: the mean loss of each window, in nats per byte.
+    They are computed from `losses` and `tail_losses`: the mean loss of each window, in nats per byte.
     """
 
     length: int
@@ -43,9 +43,9 @@ class Score:
 
 
 def window_ends(settings: Settings, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Where windows end in a held-out text of `size` bytes: evenly spread, each with room for the longest before it.
+    """The ends of the windows in a held-out text of `size` bytes: evenly spaced, each after at least the longest length.
 
-    As many as the settings ask for, or fewer, so that no two tails overlap.
+    There are as many as the settings say, or fewer, so that no two tails overlap.
 
     >>> window_ends(Settings.of_preset("quick", train_length=64, windows=8), 960 + 1)
     array([513, 577, 641, 705, 769, 833, 897, 961])
@@ -58,7 +58,7 @@ def window_ends(settings: Settings, size: int) -> np.ndarray[tuple[int], np.dtyp
 
 
 def window_spacing(lengths: Sequence[int], windows: int, size: int) -> int:
-    """How many bytes lie between the ends of two neighbouring windows: longer windows overlap.
+    """The distance between the ends of neighbouring windows, in bytes: longer windows overlap.
 
     >>> window_spacing([64, 512], 8, 960 + 1)
     64
@@ -67,7 +67,7 @@ def window_spacing(lengths: Sequence[int], windows: int, size: int) -> int:
 
 
 def work(settings: Settings) -> int:
-    """How many training steps take about as long as `evaluate`."""
+    """The number of training steps that take about as long as `evaluate`."""
     tokens = settings.windows * sum(settings.lengths)
     return -(-tokens // (_BACKWARD_SHARE * settings.batch_size * settings.train_length))
 
@@ -78,17 +78,17 @@ def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: 
 
     Args:
         predict: tokens (B, N) to logits (B, N, V).
-        settings: lengths, windows, tail, resamples, seed and device are taken from it.
+        settings: its lengths, windows, tail, resamples, seed and device are used.
         held_out: bytes that the model was not trained on.
-        progress: is told of every batch.
+        progress: called after every batch.
 
     Raises:
-        ValueError: for a held-out text too short for the longest length, and where a loss is not finite.
+        ValueError: for a held-out text too short for the longest length; if a loss is not finite.
     """
     ends = window_ends(settings, len(held_out))
     tokens = sum(settings.lengths) * len(ends)
     scores: list[Score] = []
-    told = done = 0
+    reported = done = 0
     for length in settings.lengths:
         windows = held_out[ends[:, None] + np.arange(-length - 1, 0)]
         at_once = max(settings.batch_size * settings.train_length // length, 1)
@@ -98,8 +98,8 @@ def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: 
             logits = predict(batch[:, :-1])
             losses.append(functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").double().cpu())
             done += length * len(batch)
-            progress.advance(work(settings) * done // tokens - told, doing=f"testing at {length:,}")
-            told = work(settings) * done // tokens
+            progress.advance(work(settings) * done // tokens - reported, doing=f"testing at {length:,}")
+            reported = work(settings) * done // tokens
         nats = torch.cat(losses)
         everything, tail = (part.mean(1).numpy().round(_DIGITS) for part in (nats, nats[:, -settings.tail :]))
         low, high = interval(everything, settings.resamples, settings.seed)
@@ -112,7 +112,7 @@ def evaluate(predict: Callable[[Tensor], Tensor], settings: Settings, held_out: 
 
 
 def perplexity(nats: Floats) -> float:
-    """exp of the mean loss in nats per byte; windows count alike, since all of one length predict as many bytes.
+    """exp of the mean loss in nats per byte. Windows have equal weight: all of one length predict the same number of bytes.
 
     >>> round(perplexity(np.log([2.0, 8.0])), 6)
     4.0
@@ -121,14 +121,14 @@ def perplexity(nats: Floats) -> float:
 
 
 def interval(nats: Floats, resamples: int, seed: int) -> tuple[float, float]:
-    """The 95% interval of the perplexity over windows, by the bootstrap's percentiles.
+    """The 95% bootstrap percentile interval of the perplexity, over windows.
 
-    The same windows are drawn for every scheme, so that two schemes differ by more than the luck of the draw.
+    The same windows are drawn for every scheme, so that schemes do not differ by the draw.
 
     Args:
         nats: the mean loss of each window.
-        resamples: how many times as many windows are drawn with replacement.
-        seed: of the draws.
+        resamples: the number of bootstrap samples.
+        seed: of the samples.
 
     >>> interval(np.zeros(8), 100, 0)
     (1.0, 1.0)
@@ -141,13 +141,13 @@ def interval(nats: Floats, resamples: int, seed: int) -> tuple[float, float]:
 def difference_interval(losses: list[float], others: list[float], together: int = 1) -> tuple[float, float]:
     """The 95% interval of the mean of `others` - `losses`, two models' losses on the same windows.
 
-    How hard a window is moves both losses alike, and leaves their difference: this interval is far narrower than those of
-    the two means, and may leave out 0 where they overlap. It is Student's t interval.
+    A difficult window raises both losses, but not their difference. So this interval is far narrower than those of the two
+    means: it may exclude 0 although those overlap. It is Student's t interval.
 
     Args:
         losses, others: of each window, in the order of the text.
-        together: how many neighbouring windows overlap: they share bytes, so that their mean counts as one. Where fewer than
-            two are left the interval is all numbers.
+        together: how many neighbouring windows overlap. They share bytes, so their mean counts as one observation. With
+            fewer than two observations the interval is infinite.
 
     >>> low, high = difference_interval([1.0] * 8, [1.1, 1.2, 1.1, 1.2, 1.1, 1.2, 1.1, 1.2])
     >>> round(low, 4), round(high, 4)

@@ -1,4 +1,4 @@
-"""What the lab needs beyond falloff's own dependencies, imported where it is used."""
+"""The lab's dependencies beyond falloff's own, imported where they are used."""
 
 from importlib import import_module
 from types import ModuleType
@@ -10,7 +10,7 @@ def require(module: str) -> ModuleType:
     """Import a module of an extra.
 
     Raises:
-        ImportError: where it is missing, with the command that installs it.
+        ImportError: if it is missing, with the command that installs it.
 
     >>> require("rich.table").__name__
     'rich.table'
@@ -20,5 +20,5 @@ def require(module: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
-            raise  # the package is there and lacks something of its own
+            raise  # the package is installed, but one of its own dependencies is not
         raise ImportError(f"{package} is not installed: pip install 'falloff[{_EXTRAS[package]}]'") from None

@@ -1,4 +1,4 @@
-"""The output folder of a run: what is written, when, and what it takes to go on after a kill."""
+"""The output folder of a run: which files are written when, and how a run is resumed after a kill."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from falloff.lab.config import Settings
 from falloff.lab.extras import require
 
 _NOT_DECIDING = frozenset({"preset", "schemes", "text", "dataset", "text_limit"})
-"""Settings that may change on --resume: which schemes are wanted, and where the text (known by its hash) was read."""
+"""Settings that may change with --resume: the schemes, and where the text was read, since its hash is compared."""
 
 RESULT_KEYS = (
     "scheme",
@@ -43,9 +43,9 @@ RESULT_KEYS = (
 class RunFolder:
     """`config.json`, `results.jsonl`, `checkpoints/<scheme>.safetensors` and `report.html` of one run.
 
-    Every file is written beside its place and then renamed, so that a reader, or a run that goes on after a kill, finds
-    either all of it or nothing. config.json and each line of results.jsonl hold the SHA-256 of the rest of themselves, and
-    a line that of its scheme's checkpoint: what has changed since it was written is noticed.
+    Every file is written under a temporary name and then renamed, so that a reader, or a resumed run, finds all of it or
+    nothing. config.json and each line of results.jsonl contain the SHA-256 of their other content, and a line also that of
+    its scheme's checkpoint, so that later changes are detected.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,17 +55,17 @@ class RunFolder:
         self.report_path = path / "report.html"
 
     def checkpoint_path(self, scheme: str) -> Path:
-        """Where the trained model of a scheme lies: always within the folder, whatever its name is."""
+        """The path of a scheme's trained model: within the folder, whatever the scheme's name is."""
         name = re.sub(r"[^\w.-]", "_", scheme)[-100:]
-        if name != scheme:  # two names of one's own may look alike then
+        if name != scheme:  # after the replacement, two names may be equal
             name += f"-{hashlib.sha256(scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def stored_config(self) -> dict[str, Any] | None:
-        """The config.json of an earlier run, or None where there is none.
+        """The config.json of an earlier run, or None.
 
         Raises:
-            ValueError: where it cannot be read as one.
+            ValueError: if the file is not the config.json of a run.
         """
         if not self.config_path.exists():
             return None
@@ -79,10 +79,10 @@ class RunFolder:
             raise ValueError(f"out: got {self.config_path}, expected the config.json of a run: {reason}") from None
 
     def check_free(self) -> None:
-        """Refuse a folder that a new run would write over.
+        """Check that a new run overwrites nothing in the folder.
 
         Raises:
-            ValueError: where it holds anything, or is no folder.
+            ValueError: if it is not empty, or is no folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out: got {self.path}, which is not a folder, expected a new or empty folder")
@@ -99,14 +99,14 @@ class RunFolder:
         return not self.path.exists() or all(entry.name.endswith(PART) for entry in self.path.iterdir())
 
     def results(self) -> list[dict[str, Any]]:
-        """The lines of results.jsonl that are as they were written."""
+        """The undamaged lines of results.jsonl."""
         return self.read_results()[0]
 
     def read_results(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """The lines of results.jsonl that are as they were written, and what is wrong with each of the others.
+        """The undamaged lines of results.jsonl, and what is wrong with each of the others.
 
         Raises:
-            OSError: where the file is there and cannot be read.
+            OSError: if the file exists and cannot be read.
         """
         lines: list[dict[str, Any]] = []
         damaged: list[str] = []
@@ -133,13 +133,13 @@ class RunFolder:
         content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
         write_file(target, content)
         checksum = hashlib.sha256(content).hexdigest()
-        # Lines of the same scheme can only be there if it is done again, since something of it was lost or damaged.
+        # Lines of the same scheme exist only if it is run again, because something of it was lost or damaged.
         everything = [line for line in self.results() if line["scheme"] != scheme]
         everything += [_with_checksum({**line, "checkpoint_sha256": checksum}) for line in lines]
         self._write(self.results_path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in everything))
 
     def checkpoint_damage(self, scheme: str, checksum: str) -> str | None:
-        """What is wrong with the checkpoint of a scheme, which should have this SHA-256; None where nothing is."""
+        """What is wrong with the checkpoint of a scheme, which should have this SHA-256, or None."""
         path = self.checkpoint_path(scheme)
         try:
             with path.open("rb") as file:
@@ -152,7 +152,7 @@ class RunFolder:
         """The weights of a scheme's trained model.
 
         Raises:
-            ValueError: where the checkpoint is missing or damaged.
+            ValueError: if the checkpoint is missing or damaged.
         """
         path = self.checkpoint_path(scheme)
         try:
@@ -166,12 +166,12 @@ class RunFolder:
 
     def _write(self, path: Path, content: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        # A name of a file that is no UTF-8 has characters that UTF-8 does not: they are shown as escapes.
+        # Bytes of a file name that are not UTF-8 cannot be encoded: they are written as escapes.
         write_file(path, content.encode("utf-8", "backslashreplace"))
 
 
 def _with_checksum(content: dict[str, Any]) -> dict[str, Any]:
-    """The content and the SHA-256 of it."""
+    """The content with its SHA-256."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     written = json.dumps(rest, sort_keys=True, allow_nan=False)
     return {**rest, "sha256": hashlib.sha256(written.encode()).hexdigest()}
@@ -181,8 +181,8 @@ def _checked(written: bytes) -> dict[str, Any]:
     """The inverse of `_with_checksum`, from JSON.
 
     Raises:
-        KeyError: where it has no checksum.
-        ValueError: where it is no JSON object, or has changed since it was written.
+        KeyError: if it has no checksum.
+        ValueError: if it is no JSON object, or has changed since it was written.
     """
 
     def refuse(number: str) -> NoReturn:
@@ -195,14 +195,14 @@ def _checked(written: bytes) -> dict[str, Any]:
         if content["sha256"] != _with_checksum(content)["sha256"]:
             raise ValueError("it has changed since it was written (its checksum does not fit)")
     except RecursionError:
-        raise ValueError("it has too many brackets in brackets") from None
+        raise ValueError("its brackets are nested too deeply") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is no JSON ({error})") from None
     return content
 
 
 def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with a run where something that decides results has changed since.
+    """Check that nothing that determines the results has changed since a run began.
 
     Raises:
         ValueError: naming what differs, with both values.
@@ -223,7 +223,7 @@ def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides results: most settings, the text itself, the libraries' versions, and the machine."""
+    """Everything that determines the results: most settings, the text itself, the libraries' versions, the machine."""
     deciding = {name: value for name, value in config["settings"].items() if name not in _NOT_DECIDING}
     deciding["text"] = config["text"]["sha256"]
     versions, machine = config["versions"], config["machine"]

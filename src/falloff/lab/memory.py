@@ -1,4 +1,4 @@
-"""Peak memory, measured by tracking allocations and not by asking the operating system."""
+"""Peak memory, measured by tracking torch's allocations, not by the operating system."""
 
 import gc
 import os
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 MB = 1_000_000
-"""Bytes in a megabyte, here and wherever falloff prints one."""
+"""Bytes in a megabyte."""
 
 
 def peak_allocated(function: Callable[[], object]) -> int:
-    """The most bytes that torch held on the CPU at any one time during `function()`, beyond what was live before.
+    """The peak of the bytes that torch held on the CPU during `function()`, beyond those held before.
 
-    Every allocation and release that goes through torch's allocator counts, the temporaries inside an operator too, in
-    the order of time. What was live before and is released during the call is not noticed: it counts as live to the end.
+    All allocations and releases by torch's allocator count, in order of time, also those inside an operator. Memory that was
+    allocated before and is released during the call is not tracked: it counts as held to the end.
 
     Args:
         function: called once, without arguments; its result is dropped.
@@ -31,9 +31,9 @@ def peak_allocated(function: Callable[[], object]) -> int:
     >>> peak_allocated(three_to_one)
     12000000
     """
-    # The profiler announces each start and stop on stderr, above its own level for errors.
+    # The profiler prints each start and stop to stderr at a level above that of errors.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    gc.collect()  # a cycle collected in the midst of the call would make the peak depend on what ran before
+    gc.collect()  # a garbage collection during the call would make the peak depend on what ran before
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -73,9 +73,9 @@ def held_bytes(*holders: nn.Module | torch.optim.Optimizer | Tensor) -> int:
 def peak_held(
     function: Callable[[], object], device: torch.device, *holders: nn.Module | torch.optim.Optimizer | Tensor
 ) -> int:
-    """The most bytes that tensors held on a device during `function()`, what was live before included.
+    """The peak of the bytes that tensors held on a device during `function()`, including those held before.
 
-    On a GPU torch's allocator knows. On the CPU it is `peak_allocated`, and what the `holders` held before.
+    On a GPU this is from torch's allocator. On the CPU it is `peak_allocated` plus the bytes that the `holders` held before.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

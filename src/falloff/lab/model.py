@@ -16,15 +16,15 @@ VOCABULARY = 256
 """Bytes are the tokens."""
 
 _ROPE_BASE = 10_000.0  # Su et al. 2021
-_BIAS_STREAM = 2**32  # seeds end below it, so that no bias draws from the stream of any model's weights
+_BIAS_STREAM = 2**32  # above all seeds, so that no bias shares its random numbers with the weights of a model
 
 
 def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
-    """The scheme by that name, with the settings that it takes for a trained length; None for a baseline.
+    """The scheme with this name, with its settings for the trained length; None for a baseline.
 
     Raises:
-        ValueError: for another name, also for one of your own whose code has not run; for a scheme that needs content; and
-            for one of your own that cannot be made, or has other heads.
+        ValueError: for an unknown name, or one of the user's own whose code has not run; for a scheme that depends on
+            content; for one of the user's own that cannot be made or has another number of heads.
     """
     if name in BASELINES:
         return None
@@ -47,10 +47,10 @@ class Decoder(nn.Module):
     """A causal language model over bytes: embedding, `layers` blocks, RMSNorm, and a head of its own (not tied).
 
     One bias, that of `scheme`, is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.
-    Without a scheme there is no bias; `rope` turns queries and keys instead.
+    Without a scheme there is no bias; with `rope`, queries and keys are rotated instead.
 
     Args:
-        settings: `layers`, `width` and `heads` are taken from it.
+        settings: its `layers`, `width` and `heads` are used.
         rope: whether queries and keys are rotated by their position.
     """
 
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         self.scheme: Scheme | None = None
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                # Sums of 2 * layers branches stay as large as one, as in GPT-2.
+                # So that the sum of all 2 * layers branches is as large as one branch, as in GPT-2.
                 branch_end = name.endswith(("output.weight", "down.weight"))
                 fan_in = 1 if name == "embedding.weight" else parameter.shape[1]
                 nn.init.normal_(parameter, std=fan_in**-0.5 * ((2 * settings.layers) ** -0.5 if branch_end else 1.0))
@@ -82,7 +82,7 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm layer: causal attention, then a network of 4 times the width, each added to what came in."""
+    """A pre-norm layer: causal attention, then a feed-forward network of 4 times the width, each with a residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -106,23 +106,23 @@ class Block(nn.Module):
 
 
 def rotation(length: int, head_size: int, device: torch.device) -> Float[Tensor, "2 N D2"]:
-    """RoPE's cosines and sines for each position and pair, float32."""
+    """RoPE's cosines and sines for each position and pair, in float32."""
     frequencies = _ROPE_BASE ** -(torch.arange(0, head_size, 2, device=device) / head_size)
     angles = torch.arange(length, device=device)[:, None] * frequencies
     return torch.stack((angles.cos(), angles.sin()))
 
 
 def rotated(heads: Float[Tensor, "B H N D"], turn: Float[Tensor, "2 N D2"]) -> Float[Tensor, "B H N D"]:
-    """Turn the pairs (d, d + D/2) of queries or keys by the angles of their positions (Su et al. 2021)."""
+    """Rotate the pairs (d, d + D/2) of queries or keys by the angles of their positions (Su et al. 2021)."""
     first, second = heads.float().chunk(2, dim=-1)
     cos, sin = turn
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
 
 
 def build_model(settings: Settings, name: str) -> Decoder:
-    """The model for one scheme. Its weights are drawn from the seed alone, so they agree whatever the scheme is.
+    """The model for one scheme. Its weights depend on the seed alone, so they are the same for every scheme.
 
-    The scheme's own parameters are drawn from another stream of the same seed. Torch's global generator is left as it is.
+    The scheme's own parameters come from another random stream of the same seed. Torch's global generator is restored.
 
     Raises:
         ValueError: as `build_scheme` does.
@@ -136,7 +136,7 @@ def build_model(settings: Settings, name: str) -> Decoder:
 
 
 def parameter_counts(model: Decoder) -> tuple[int, int]:
-    """How many parameters the model has in all, and how many of them are the bias's."""
+    """The number of parameters of the model, and of its bias alone."""
     total = sum(parameter.numel() for parameter in model.parameters())
     bias = 0 if model.scheme is None else sum(parameter.numel() for parameter in model.scheme.parameters())
     return total, bias

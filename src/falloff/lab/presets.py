@@ -1,12 +1,12 @@
-"""The presets of `falloff compare`, as data: what `Settings.of_preset` starts from."""
+"""The presets of `falloff compare`, from which `Settings.of_preset` starts."""
 
 from typing import Any
 
 DEFAULT_PRESET = "small"
 
-# Sizes and rates were chosen on Python's standard library. One thread on the CPU: with models this small two are 1.4 times
-# as fast on an idle machine, but a hundred times slower as soon as anything else runs, since OpenMP's threads wait for
-# each other by spinning; and with one, the bits do not depend on the number of cores.
+# Sizes and rates were chosen on the source of Python's standard library. One thread on the CPU, for two reasons. With models
+# this small, two threads are 1.4 times as fast on an idle machine, but a hundred times slower as soon as anything else runs,
+# since OpenMP's threads wait for each other by spinning. And with one thread, the bits do not depend on the number of cores.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "train_length": 64,

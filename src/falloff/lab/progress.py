@@ -1,4 +1,4 @@
-"""What a run says while it works: bars on a terminal, short lines where there is none, or nothing."""
+"""Progress of a run: bars on a terminal, else short lines, or nothing."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from falloff.lab.extras import require
 
 @runtime_checkable
 class Stream(Protocol):
-    """Where text goes: stderr, or what stands in for it."""
+    """A stream for text, such as stderr."""
 
     def write(self, text: str, /) -> int: ...
 
@@ -20,13 +20,13 @@ class Stream(Protocol):
 
 
 class Progress:
-    """Says nothing but notes; what is told to it is the same for all.
+    """Prints notes only; the base class of the others.
 
-    Work is counted in optimizer steps; evaluation counts as the steps that would take about as long.
+    The unit of work is an optimizer step; evaluation counts as the number of steps that take about as long.
     """
 
     def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
-        """Before the first scheme: how many there are in all, how many an earlier run has done."""
+        """The run begins: the number of schemes, and how many of them an earlier run has completed."""
 
     def start_scheme(self, name: str) -> None:
         """A scheme begins."""
@@ -38,7 +38,7 @@ class Progress:
         """A scheme is complete and stored."""
 
     def note(self, line: str) -> None:
-        """Something that the reader of the results should know; said in any case, on stderr."""
+        """A line that the reader of the results should know. Always printed, on stderr."""
         print(f"Note: {line}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
@@ -51,7 +51,7 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """A line when a scheme begins, one when it is done, and one every `EVERY` seconds in between."""
+    """Prints a line when a scheme begins, when it is complete, and every `EVERY` seconds in between."""
 
     EVERY = 20.0
 
@@ -60,7 +60,7 @@ class LineProgress(Progress):
         self.schemes = self.done = 0
         self.name = ""
         self.began = self.scheme_began = self.said = 0.0
-        self.each = self.left = self.worked = 0  # in units of work: a scheme's, what is left of all, what this run did
+        self.each = self.left = self.worked = 0  # work per scheme, work left, work that this run has done
 
     def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
         self.schemes, self.done, self.each = schemes, done, work_per_scheme
@@ -83,7 +83,7 @@ class LineProgress(Progress):
 
     def finish_scheme(self, name: str, summary: str) -> None:
         self.done += 1
-        # Rounding of the work must not add up: the whole stands where it should.
+        # Computed anew, so that rounding of the work does not accumulate.
         self.left = (self.schemes - self.done) * self.each
         spent = _clock(time.monotonic() - self.scheme_began)
         self._say(f"[{self.done}/{self.schemes}] {name}: {summary}, {spent}{self._rest()}")
@@ -102,7 +102,7 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """Two rich bars: the scheme under way, with loss and tokens per second, and the whole."""
+    """Two rich bars: the current scheme, with loss and tokens per second, and the whole run."""
 
     def __init__(self, stream: Stream) -> None:
         progress = require("rich.progress")
@@ -113,7 +113,7 @@ class BarProgress(Progress):
             progress.TextColumn("{task.fields[said]}", style="dim"),
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
-            # A window of a minute: schemes differ in speed, and evaluation differs from training.
+            # The speed is estimated over a minute: schemes differ in speed, and evaluation differs from training.
             progress.TimeRemainingColumn(compact=True),
             console=console,
             speed_estimate_period=60.0,
@@ -140,7 +140,7 @@ class BarProgress(Progress):
 
     def finish_scheme(self, name: str, summary: str) -> None:
         self.bars.remove_task(self.scheme)
-        # Rounding of the work must not add up: the whole stands where it should.
+        # Computed anew, so that rounding of the work does not accumulate.
         schemes, done = self.counts[0], self.counts[1] + 1
         self.bars.update(self.whole, completed=done * self.work)
         self._count(schemes, done)
@@ -164,7 +164,7 @@ class BarProgress(Progress):
 
 
 def progress_for(stream: Stream | None = None, *, silent: bool = False) -> Progress:
-    """Bars where the stream (stderr by default) is a terminal, lines where it is not, nothing where `silent`."""
+    """Bars if the stream (stderr by default) is a terminal, else lines; nothing if `silent`."""
     stream = sys.stderr if stream is None else stream
     if silent:
         return Progress()

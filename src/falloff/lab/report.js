@@ -1,4 +1,4 @@
-// Two charts share one place: buttons choose. Plotly lays out a chart only while it is visible.
+// Two charts share one place: buttons switch between them. Plotly lays out a chart only while it is visible.
 const fit = () => {
   for (const plot of document.querySelectorAll(".chart:not([hidden]) .js-plotly-plot")) Plotly.Plots.resize(plot);
 };

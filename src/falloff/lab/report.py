@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page that needs nothing else, no network either."""
+"""The report of a comparison: one HTML page that needs no other file and no network."""
 
 from html import escape
 from importlib.resources import files
@@ -11,7 +11,7 @@ from falloff.schemes import Scheme
 from falloff.views.palette import head_colours
 
 _FLAT = 1.02
-"""A tail perplexity at 8T within this factor of that at T counts as not rising."""
+"""A scheme holds if its tail perplexity at 8T is at most this factor times that at T."""
 
 
 def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: dict[str, Scheme]) -> str:
@@ -23,7 +23,7 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
         schemes: the trained bias of each scheme that has one.
 
     Returns:
-        HTML with Plotly's own source in it: about 5 MB.
+        HTML with Plotly's source included: about 5 MB.
     """
     settings = config["settings"]
     rows = table_rows(config, results)
@@ -61,9 +61,9 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
 <h2>Perplexity per byte</h2>
 <p class="note">“Last {config["tail"]} bytes” looks at the same bytes at every length: only the context before them grows.
 “All bytes” is every predicted byte of the window, so longer windows have more context on average. Small print: 95%
-bootstrap interval over windows. All schemes share the windows, so that differences are surer than these intervals say:
-★ marks the best of a column, where the 95% interval of its paired difference from every other scheme leaves out 0;
-≈ marks the lowest and those that these windows cannot tell from it.</p>
+bootstrap interval over windows. All schemes share the windows, so that differences are more certain than these intervals:
+★ marks the best of a column, if the 95% interval of its paired difference from every other scheme excludes 0; else ≈ marks
+the lowest and those that these windows cannot distinguish from it.</p>
 <div class="scroll">{_table(rows, config, styles)}</div>
 </section>
 <section class="whole">
@@ -81,14 +81,14 @@ Solid: learned; dashed: heuristic; dotted: baseline. A click on a name hides its
 <section class="whole">
 <h2>What it costs</h2>
 <p class="note">Median time of an optimizer step, and the most memory that tensors hold during one, weights and optimizer
-included. Times hold for {escape(_machine(config))}; anything else that ran on it slowed them.</p>
+included. Times hold for {escape(_machine(config))}; other work on it made them longer.</p>
 <div class="two">
 <div class="chart"><h3>Time per step</h3>{_plot(times)}</div>
 <div class="chart"><h3>Peak memory</h3>{_plot(memory)}</div>
 </div>
 </section>
 {_settings(config)}
-<footer>Everything on this page is in config.json, results.jsonl and checkpoints/ beside it.</footer>
+<footer>All data of this page is in config.json, results.jsonl and checkpoints/ in the same folder.</footer>
 </main>
 <script>{script}</script>
 </body>
@@ -97,7 +97,7 @@ included. Times hold for {escape(_machine(config))}; anything else that ran on i
 
 
 def _facts(rows: list[Row], config: dict[str, Any]) -> str:
-    """What a hurried reader takes away: the best at both ends, where there is one, and who holds."""
+    """A summary: the best scheme at the shortest and at the longest length, and the schemes that hold."""
     lengths, tail = config["lengths"], config["tail"]
     holding = sorted(
         (row for row in rows if row.tail[-1].value <= _FLAT * row.tail[0].value), key=lambda row: row.tail[-1].value
@@ -114,7 +114,7 @@ def _facts(rows: list[Row], config: dict[str, Any]) -> str:
 
 
 def _lowest_fact(rows: list[Row], place: int, where: str, of_what: str) -> str:
-    """The best scheme at a length, or those that share the lowest place."""
+    """The best scheme at a length, or those that cannot be distinguished from the lowest."""
     found = sorted(rows, key=lambda row: row.tail[place].value)
     low = written(found[0].tail[place].value)
     level = [row for row in found if row.tail[place].level]
@@ -123,7 +123,7 @@ def _lowest_fact(rows: list[Row], place: int, where: str, of_what: str) -> str:
         return _fact(f"{word} at {where}", found[0].scheme, f"perplexity {low} {of_what}")
     names = ", ".join(row.scheme for row in level)
     high = written(level[-1].tail[place].value)
-    return _fact(f"Lowest at {where}", names, f"perplexity {low} to {high} {of_what}: not to be told apart")
+    return _fact(f"Lowest at {where}", names, f"perplexity {low} to {high} {of_what}: no difference can be shown")
 
 
 def _fact(term: str, what: str, small: str) -> str:

@@ -17,9 +17,10 @@ class Cell:
 
     Args:
         value, low, high: the perplexity and its own 95% interval.
-        best: whether it is lower than that of every other scheme in this column, and the paired difference carries it:
-            the 95% interval of the difference of the two schemes' losses on the same windows leaves out 0.
-        level: where no scheme is the best of the column: whether this is the lowest, or not to be told from the lowest.
+        best: whether it is significantly lower than that of every other scheme in this column: the 95% interval of the
+            paired difference of their losses on the same windows excludes 0.
+        level: whether no scheme is the best of the column, and this one is the lowest or not significantly different from
+            the lowest.
     """
 
     value: float
@@ -44,7 +45,7 @@ class Row:
 
 
 def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Row]:
-    """Rows grouped into learned, heuristic and baseline schemes, each group by tail perplexity at the longest length."""
+    """Rows in groups (learned, heuristic, baseline), each sorted by tail perplexity at the longest length."""
     spacing = window_spacing(config["lengths"], len(results[0]["losses"]), config["text"]["held_out_bytes"])
     names = list(dict.fromkeys(line["scheme"] for line in results))
     by_scheme = {name: [line for line in results if line["scheme"] == name] for name in names}
@@ -82,7 +83,7 @@ def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Ro
 
 
 def _lowest(losses: dict[str, list[float]], together: int) -> set[str]:
-    """The scheme with the lowest mean loss, and those that its windows cannot tell from it, so many of which overlap.
+    """The scheme with the lowest mean loss, and those not significantly different. `together`: windows that overlap.
 
     >>> sorted(_lowest({"t5": [1.0, 2.0, 3.0], "fire": [1.1, 1.9, 3.1], "rope": [2.0, 3.0, 4.0]}, 1))
     ['fire', 't5']
@@ -103,7 +104,7 @@ def written(perplexity: float) -> str:
 
 
 def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width: int) -> list[Any]:
-    """The table for a terminal of that width, as rich tables: one where it fits, else perplexities and costs apart."""
+    """The table for a terminal of this width: one rich table if it fits, else perplexities and costs separately."""
     rows = table_rows(config, results)
     lengths, tail = config["lengths"], config["tail"]
     layout: tuple[tuple[str, ...], ...] = (("tail",), ("all",), ("costs",))

@@ -1,4 +1,4 @@
-"""Training one model: AdamW with warm-up and cosine on Hugging Face Accelerate, the same batches for every scheme."""
+"""Training one model: AdamW, warm-up and cosine schedule, by Hugging Face Accelerate; the same batches for every scheme."""
 
 import math
 import os
@@ -23,12 +23,12 @@ from falloff.lab.memory import peak_held
 from falloff.lab.model import VOCABULARY, Decoder, build_model
 from falloff.lab.progress import Progress
 
-_LAST_RATE = 0.1  # of the learning rate, where the cosine ends
-_BETAS = (0.9, 0.95)  # as usual for language models since GPT-3
+_LAST_RATE = 0.1  # the cosine ends at this share of the learning rate
+_BETAS = (0.9, 0.95)  # as GPT-3
 
 
 class TrainingWindows(Dataset[Tensor]):
-    """Window k of training: T + 1 bytes from a place that only the seed and k decide."""
+    """Window k of training: T + 1 bytes from a position that depends on the seed and k alone."""
 
     def __init__(self, train: Bytes, settings: Settings) -> None:
         self.train = train
@@ -65,17 +65,17 @@ class Trained:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Ask torch for deterministic algorithms, and leave its settings as they were.
+    """Use torch's deterministic algorithms within the context, then restore its settings.
 
-    Torch warns where an operator has none, and goes on.
+    Torch only warns if an operator has none.
     """
-    # cuBLAS reads it when it starts; torch refuses to call cuBLAS deterministic without it.
+    # Torch requires this for a deterministic cuBLAS, which reads it when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, decides nothing
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # takes time, changes no result
     try:
         yield
     finally:
@@ -85,7 +85,7 @@ def deterministic() -> Iterator[None]:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads on the CPU, or its own number for None, and leave its setting as it was."""
+    """Set torch's threads on the CPU within the context (None: keep its number), then restore them."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -98,13 +98,13 @@ def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Tra
     """Train the model of one scheme from its start weights.
 
     Args:
-        settings: see there.
+        settings: of the run.
         name: the scheme.
-        text: what to train on, at least T + 1 bytes.
-        progress: is told of every step.
+        text: the train part, at least T + 1 bytes.
+        progress: called after every step.
 
     Raises:
-        ValueError: where the loss stops being a finite number.
+        ValueError: if the loss is no longer finite.
     """
     accelerator_class = require("accelerate").Accelerator
     device = torch.device(settings.device)
@@ -115,7 +115,7 @@ def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Tra
         model = build_model(settings, name)
         optimizer = build_optimizer(model, settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings))
-        # A generator of its own: the loader draws from it, and torch's global one stays as it is.
+        # The loader gets its own generator: it draws a seed, and torch's global generator must not change.
         loader: Any = DataLoader(
             TrainingWindows(text, settings), settings.batch_size, shuffle=False, generator=torch.Generator()
         )
@@ -131,7 +131,7 @@ def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Tra
             stepper.step()
             schedule.step()
             stepper.zero_grad()
-            loss = mean.item()  # waits for the device, so that a step's time is its own
+            loss = mean.item()  # waits for the device, so that the time of a step is complete
 
         seconds: list[float] = []
         peak = 0
@@ -154,7 +154,7 @@ def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Tra
 
 
 def rate(step: int, settings: Settings) -> float:
-    """The share of the learning rate at a step: rising over the warm-up, then along a cosine to a tenth.
+    """The factor of the learning rate at a step: it rises during the warm-up, then falls along a cosine to a tenth.
 
     >>> settings = Settings.of_preset("quick", steps=100)
     >>> rate(0, settings), rate(9, settings), rate(10, settings), round(rate(99, settings), 3)
@@ -168,7 +168,7 @@ def rate(step: int, settings: Settings) -> float:
 
 
 def build_optimizer(model: Decoder, settings: Settings) -> torch.optim.AdamW:
-    """AdamW over three groups: matrices (decayed), gains of the norms, and the scheme's own parameters."""
+    """AdamW with three groups: matrices (with weight decay), gains of the norms, and the scheme's own parameters."""
     own: list[nn.Parameter] = [] if model.scheme is None else list(model.scheme.parameters())
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith("scheme.")]
     groups: list[dict[str, Any]] = [
