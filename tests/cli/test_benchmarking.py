@@ -144,7 +144,7 @@ def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
     assert not (tmp_path / "bench.json").exists()
 
 
-STOPPED = "stopped; what was measured stands in bench.json: the same with --resume goes on"
+STOPPED = "stopped; bench.json has the cases so far; the same command with --resume continues"
 
 
 @pytest.mark.parametrize(("suite", "cases", "kept"), [("cpu", 2, 1), ("scaling", 12, 3), ("memory", 2, 1)])
@@ -234,10 +234,10 @@ def test_resume_of_nothing_begins(falloff, tmp_path):
 
 
 REFUSED = [
-    (["--resume"], "--resume: got no --out, expected the file to go on with"),
-    (["--suite", "gpu", "--resume", "--out", "x.json"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
+    (["--resume"], "--resume: got no --out, expected the file to continue"),
+    (["--suite", "gpu", "--resume", "--out", "x.json"], "--suite: got 'gpu', which takes only --cases, --out and --json"),
     (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, calls, short, long, hf"),
-    (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes --cases, --out and --json alone"),
+    (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes only --cases, --out and --json"),
     (["--suite", ""], "--suite: got ''"),
     (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, triton, blockwise"),
     (["--turns", "0"], "Invalid value for '--turns'"),
@@ -247,7 +247,7 @@ REFUSED = [
     (["--suite", "short", "--against", "/no/python"], "--against: got '/no/python', No such file or directory, expected"),
     (["--isa", "sse9"], "--isa: got 'sse9', expected one of "),
     (["--isa", "avx2", "--impl", "blockwise"], "--isa: got 'avx2', expected --impl cpu"),
-    (["--suite", "hf", "--isa", "avx2"], "--suite: got 'hf', which takes --cases"),
+    (["--suite", "hf", "--isa", "avx2"], "--suite: got 'hf', which takes only --cases"),
     (["--flex", "--suite", "scaling"], "--flex: got the suite 'scaling', expected 'cpu'"),
     (["--cases", "nothing"], "--cases: got 'nothing', expected part of a name such as 'short: T5"),
     (["--image", "x.png"], "--image: the suite 'cpu' has no figure"),

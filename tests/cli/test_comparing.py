@@ -80,7 +80,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, text, monkeypatch):
     monkeypatch.setattr("falloff.lab.compare.train", interrupted)
     code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
-    assert f"go on with: falloff compare --resume --out {tmp_path / 'run'}" in err
+    assert f"continue with: falloff compare --resume --out {tmp_path / 'run'}" in err
     assert "Traceback" not in err
 
 
@@ -140,7 +140,7 @@ def test_the_command_that_goes_on_names_a_scheme_of_ones_own(capsys, tmp_path, t
 
     monkeypatch.setattr("falloff.lab.compare.train", interrupted)
     _, _, err = _falloff(capsys, *QUICK, "--schemes", "own scheme.py:Mine", "--text", text, "--out", "run")
-    assert "go on with: falloff compare --resume --out run --schemes 'own scheme.py:Mine'\n" in err
+    assert "continue with: falloff compare --resume --out run --schemes 'own scheme.py:Mine'\n" in err
 
 
 HOSTILE = [
@@ -241,7 +241,7 @@ def test_a_full_disk_says_what_to_free_and_how_to_go_on(capsys, tmp_path, text, 
     assert (code, said) == (2, "")
     assert re.fullmatch(
         rf"falloff: {out}/checkpoints/rope.safetensors: No space left on device; free at least [0-9,]+ bytes there; "
-        rf"then go on with: falloff compare --resume --out {out}",
+        rf"then continue with: falloff compare --resume --out {out}",
         err.splitlines()[-1],
     )
     monkeypatch.undo()

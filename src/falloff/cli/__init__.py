@@ -50,5 +50,5 @@ app.add_typer(hf.app)
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command with these arguments, or with those of the process; exits."""
+    """Run the command with these arguments, or with those of the process, and exit."""
     app(args=arguments, prog_name="falloff")

@@ -35,7 +35,7 @@ def bench(
     cases: Annotated[
         str | None,
         typer.Option(
-            "--cases", metavar="PART", help="Only the cases whose name holds this, such as short.", show_default=False
+            "--cases", metavar="PART", help="Only the cases whose name contains this, such as short.", show_default=False
         ),
     ] = None,
     with_flex: Annotated[
@@ -58,14 +58,16 @@ def bench(
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", metavar="FILE", help="Suite scaling: draw it too: .png, .svg or .pdf.", show_default=False),
+        typer.Option(
+            "--image", metavar="FILE", help="Suite scaling: draw a figure too: .png, .svg or .pdf.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the JSON to this file too, after each case.", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what stands in the file of --out, if it is there.")
+        bool, typer.Option("--resume", help="Continue the measurement in the file of --out, if it exists.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,15 +76,15 @@ def bench(
     Every case is first checked against the definition in float64, output and gradients (a long one at N = 1024, and
     its last rows at full size); a wrong result is not reported. Exit status: 0, 1 for a wrong result, 2 for bad input.
 
-    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, 512 to 16384 long. Each case is timed for 6 seconds,
-    or for three turns of each contestant where these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less
-    with --turns or --cases. Suite memory: what a training step takes beyond inputs and results, in a process of its own.
-    Suite scaling: time against length. Suite calls: what is small: one query against 128 keys, the same while four other
-    processes spin, how many operators of torch each call runs, and decoding; on 2 threads. Suite short: N = 128 to 512 in
-    batches of 8. Suite long: N = 2048 to 8192. These three are beside SDPA without bias, and beside an older falloff with
-    --against; what is aimed at stands beside what was measured.
+    Suite cpu: inference and training with T5, FIRE, ALiBi and a band, N = 512 to 16384. Each case is timed for 6 seconds, or
+    for three turns of each contestant if these take longer: 8 minutes on 2 cores with AVX-512, over 10 with AVX2, less with
+    --turns or --cases. Suite memory: the memory of a training step beyond inputs and results, in a separate process. Suite
+    scaling: time against length. Suite calls, on 2 threads: one query against 128 keys, the same while four other processes
+    spin, how many operators of torch each call runs, and decoding. Suite short: N = 128 to 512 in batches of 8. Suite long:
+    N = 2048 to 8192. These three compare with SDPA without bias, and with an older falloff by --against; targets are shown
+    beside the measured values.
 
-    A measurement that was stopped goes on with the same options and --resume.
+    To continue a measurement that was stopped, use the same options and --resume.
 
     Keys of --json: suite, impl, machine, versions, commit, threads, isa, peak_gflops and peak_measured_by ("fma" or
     "matmul"; null for memory), turns (as asked, or null), flex, against (falloff, torch, commit of the older one; or null)
@@ -98,16 +100,16 @@ def bench(
     Suite hf: whole models of Transformers with random weights, fused, beside their own attention implementations. Keys of
     its --json: suite, machine, versions, commit, threads, turns and cases: name, label, work (encode, train, prefill,
     decode), batch, length, and errors (over the largest entry, against eager), skipped, turns, milliseconds, ratio; or
-    memory (bytes beyond the model; "no attention": values in the place of attention) and ratio.
+    memory (bytes beyond the model; "no attention": with values in place of attention) and ratio.
 
-    Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels there; a line a case, as they come. Suite tiles: candidates
-    for the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name,
+    Suite gpu: on a GPU, in bfloat16, beside PyTorch's kernels; prints a line after each case. Suite tiles: candidates for
+    the tiles of the GPU kernels. Keys of their --json: suite, device, versions, commit, matmul_tflops and cases: name,
     group, label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above;
     peak_bytes (the longest texts); tiles (candidate: milliseconds, or why not); or wrong or failed (a reason).
 
     Example: falloff bench --cases short
     """
-    # torch's own machinery and the cases load when they are used, not when somebody asks for help.
+    # Imported here, so that --help is fast.
     from falloff.bench.suites import Options, run_suite
     from falloff.views.figures import check_image_path, save_figure
 
@@ -117,7 +119,7 @@ def bench(
         if path is not None:
             check_replaceable(path)
     if resume and out is None:
-        raise ValueError("--resume: got no --out, expected the file to go on with")
+        raise ValueError("--resume: got no --out, expected the file to continue")
     if suite in ("gpu", "tiles"):
         if (
             resume
@@ -128,12 +130,12 @@ def bench(
             or image is not None
             or impl != "cpu"
         ):
-            raise ValueError(f"--suite: got {suite!r}, which takes --cases, --out and --json alone")
+            raise ValueError(f"--suite: got {suite!r}, which takes only --cases, --out and --json")
         _on_gpu(cases, out, tiles=suite == "tiles", as_json=as_json)
         return
     if suite == "hf":
         if with_flex or against is not None or isa is not None or image is not None or impl != "cpu":
-            raise ValueError("--suite: got 'hf', which takes --cases, --turns, --out, --resume and --json alone")
+            raise ValueError("--suite: got 'hf', which takes only --cases, --turns, --out, --resume and --json")
         _with_models(cases, turns, out, resume=resume, as_json=as_json)
         return
     options = Options(suite, impl, turns, cases, with_flex, against, isa)
@@ -168,7 +170,7 @@ def _with_models(cases: str | None, turns: int | None, out: Path | None, *, resu
 
 @contextmanager
 def _measuring(silent: bool, out: Path | None) -> Iterator["Progress"]:
-    """A bar while a suite runs; a wrong result ends the command with status 1, and who stops it hears how to go on."""
+    """Show progress while a suite runs. A wrong result exits with status 1; Ctrl-C prints how to continue."""
     from falloff.bench.progress import progress_for
     from falloff.bench.verify import WrongResultError
 
@@ -181,7 +183,7 @@ def _measuring(silent: bool, out: Path | None) -> Iterator["Progress"]:
     except KeyboardInterrupt:
         if out is None:
             raise typer.Abort from None
-        print(f"falloff: stopped; what was measured stands in {out}: the same with --resume goes on", file=sys.stderr)
+        print(f"falloff: stopped; {out} has the cases so far; the same command with --resume continues", file=sys.stderr)
         raise typer.Exit(2) from None
 
 

@@ -49,8 +49,8 @@ def compare(
             "--schemes",
             "--scheme",
             metavar="a,b,...",
-            help=f"Which to compare: {', '.join(DEFAULT_SCHEMES)}; by default all of them. Or {OWN_NAMES}, with the "
-            "settings that it has by default.",
+            help=f"Which to compare: {', '.join(DEFAULT_SCHEMES)}; by default all of them. Or {OWN_NAMES}, with its "
+            "default settings.",
             show_default=False,
         ),
     ] = None,
@@ -94,7 +94,7 @@ def compare(
         typer.Option("--out", metavar="DIR", help="Where to write; by default runs/compare-PRESET.", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one; --schemes adds to it.")
+        bool, typer.Option("--resume", help="Continue the run in that folder, if there is one; --schemes adds to it.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead, and nothing while it runs.")
@@ -103,8 +103,8 @@ def compare(
     """Train the same small language model once per scheme, and test it beyond the trained length.
 
     Writes to DIR: config.json, results.jsonl (one line per scheme and length), checkpoints/SCHEME.safetensors and
-    report.html, one page that needs no network. A complete scheme is stored at once: Ctrl-C loses the one under way, and
-    --resume goes on, and does again what was damaged since; a scheme of your own has to be named again, since its code runs.
+    report.html, one page that needs no network. Each scheme is stored when it is complete: Ctrl-C loses only the current
+    one. --resume continues, and runs damaged schemes again; name a scheme of your own again, since this runs its code.
 
     Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: scheme, kind, seed,
     train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, losses, tail_losses, parameters,
@@ -112,7 +112,7 @@ def compare(
 
     Example: falloff compare --preset quick --schemes t5,alibi,rope
     """
-    # The lab is heavy: it loads when it is used, not when somebody asks for help.
+    # Imported here, so that --help is fast.
     from falloff.lab.compare import compare_schemes, resolve
     from falloff.lab.progress import progress_for
 
@@ -121,7 +121,7 @@ def compare(
     names = None if schemes is None else tuple(name.strip() for part in schemes for name in part.split(","))
     for name in names or ():
         if is_own(name):
-            scheme_class(name, "schemes")  # here its code runs, and nowhere else
+            scheme_class(name, "schemes")  # the only place that runs its code
     settings, folder = resolve(
         preset,
         out,
@@ -137,19 +137,19 @@ def compare(
     if settings.preset == "gpu" and settings.device == "cpu" and device is None and not (resume and _holds_run(folder)):
         raise ValueError(
             "preset: got 'gpu' on a machine without a GPU that PyTorch knows, where it would take weeks; expected quick or "
-            "small, or --device cpu to start it all the same"
+            "small, or --device cpu to run it anyway"
         )
     try:
         with progress_for(silent=as_json) as progress:
             comparison = compare_schemes(settings, folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        print(f"falloff: stopped; go on with: {_go_on(folder)}", file=sys.stderr)
+        print(f"falloff: stopped; continue with: {_resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         if not _holds_run(folder):
             raise
-        way = f"{error.strerror or error}; then go on with: {_go_on(folder)}"
-        raise OSError(error.errno, way, error.filename or str(folder)) from error
+        reason = f"{error.strerror or error}; then continue with: {_resume_command(folder)}"
+        raise OSError(error.errno, reason, error.filename or str(folder)) from error
     if as_json:
         paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
         print(json.dumps({**paths, "config": comparison.config, "results": comparison.results}, allow_nan=False))
@@ -158,8 +158,8 @@ def compare(
     print(f"Report: {comparison.folder.report_path}")
 
 
-def _go_on(folder: Path) -> str:
-    """The command that goes on with a run; it has to name the schemes of one's own again."""
+def _resume_command(folder: Path) -> str:
+    """The command that continues a run. It names the schemes of the user's own again."""
     from falloff.lab.folder import RunFolder
 
     stored = RunFolder(folder).stored_config() if _holds_run(folder) else None

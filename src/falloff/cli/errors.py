@@ -1,4 +1,4 @@
-"""What goes wrong on the command line: one line on stderr, exit status 2, no traceback."""
+"""Errors on the command line: one line on stderr, exit status 2, no traceback."""
 
 import sys
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-# typer comes with a click of its own or with the real one, after its version: its bases are found by way of its own name.
+# Depending on its version, typer uses click or its own copy of click: so these classes are taken from typer's class.
 _USAGE_ERROR, _CLICK_EXCEPTION = cast(tuple[type[Exception], type[Exception]], typer.BadParameter.__mro__[1:3])
 
 
 class OneLineErrors(TyperGroup):
     """A group of commands whose errors are one line each.
 
-    A command raises ValueError (it got what it cannot use) or OSError (a file cannot be read or written). No option
-    means anything where it is empty, as an unset shell variable leaves it.
+    A command raises ValueError (for a wrong argument) or OSError (a file cannot be read or written). An option with an empty
+    value is refused: it often comes from an unset shell variable.
     """
 
     def main(
@@ -39,7 +39,7 @@ class OneLineErrors(TyperGroup):
                 windows_expand_args=windows_expand_args,
                 **extra,
             )
-            sys.stdout.flush()  # here, and not when Python ends: a full disk is an error like others
+            sys.stdout.flush()  # here, not at Python's exit, so that a full disk is reported as other errors
         except _CLICK_EXCEPTION as error:
             _fail(_usage_message(error))
         except OSError as error:
@@ -53,7 +53,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Refuse options whose value is empty; a path that is empty would else be the current folder."""
+    """Refuse options with an empty value; an empty path would mean the current folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("--"):
             option, equals, value = argument.partition("=")
@@ -75,13 +75,13 @@ def _usage_message(error: Any) -> str:
 
 def _fail(message: str) -> None:
     line = " ".join(message.splitlines())
-    # What a name holds that a terminal would obey, or that is no UTF-8, stands there as an escape.
+    # Escape control characters, which a terminal would obey, and characters that are not UTF-8.
     print("falloff:", "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line), file=sys.stderr)
     sys.exit(2)
 
 
 def _write_any_character() -> None:
-    """A terminal that lacks a character of some token shows its code instead of failing."""
+    """Let stdout print an escape for a character that its encoding lacks, instead of failing."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")

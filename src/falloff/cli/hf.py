@@ -25,10 +25,10 @@ def check(
 ) -> None:
     """Compare fused models with Transformers' own attention, on small random models of every family, float32, CPU.
 
-    Logits and the gradients of every parameter (largest error over largest value) and the loss as Trainer computes it (error
-    over loss), without padding and padded on the left, on the right and between tokens; the logits of 64 generated steps,
-    200 greedy tokens, beams; in bfloat16 the error against float64 beside that of Transformers' own. Nothing is downloaded.
-    Exit status: 0, 1 where something is beyond its budget, 2 for bad input.
+    Compared are logits and the gradients of every parameter (largest error over largest value) and the loss as Trainer
+    computes it (error over loss), without padding and with padding on the left, on the right and between tokens; the logits
+    of 64 generated steps, 200 greedy tokens, beams; in bfloat16, the error against float64 over that of Transformers' own
+    attention. Nothing is downloaded. Exit status: 0, 1 if an error exceeds its budget, 2 for bad input.
 
     Keys of --json: versions, budgets (logits, gradients, bfloat16), and families: each with family, model, logits,
     gradients, worst_parameter, loss, generation, tokens, beams, bfloat16, green.

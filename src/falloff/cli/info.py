@@ -1,4 +1,4 @@
-"""What runs on this machine: `falloff info`."""
+"""Which implementations run on this machine: `falloff info`."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ from falloff.cli.json_keys import print_json
 from falloff.cli.settings import Json
 from falloff.ops import cpu, implementations
 
-_TOLD = {
+_DESCRIPTIONS = {
     "cpu": "C++ kernels for the CPU, O(N) memory",
     "triton": "Triton kernels for GPUs, O(N) memory",
     "blockwise": "plain torch on any device, O(N) memory",
@@ -26,13 +26,13 @@ _TOLD = {
 
 
 def info(as_json: Json = False) -> None:
-    """Say which implementations of attention run here, and why another one does not.
+    """Show which implementations of attention run here, and why the others do not.
 
-    FALLOFF_CPU_ISA in the environment forces an instruction set of the CPU kernels.
+    The environment variable FALLOFF_CPU_ISA forces an instruction set of the CPU kernels.
 
-    Keys of --json: implementations (list of name, runs, why: null where it runs; in the order in which impl="auto" tries
+    Keys of --json: implementations (list of name, runs, why: null if it runs; in the order in which impl="auto" tries
     them, then reference, which only runs by name), instruction_set (in_use, available, forced), threads, versions
-    (python, falloff, torch, triton, and compiler, which built the CPU kernels; null where it is not there) and devices (list
+    (python, falloff, torch, triton, and compiler, which built the CPU kernels; null if there is none) and devices (list
     of device and name).
 
     Example: falloff info
@@ -45,7 +45,7 @@ def info(as_json: Json = False) -> None:
 
 
 def facts() -> dict[str, Any]:
-    """What `falloff info --json` prints."""
+    """The content of `falloff info --json`."""
     from falloff.environment import machine
 
     devices = [{"device": "cpu", "name": machine("cpu")["cpu"]}]
@@ -73,7 +73,7 @@ def _why_not(name: str) -> str | None:
     if reason is None and name == "cpu":
         try:
             cpu.instruction_set()
-        except ValueError as error:  # one is forced that is not there
+        except ValueError as error:  # FALLOFF_CPU_ISA names one that this machine lacks
             return str(error)
     return reason
 
@@ -109,7 +109,7 @@ def _print(found: dict[str, Any]) -> None:
         table.add_column(heading)
     for entry in found["implementations"]:
         runs = Text("yes", style="green") if entry["runs"] else Text("no", style="red")
-        table.add_row(entry["name"], runs, Text(entry["why"] or _TOLD.get(entry["name"], "")))
+        table.add_row(entry["name"], runs, Text(entry["why"] or _DESCRIPTIONS.get(entry["name"], "")))
     isa = found["instruction_set"]
     sets = ", ".join(name + (" (in use)" if name == isa["in_use"] else "") for name in isa["available"]) or "none"
     forced = "" if isa["forced"] is None else f"; FALLOFF_CPU_ISA={isa['forced']}"

@@ -1,4 +1,4 @@
-"""What --json prints. The keys are documented in each command's help and stay as they are."""
+"""The output of --json. Each command's help documents its keys, which do not change."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def bucket_keys(bucket: Bucket) -> dict[str, Any]:
 
 
 def shown_keys(bias: Scheme, grid: BiasGrid, tokens: list[str] | None, image: Path | None) -> dict[str, Any]:
-    """What `falloff show --json` prints."""
+    """The content of `falloff show --json`."""
     return {
         "scheme": bias.name,
         "settings": settings_of(bias),
@@ -39,7 +39,7 @@ def shown_keys(bias: Scheme, grid: BiasGrid, tokens: list[str] | None, image: Pa
 
 
 def explained_keys(bias: Scheme, seed: int, properties: Properties | None) -> dict[str, Any]:
-    """What `falloff explain --json` prints."""
+    """The content of `falloff explain --json`."""
     parameters = [
         {"name": name, "shape": list(parameter.shape), "count": parameter.numel()}
         for name, parameter in bias.named_parameters()

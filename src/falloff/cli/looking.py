@@ -35,10 +35,8 @@ from falloff.views.terminal import bucket_view, check_view, grid_view, legend_vi
 _MOST_SHOWN = 512
 _LARGEST_OFFSET = 2**53
 
-Values = Annotated[bool, typer.Option("--values", help="The bias itself, where the scheme has buckets too.")]
-Future = Annotated[
-    bool, typer.Option("--future", help="Keys in the future too; with --bidirectional they are never masked.")
-]
+Values = Annotated[bool, typer.Option("--values", help="Show the bias itself, also for a scheme with buckets.")]
+Future = Annotated[bool, typer.Option("--future", help="Show keys in the future too, as --bidirectional always does.")]
 
 
 def _file(name: str) -> Path:
@@ -51,10 +49,10 @@ def _file(name: str) -> Path:
 def show(
     scheme: SchemeName,
     length: Annotated[
-        int | None, typer.Option("--length", min=1, max=_MOST_SHOWN, help="How many positions; 8 unless --tokens says.")
+        int | None, typer.Option("--length", min=1, max=_MOST_SHOWN, help="How many positions; 8, or as many as --tokens.")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option("--tokens", help='What to write at rows and columns: "u e r y", one for each position.')
+        str | None, typer.Option("--tokens", help='Labels of rows and columns: "u e r y", one for each position.')
     ] = None,
     image: Annotated[
         Path | None, typer.Option("--image", help="Write the figure to this file: .png, .svg or .pdf.", show_default=False)
@@ -70,11 +68,11 @@ def show(
 ) -> None:
     """Show the grid of a bias: rows are queries, columns keys, masked cells blank.
 
-    A cell holds its bucket, or the bias itself for schemes without buckets and with --values. Below stands what the
-    colours mean.
+    A cell shows its bucket; for a scheme without buckets, or with --values, the bias itself. A legend below explains the
+    colours.
 
     Keys of --json: scheme, settings, num_heads, head, length, tokens (list or null), kind ("bucket" or "value"), cells
-    (rows of numbers, null where masked), legend (list of bucket and ranges, each range with first and last, null where it
+    (rows of numbers, null if masked), legend (list of bucket and ranges, each range with first and last, null if it
     never ends), image (file or null).
 
     Example: falloff show t5 --num-buckets 4 --max-distance 5 --length 6
@@ -117,7 +115,7 @@ def buckets(
             "--distance",
             min=-_LARGEST_OFFSET,
             max=_LARGEST_OFFSET,
-            help="Only the bucket of this offset, and all offsets that share it; below 0 for a key in the future.",
+            help="Only the bucket of this offset, and all offsets that share it; negative for a key in the future.",
             show_default=False,
         ),
     ] = None,
@@ -127,8 +125,8 @@ def buckets(
 ) -> None:
     """List each bucket of a scheme with its range of offsets.
 
-    Keys of --json: scheme, settings, buckets (list of bucket and ranges, each range with first and last, null where it
-    never ends; no ranges where the bucket is never used), distance (null, or an object with offset, bucket and ranges).
+    Keys of --json: scheme, settings, buckets (list of bucket and ranges, each range with first and last, null if it
+    never ends; no ranges if the bucket is never used), distance (null, or an object with offset, bucket and ranges).
 
     Example: falloff buckets t5 --num-buckets 32 --max-distance 128 --distance 40
     """
@@ -168,14 +166,14 @@ def check(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Check a grid of buckets, or of values, that somebody wrote; name each wrong cell.
+    """Check a handwritten grid of buckets or values, and list each wrong cell.
 
-    GRID has one row of cells a line, between commas, semicolons, tabs or blanks. X, x, - or nothing is a masked cell. A
-    first row or column of labels is left out where it is recognisable: words, along the top also the positions 0, 1, 2, or
-    the same labels along both edges. A value is right if it is within half a unit of its last written place: -0.3 stands
-    for anything from -0.35 to -0.25.
+    GRID has one row of cells per line, separated by commas, semicolons, tabs or blanks. X, x, - or nothing is a masked cell.
+    A first row or column of labels is ignored if it is recognisable: words, along the top also the positions 0, 1, 2, or
+    the same labels along both edges. A value is right if it is within half a unit of its last written digit: -0.3 means
+    anything from -0.35 to -0.25.
 
-    Exit status: 0 when all is right, 1 when a cell is wrong, 2 when the file cannot be read as a grid.
+    Exit status: 0 if all cells are right, 1 if a cell is wrong, 2 if the file cannot be read as a grid.
 
     Keys of --json: wrong (list of query, key, offset, found, expected; null for masked) and checked (how many cells,
     masked ones too).
@@ -200,7 +198,7 @@ def explain(
     scheme: SchemeName,
     trained_length: Annotated[
         int,
-        typer.Option("--trained-length", min=2, max=16384, help="The length beyond which to look at the bias."),
+        typer.Option("--trained-length", min=2, max=16384, help="Show how the bias goes on beyond this length."),
     ] = 512,
     num_heads: NumHeads = 8,
     seed: Seed = 0,
@@ -210,10 +208,10 @@ def explain(
 ) -> None:
     """Explain a scheme: formula, parameters, and properties computed from its values.
 
-    Learned schemes are looked at with their start values, which are random for most: see --seed.
+    A learned scheme has its initial values, which are random for most: see --seed.
 
     Keys of --json: scheme, kind, formula, paper, reading, settings, num_heads, seed, parameters (list of name, shape,
-    count), num_parameters, and properties: null where the bias needs states, else an object with toeplitz,
+    count), num_parameters, and properties: null if the bias depends on content, else an object with toeplitz,
     not_toeplitz_from (row or null), rows_compared, monotone, falling_heads, rising_heads, bounded, lowest, highest,
     farthest (offset), sign_symmetric, future_constant, reach (offset or null), keys, mass (list of window, least, median,
     largest over heads), mass_reach (least, median, largest) and beyond (trained_length, length, verdict, before, after,
@@ -234,7 +232,7 @@ def explain(
 
 
 def _printable(token: str) -> str:
-    """The token without what would move a terminal's cursor."""
+    """The token without control characters, which could move a terminal's cursor."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in token)
 
 

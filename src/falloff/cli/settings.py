@@ -18,14 +18,14 @@ from falloff.schemes.settings import make, setting_parameters
 
 _PANEL = "Settings of a scheme"
 
-_MOST_OTHERWISE = 2**20  # from Python there is no such bound, see `Scheme.largest_settings`
+_MOST_OTHERWISE = 2**20  # on the command line only, for settings not in `Scheme.largest_settings`
 
 SchemeName = Annotated[
     str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False)
 ]
 NumHeads = Annotated[int, typer.Option("--num-heads", min=1, max=128, help="How many heads the bias has.")]
 Head = Annotated[int, typer.Option("--head", min=0, help="The head whose values to show, counted from 0.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the start values that are random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the random initial values.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -39,7 +39,7 @@ def option_name(setting: str) -> str:
 
 
 def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
-    """A scheme with the start values of that seed; torch's generator is left as it was.
+    """A scheme with the initial values of this seed. Restores torch's generator.
 
     Raises:
         ValueError: for a setting that the scheme does not take, or out of range.
@@ -70,17 +70,17 @@ def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[st
 
 
 def is_random(cls: type[Scheme], num_heads: int, settings: dict[str, Any]) -> bool:
-    """Whether the start values of its parameters differ from seed to seed."""
+    """Whether the initial values of its parameters depend on the seed."""
     one, other = (build_scheme(cls, num_heads, seed, settings).state_dict() for seed in (0, 1))
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def with_settings(command: Callable[..., None], own: type[Scheme] | None = None) -> Callable[..., None]:
-    """Give a command an option for every setting of every scheme, and hand it those that were given as `settings`.
+    """Give a command an option for every setting of every scheme, and pass it the given ones as `settings`.
 
     Args:
         command: takes `settings`, by name.
-        own: a scheme of the user's, for whose settings alone there are to be options.
+        own: a scheme of the user's own: then only its settings become options.
     """
     parameters = inspect.signature(command).parameters
     options: dict[str, inspect.Parameter] = {}
@@ -88,15 +88,15 @@ def with_settings(command: Callable[..., None], own: type[Scheme] | None = None)
     for scheme in SCHEMES.values() if own is None else [own]:
         for name, parameter in setting_parameters(scheme).items():
             kind = _kind_of(scheme, parameter)
-            if kind is None or name in parameters:  # what is no number, word or switch, or an option of the command
+            if kind is None or name in parameters:  # of another type, or an option of the command itself
                 continue
             usual = parameter.default
             default = "" if isinstance(usual, bool) or usual is parameter.empty else f" (default {usual})"
             takers.setdefault(name, []).append(scheme.name + default)
             option = option_name(name) + (f"/{option_name('no_' + name)}" if usual is True else "")
-            told = typer.Option(option, help=f"For {', '.join(takers[name])}.", rich_help_panel=_PANEL)
+            option_type = typer.Option(option, help=f"For {', '.join(takers[name])}.", rich_help_panel=_PANEL)
             options[name] = inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, told]
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option_type]
             )
 
     @functools.wraps(command)
@@ -118,21 +118,21 @@ def with_settings(command: Callable[..., None], own: type[Scheme] | None = None)
 
 
 def _kind_of(cls: type[Scheme], parameter: inspect.Parameter) -> type | None:
-    """What the option of a setting takes: as it is annotated, or as its default is; None where it cannot be an option."""
+    """The type of a setting's option, by its annotation or its default; None if it cannot be an option."""
     try:
         annotation = typing.get_type_hints(cls.__init__).get(parameter.name, parameter.empty)
-    except Exception:  # a name that is only there for type checkers
+    except Exception:  # a name that is imported for type checkers only
         annotation = parameter.empty
     is_union = typing.get_origin(annotation) in (Union, UnionType)
     choices = typing.get_args(annotation) if is_union else (annotation,)
     if annotation is parameter.empty:
         choices = (str if parameter.default in (None, parameter.empty) else type(parameter.default),)
-    # Of int | float the wider one: an option of float takes both.
+    # For int | float, float: its option takes both.
     return next((kind for kind in (float, int, str, bool) if kind in choices), None)
 
 
 class SchemeCommand(TyperCommand):
-    """A command that takes a scheme, and has options for the settings of one of the user's own where that is named."""
+    """A command that takes a scheme. If it is one of the user's own, its settings become the options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         option = next((name for parameter in self.params for name in parameter.opts if name == "--scheme"), None)
@@ -152,8 +152,8 @@ class SchemeCommand(TyperCommand):
 
 
 def _scheme_among(words: list[str]) -> str | None:
-    """The name of the scheme among the arguments and the options that are not known before it is, with their values."""
+    """The name of the scheme among arguments, options and their values; options are unknown until the scheme is known."""
     takes_none = [True, *(not word.startswith("-") or "=" in word for word in words)]
     sure = [word for free, word in zip(takes_none, words, strict=False) if free and not word.startswith("-")]
-    # Behind an unknown option: the name, if that option is a switch.
+    # A word after an unknown option may be the name, if that option is a switch.
     return next(iter([*sure, *filter(is_own, words)]), None)

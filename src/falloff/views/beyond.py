@@ -1,4 +1,4 @@
-"""What a bias does beyond the trained length, read off its values."""
+"""How a bias goes on beyond the trained length, computed from its values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,12 +20,12 @@ class Beyond:
     """The bias from the trained length to 8 times it.
 
     Attributes:
-        trained_length: offsets up to trained_length - 1 were met in training.
-        length: offsets up to length - 1 were looked at.
-        verdict: 'constant', 'falling', 'rising' or 'waving' (it changes direction) where all heads agree, else 'mixed';
-            'squeezed' where later rows spread the values of the earlier ones over more distance; 'row-dependent' where
-            the row matters in some other way.
-        before, after: the median head's bias at the last offset of each length.
+        trained_length: offsets up to trained_length - 1 occur in training.
+        length: offsets up to length - 1 were examined.
+        verdict: 'constant', 'falling', 'rising' or 'waving' (it changes direction) if all heads agree, else 'mixed'; for a
+            bias that depends on the row 'squeezed', if later rows spread the same values over more distance, else
+            'row-dependent'.
+        before, after: the median head's bias at the last offset of either length.
         same_offset: for a bias that depends on the row, the median head's bias at offset trained_length - 1 in the
             last row of all; None otherwise.
         untrained_buckets: buckets that only offsets beyond the trained length use.
@@ -71,7 +71,7 @@ def beyond_training(scheme: Scheme, trained_length: int, not_toeplitz_from: int 
 
 
 def _verdict(values: Tensor, rounding: float) -> Verdict:
-    """How the values of one head go on with the offset."""
+    """How the values of one head change with the offset."""
     if (values.max() - values.min()).item() <= rounding:
         return "constant"
     steps = values.diff()
@@ -81,7 +81,7 @@ def _verdict(values: Tensor, rounding: float) -> Verdict:
 
 
 def _verdict_by_row(farthest_key: Tensor) -> Verdict:
-    """Squeezed: however long the row, the key farthest away keeps its bias, so all others must lie in between."""
+    """Squeezed: the farthest key has the same bias in every row, so a longer row has the same range of values."""
     spread = farthest_key.amax(dim=1) - farthest_key.amin(dim=1)
     # FIRE divides by psi(i) + 1e-6, so its last value is not quite constant.
     return "squeezed" if bool((spread <= 1e-4 * farthest_key.abs().amax(dim=1)).all()) else "row-dependent"

@@ -8,20 +8,20 @@ from torch import Tensor
 
 from falloff.schemes.base import Scheme
 
-_CHUNK = 2**20  # offsets looked at in one go, so that a large max_distance costs time but no memory
-_WITHOUT_REACH = 4096  # how far to look where a scheme of the user's own does not say where its buckets end
+_CHUNK = 2**20  # offsets per step, so that a large max_distance takes time but not memory
+_WITHOUT_REACH = 4096  # the largest offset for a scheme of the user's own that states no reach
 
 
 @runtime_checkable
 class Bucketed(Protocol):
-    """A scheme that gives offsets buckets: T5, per-offset, or one of the user's own with a method `bucket`."""
+    """A scheme whose bias is by bucket: T5, per-offset, or one of the user's own with a method `bucket`."""
 
     def bucket(self, offsets: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class OffsetRange:
-    """Offsets from `first` to `last`, both included; None at an end that never ends.
+    """Offsets from `first` to `last`, both included; None for no bound.
 
     >>> str(OffsetRange(2, 3)), str(OffsetRange(4, None)), str(OffsetRange(-3, -2)), str(OffsetRange(None, -4))
     ('offsets 2-3', 'offsets 4 and beyond', 'offsets -3 to -2', 'offsets -4 and below')
@@ -45,7 +45,7 @@ class OffsetRange:
 
 @dataclass(frozen=True)
 class Bucket:
-    """One bucket and the ranges of offsets that share it; no range at all where it is never used."""
+    """One bucket and the ranges of offsets that share it; no range if it is never used."""
 
     bucket: int
     ranges: tuple[OffsetRange, ...]
@@ -57,15 +57,15 @@ class Bucket:
 
     @property
     def in_future(self) -> bool:
-        """Whether it holds keys in the future only."""
+        """Whether it contains only offsets of keys in the future."""
         return bool(self.ranges) and all(part.last is not None and part.last < 0 for part in self.ranges)
 
 
 def bucket_table(scheme: Scheme) -> list[Bucket]:
-    """Every bucket of a scheme with its range of offsets, found by asking the scheme for the bucket of each offset.
+    """Every bucket of a scheme with its ranges of offsets, computed from the scheme's bucket of each offset.
 
-    For a scheme that is not bidirectional only offsets >= 0 are listed: keys in the future share the bucket of offset 0
-    and are masked in a causal model.
+    For a scheme that is not bidirectional only offsets >= 0 are listed: keys in the future have the bucket of offset 0, and
+    are masked in a causal model.
 
     Raises:
         ValueError: for a scheme without buckets.
@@ -94,7 +94,7 @@ def bucket_table(scheme: Scheme) -> list[Bucket]:
 
 
 def _runs(scheme: Bucketed, lowest: int, highest: int) -> list[tuple[int, int, int]]:
-    """Neighbouring offsets of one bucket: (bucket, first offset, last offset), in order of offset."""
+    """Runs of neighbouring offsets with the same bucket: (bucket, first offset, last offset), in order of offset."""
     runs: list[tuple[int, int, int]] = []
     for start in range(lowest, highest + 1, _CHUNK):
         offsets = torch.arange(start, min(start + _CHUNK, highest + 1))

@@ -1,4 +1,4 @@
-"""Checking a grid somebody wrote against the one that a scheme gives."""
+"""Comparing a handwritten grid with that of a scheme."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _FLOAT32_ROUNDING = 2.0**-23
 
 @dataclass(frozen=True)
 class WrongCell:
-    """A cell that differs from what is expected; None stands for a masked cell."""
+    """A cell that differs from the expected one; None for a masked cell."""
 
     query: int
     key: int
@@ -22,8 +22,8 @@ class WrongCell:
 def check_grid(written: WrittenGrid, expected: BiasGrid) -> list[WrongCell]:
     """Every cell of `written` that is wrong, in order of query and key.
 
-    Buckets must be equal. A value may differ by half a unit in the last place that was written, so that -0.3 stands for
-    anything from -0.35 to -0.25, and by float32's rounding. A masked cell must be masked.
+    Buckets must be equal. A value may differ by half a unit of its last written digit, so that -0.3 means anything from
+    -0.35 to -0.25, and by float32's rounding. A masked cell must be masked.
 
     Raises:
         ValueError: for grids of different lengths.
@@ -49,7 +49,7 @@ def _agree(cell: WrittenNumber | None, right: Cell, *, exact: bool) -> bool:
         return cell is None and right is None
     if exact:
         return cell.value == right
-    # Half a unit has to reach the very end of its range, in binary too: -0.35 is off from -0.3 by a hair more than 0.05.
+    # 1 + 1e-9, so that the ends of the range are included in binary too: -0.35 differs from -0.3 by slightly more than 0.05.
     return abs(cell.value - right) <= cell.half_unit * (1 + 1e-9) + _FLOAT32_ROUNDING * abs(right)
 
 

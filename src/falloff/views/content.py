@@ -1,13 +1,13 @@
-"""What cannot be shown of a bias that depends on what the tokens say."""
+"""The refusal of a bias that depends on content, which only exists while a model runs."""
 
 from falloff.schemes.base import Scheme
 
 
 def refuse_without_content(scheme: Scheme | type[Scheme], argument: str = "scheme") -> None:
-    """Refuse a scheme whose bias is only there while a model runs.
+    """Raise if the bias of a scheme depends on content.
 
     Raises:
-        ValueError: saying what there is to see of it.
+        ValueError: with the command that explains the scheme.
 
     >>> from falloff import ProfileMixture
     >>> refuse_without_content(ProfileMixture)

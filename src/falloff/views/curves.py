@@ -1,4 +1,4 @@
-"""The curves of a bias: every head by offset."""
+"""The curves of a bias: its values by offset, for every head."""
 
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,15 @@ from falloff.views.palette import head_colours
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_NAMED = 8  # curves in the legend; more are shades of the same ramp
+_MOST_NAMED = 8  # curves in the legend; the others are shades in between
 _MOST_LENGTH = 2**20
 
 
 def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
     """Draw the bias of every head by offset, as one query sees it.
 
-    The query stands at position length - 1, so that offsets run from 0 to length - 1. Where the scheme tells the future
-    from offset 0 and from the past, as bidirectional ones and TISA do, as many offsets below 0 are drawn too.
+    The query has position length - 1, so offsets run from 0 to length - 1. If keys in the future have a bias of their own,
+    as in bidirectional schemes and TISA, as many negative offsets are drawn too.
 
     Args:
         scheme: any scheme whose bias does not depend on content.
@@ -61,7 +61,7 @@ def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
             values[head].tolist(),
             color=colour,
             linewidth=1.6,
-            # A bucket holds for whole offsets: a slanted line between two would show values that no offset has.
+            # Steps for buckets: a slanted line between two offsets would show values that no offset has.
             drawstyle="steps-mid" if isinstance(scheme, Bucketed) else "default",
             label=f"head {head}" if head in named else None,
         )

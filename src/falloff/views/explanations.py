@@ -1,4 +1,4 @@
-"""A scheme explained: what its authors say of it, and what its values say."""
+"""The explanation of a scheme: its paper's facts, and properties computed from its values."""
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,12 +12,12 @@ from falloff.views.properties import Properties
 
 
 def explanation_view(scheme: Scheme, properties: Properties | None, start_values: str) -> RenderableType:
-    """What there is to say of a scheme.
+    """The explanation of a scheme as a rich renderable.
 
     Args:
         scheme: any scheme.
-        properties: from `scheme_properties`; None where the bias depends on content.
-        start_values: where the parameters come from, such as 'random, seed 0'; empty where there are none.
+        properties: from `scheme_properties`; None if the bias depends on content.
+        start_values: the origin of the parameters, such as 'random, seed 0'; empty if there are none.
     """
     named = _facts()
     named.add_row("kind", "learned: training moves it" if scheme.kind == "learned" else "heuristic: fixed, not learned")
@@ -128,7 +128,7 @@ def _beyond(beyond: Beyond) -> str:
 
 
 def _mass(found: Properties) -> RenderableType:
-    """Which keys get the attention when all scores are equal."""
+    """How the softmax mass is spread over the keys if all scores are equal."""
     title = Text(f"Share of softmax mass among {found.keys} keys of equal score, by head", style="bold")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("nearest keys", justify="right")

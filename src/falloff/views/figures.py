@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 IMAGE_ENDINGS = (".png", ".svg", ".pdf")
 
 _POINTS_PER_INCH = 72
-_LEAST_LEGIBLE = 5.0  # points; smaller labels are left out
-_GLYPH_WIDTH = 0.65  # of a digit, in units of the font size
+_LEAST_LEGIBLE = 5.0  # points; no labels in a smaller font
+_GLYPH_WIDTH = 0.65  # the width of a digit over the font size
 
 
 def check_image_path(path: Path) -> None:
-    """Refuse a file whose ending names none of the formats that a figure can be written in.
+    """Check that a file's ending is that of a format in which figures can be written.
 
     >>> check_image_path(Path("grid.jpg"))
     Traceback (most recent call last):
@@ -34,16 +34,16 @@ def check_image_path(path: Path) -> None:
 
 
 def check_tokens(tokens: Sequence[str], length: int) -> None:
-    """Refuse labels that are not one for each position."""
+    """Check that there is one label for each position."""
     if len(tokens) != length:
         raise ValueError(f"tokens: got {len(tokens)} of them for {length} positions, expected one for each position")
 
 
 def empty_figure(width: float, height: float) -> "Figure":
-    """A figure of that size in inches, without pyplot and so without a window or any state.
+    """A figure of this size in inches, made without pyplot, so without a window or global state.
 
     Raises:
-        ModuleNotFoundError: without matplotlib, saying how to get it.
+        ModuleNotFoundError: without matplotlib, with the command that installs it.
     """
     try:
         from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def grid_figure(grid: BiasGrid, tokens: Sequence[str] | None = None) -> "Figure"
 
     Args:
         grid: from `bias_grid`.
-        tokens: what to write at rows and columns instead of positions, one for each position.
+        tokens: labels of rows and columns instead of positions, one for each position.
 
     Returns:
         A matplotlib figure, without pyplot: `figure.savefig(...)`, or let a notebook show it.
@@ -89,10 +89,10 @@ def grid_figure(grid: BiasGrid, tokens: Sequence[str] | None = None) -> "Figure"
 
 
 def save_figure(figure: "Figure", path: Path) -> list[str]:
-    """Write a figure as PNG, SVG or PDF, after its ending; the same figure gives the same bytes.
+    """Write a figure as PNG, SVG or PDF, by the file's ending. The same figure gives the same bytes.
 
     Returns:
-        What the reader should know of it, such as characters that the font lacks.
+        Warnings, such as characters that the font lacks.
 
     Raises:
         ValueError: for another ending.
@@ -167,7 +167,7 @@ def _draw_scale(figure: "Figure", axes: "Axes", colours: GridColours) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    if colours.low == colours.high:  # one value, which the cells tell
+    if colours.low == colours.high:  # a single value, which the cells show
         return
     ramp = LinearSegmentedColormap.from_list("falloff", list(colours.ramp))
     scale = ScalarMappable(Normalize(colours.low, colours.high), ramp)

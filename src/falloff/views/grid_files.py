@@ -1,4 +1,4 @@
-"""Reading a grid from a file: CSV or blanks, masked cells, labels."""
+"""Reading a grid from a file: CSV or separated by blanks, with masked cells and labels."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ _MOST_POSITIONS = 1024
 
 @dataclass(frozen=True)
 class WrittenNumber:
-    """A number as it stands in a file, with the value of half a unit in its last written place.
+    """A number from a file, with the value of half a unit of its last written digit.
 
     >>> WrittenNumber.read("-0.25")
     WrittenNumber(value=-0.25, half_unit=0.005)
@@ -36,11 +36,11 @@ WrittenGrid = tuple[tuple[WrittenNumber | None, ...], ...]
 
 
 def read_grid(path: Path | str) -> WrittenGrid:
-    """Read a square grid: one row of cells a line, between commas, semicolons, tabs or blanks.
+    """Read a square grid: one row of cells per line, separated by commas, semicolons, tabs or blanks.
 
-    X, x, - or nothing is a masked cell. A first row or column of labels is left out where it is recognisable as one: words
-    (none of them a number or a masked cell), along the top also the positions 0, 1, 2, ...; or any tokens, the same ones
-    along both edges. Labels of a single position stand along both edges.
+    X, x, - or nothing is a masked cell. A first row or column of labels is ignored if it is recognisable: words (no number
+    and no masked cell among them), along the top also the positions 0, 1, 2, ...; or any tokens, if they are the same along
+    both edges. For a grid of one position, labels must be along both edges.
 
     Raises:
         OSError: for a file that cannot be opened.
@@ -96,7 +96,7 @@ def _split(text: str, path: str) -> list[list[str]]:
 
 
 def _even_out(rows: list[list[str]], path: str) -> None:
-    """Refuse rows of different lengths, save below a header that leaves out the corner: that one is added."""
+    """Check that all rows have the same length. If a header row lacks the corner cell, add it."""
     lengths = [len(row) for row in rows]
     if (
         set(lengths[1:]) == {len(rows)}
@@ -114,25 +114,25 @@ def _even_out(rows: list[list[str]], path: str) -> None:
 
 
 def _label_edges(rows: list[list[str]]) -> tuple[int, int] | None:
-    """How many rows at the top and columns on the left are labels; None where what is left is not square."""
+    """How many rows at the top and columns on the left are labels; None if the rest is not square."""
     height, width = len(rows), len(rows[0])
     column = [row[0] for row in rows]
     if height == width:
-        # Positions along both edges are numbers too: only an empty corner, or text in it, tells them from cells.
+        # Positions as labels are numbers, as cells are: only an empty corner, or text in it, shows that they are labels.
         corner = rows[0][0] == "" or _is_text(rows[0][0])
         return (1, 1) if corner and _label_both_edges(rows[0][1:], column[1:]) else (0, 0)
     if height == width + 1 and width > 1 and (_are_words(rows[0]) or _are_positions(rows[0])):
         return 1, 0
-    # Numbers down the left alone are no labels: 0, 1, 2 is how a grid of buckets begins whose last row is missing.
+    # Numbers along the left edge alone are no labels: a grid of buckets without its last row also begins with 0, 1, 2.
     if width == height + 1 and height > 1 and _are_words(column):
         return 0, 1
     return None
 
 
 def _label_both_edges(top: list[str], left: list[str]) -> bool:
-    """Whether these label the same positions: the same tokens, or words along one edge and positions along the other.
+    """Whether both edges label the same positions: by the same tokens, or by words on one edge and positions on the other.
 
-    Of a single position only the same token is enough: "hello" over "world 1" is no grid.
+    For a single position, only the same token counts: "hello" above "world 1" is no grid.
     """
     if top == left:
         return any(map(_is_text, top)) or (len(top) > 0 and _are_positions(top))

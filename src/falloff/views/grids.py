@@ -25,10 +25,10 @@ class BiasGrid:
 
     Attributes:
         title: the scheme and its settings.
-        kind: what the cells hold.
-        cells: row i is query i, column j key j; None where the key is masked.
-        head, num_heads: which head the values are of, and of how many. Buckets are the same for all.
-        buckets: every bucket with its offsets; empty where the cells hold values.
+        kind: whether the cells are buckets or values.
+        cells: row i is query i, column j is key j; None if the key is masked.
+        head, num_heads: the head whose values these are, and the number of heads. Buckets are the same for all heads.
+        buckets: every bucket with its offsets; empty if the cells are values.
     """
 
     title: str
@@ -44,7 +44,7 @@ class BiasGrid:
 
     @property
     def visible(self) -> list[int | float]:
-        """What the cells that are not masked hold."""
+        """The contents of the cells that are not masked."""
         return [cell for row in self.cells for cell in row if cell is not None]
 
     @property
@@ -55,17 +55,17 @@ class BiasGrid:
 
     @property
     def unseen(self) -> int:
-        """How many buckets are used only by offsets that do not occur in the grid."""
+        """How many buckets have only offsets that do not occur in the grid."""
         return sum(bool(bucket.ranges) for bucket in self.buckets) - len(self.legend)
 
     @property
     def caption(self) -> str:
-        """What is shown, in one line."""
+        """A description of the grid in one line."""
         what = "buckets" if self.kind == "bucket" else f"bias of head {self.head} of {self.num_heads}"
         return f"{self.title}: {what}, {self.length} position{'s' if self.length > 1 else ''}"
 
     def labels(self) -> list[list[str]]:
-        """What to write into each cell: a bucket, a value with three digits or so, or nothing."""
+        """The text of each cell: a bucket, a value with about three digits, or nothing."""
         if self.kind == "bucket":
             return [["" if cell is None else str(cell) for cell in row] for row in self.cells]
         written = value_format([float(cell) for cell in self.visible])
@@ -80,7 +80,7 @@ def value_format(values: list[float]) -> str:
 
 
 def format_value(value: float, written: str) -> str:
-    """A value in that format; a plain 0 where it is exactly 0 (-0 * slope is -0.0)."""
+    """A value in this format; "0" if it is exactly 0, also for -0.0 (-slope * 0)."""
     return "0" if value == 0 else format(value, written)
 
 
@@ -91,8 +91,8 @@ def bias_grid(scheme: Scheme, length: int, head: int = 0, *, values: bool = Fals
         scheme: any scheme whose bias does not depend on content.
         length: how many positions, 1 .. 2048.
         head: the head whose values to show, counted from 0.
-        values: show the bias itself even where the scheme has buckets.
-        future: whether keys in the future are shown; by default only where the scheme is bidirectional.
+        values: show the bias itself even if the scheme has buckets.
+        future: whether keys in the future are shown; by default only if the scheme is bidirectional.
 
     Raises:
         ValueError: for a length or head out of range, or a bias that is not finite or depends on content.
@@ -132,7 +132,7 @@ def bias_grid(scheme: Scheme, length: int, head: int = 0, *, values: bool = Fals
 
 
 def _values(scheme: Scheme, length: int, head: int) -> Tensor:
-    """The bias of one head, (length, length), some rows at a time."""
+    """The bias of one head, (length, length), computed a few rows at a time."""
     rows = max(1, _CELLS_AT_ONCE // length)
     parts = [
         scheme.dense(min(rows, length - start), length, query_start=start, dtype=torch.float64)[head]

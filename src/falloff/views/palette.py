@@ -1,10 +1,10 @@
-"""Colours: one palette for terminal and figures, and the text colour that stays legible on each."""
+"""Colours: one palette for terminal and figures, and a legible text colour on each."""
 
 from collections.abc import Sequence
 
 from falloff.views.grids import BiasGrid
 
-# Viridis at five places: even steps of lightness, told apart by colour-blind readers too.
+# Five colours of viridis: even steps of lightness, which colour-blind readers can distinguish too.
 _SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 # Keys in the future: a hue that viridis does not have.
 _FUTURE = ("#8e0a3c", "#c2255c", "#e0568c", "#f08fb5", "#f9c9dc")
@@ -16,7 +16,7 @@ def _channels(colour: str) -> tuple[int, ...]:
 
 
 def _at(ramp: Sequence[str], place: float) -> str:
-    """The colour at a place 0 .. 1 of a ramp."""
+    """The colour at a position 0 .. 1 of a ramp."""
     scaled = min(max(place, 0.0), 1.0) * (len(ramp) - 1)
     left = min(int(scaled), len(ramp) - 2)
     mixed = (
@@ -26,7 +26,7 @@ def _at(ramp: Sequence[str], place: float) -> str:
 
 
 def text_colour(background: str) -> str:
-    """Black or white, whichever has more contrast on that background (WCAG 2 relative luminance; at least 4.5 to 1).
+    """Black or white, whichever has more contrast on this background (WCAG 2 relative luminance; at least 4.5 to 1).
 
     >>> text_colour("#440154"), text_colour("#fde725")
     ('#ffffff', '#000000')
@@ -42,8 +42,8 @@ def text_colour(background: str) -> str:
 class GridColours:
     """The colour of each cell of a grid.
 
-    Buckets are coloured in their order, near to far, past and future in hues of their own. Values run along one ramp
-    where they all have one sign, and away from white at 0 in two directions where they do not.
+    Buckets are coloured in order, from near to far; past and future have different hues. Values of one sign use one ramp;
+    values of both signs use two, from white at 0.
 
     >>> from falloff import T5Bias
     >>> from falloff.views.grids import bias_grid
@@ -72,7 +72,7 @@ class GridColours:
 
 
 def head_colours(num_heads: int) -> list[str]:
-    """A colour for the curve of each head, none so pale that it is lost on white.
+    """A colour for the curve of each head, none too pale to see on white.
 
     >>> head_colours(1)
     ['#440154']

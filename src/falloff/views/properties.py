@@ -1,7 +1,7 @@
-"""The properties of a bias, computed from its values: nothing here is looked up by the name of a scheme.
+"""The properties of a bias, computed from its values, not looked up by the name of a scheme.
 
-All values come from `dense` in float64, a row or a column at a time: a *row* is what one late query adds to every key, a
-*column* is what every query adds to key 0. They hold the same numbers, save where the bias is not Toeplitz.
+All values come from `dense` in float64, a row or a column at a time: a *row* is the bias of one late query and every key, a
+*column* is the bias of every query and key 0. For a Toeplitz bias both have the same numbers.
 """
 
 import copy
@@ -17,7 +17,7 @@ from falloff.views.content import refuse_without_content
 from falloff.views.rows import FLOAT32_ROUNDING, column, median, row
 
 _KEYS = 8192
-_FARTHEST = 2**30  # its square still fits into int64, should a scheme square offsets
+_FARTHEST = 2**30  # a scheme may square offsets: the square fits into int64
 _WINDOWS = (16, 64, 256, 1024)
 _MOST_TRAINED_LENGTH = 16384
 
@@ -32,27 +32,27 @@ class Spread:
 
     @classmethod
     def of(cls, values: Tensor) -> "Spread":
-        """The spread of one number a head, (H,)."""
+        """The spread of one number per head, (H,)."""
         return cls(values.min().item(), median(values), values.max().item())
 
 
 @dataclass(frozen=True)
 class Properties:
-    """What `scheme_properties` found.
+    """The properties of a bias.
 
     Attributes:
-        num_heads: how many heads were looked at.
+        num_heads: the number of heads.
         rows_compared: rows 0 .. rows_compared - 1 were compared for `not_toeplitz_from`.
-        not_toeplitz_from: the first row that is not the row before it, moved on by one; None: every row is.
+        not_toeplitz_from: the first row that does not equal the row before it, shifted by one key; None if there is none.
         falling_heads, rising_heads: how many heads never rise, or never fall, along a row of `keys` offsets.
-        bounded: whether the bias stops growing; tested up to offset `farthest`.
+        bounded: whether the bias stops growing, tested up to offset `farthest`.
         lowest, highest: the range of values of all heads up to offset `farthest`.
         sign_symmetric: whether offsets n and -n have the same bias, n = 1 .. 1024.
         future_constant: whether all keys in the future have the bias of offset 0.
-        reach: the offset from which no head changes by more than float32's rounding; None: there is none up to `farthest`.
-        mass: for each window w, the share of softmax mass on the offsets 0 .. w - 1 of a row of `keys` equal scores.
-        mass_reach: how many of the nearest keys hold all of that mass but float32's rounding.
-        beyond: what happens beyond the trained length.
+        reach: the offset from which no head changes by more than float32's rounding; None if there is none up to `farthest`.
+        mass: for each window w, the share of softmax mass at the offsets 0 .. w - 1, in a row of `keys` equal scores.
+        mass_reach: how many of the nearest keys have all of this mass except float32's rounding.
+        beyond: how the bias goes on beyond the trained length.
     """
 
     num_heads: int
@@ -78,16 +78,16 @@ class Properties:
 
     @property
     def monotone(self) -> bool:
-        """Whether every head only ever falls, or only ever rises, with the offset."""
+        """Whether every head never rises, or every head never falls, with the offset."""
         return self.num_heads in (self.falling_heads, self.rising_heads)
 
 
 def scheme_properties(scheme: Scheme, trained_length: int = 512) -> Properties:
-    """Compute the properties of a scheme with the parameters that it has now.
+    """Compute the properties of a scheme with its current parameters.
 
     Args:
         scheme: any scheme whose bias does not depend on content.
-        trained_length: the length beyond which `Properties.beyond` looks, 2 .. 16384.
+        trained_length: the trained length for `Properties.beyond`, 2 .. 16384.
 
     Raises:
         ValueError: for a trained length out of range, or a bias that depends on content or is not finite.
@@ -141,9 +141,9 @@ def _far_column(scheme: Scheme) -> tuple[Tensor, Tensor]:
 
 
 def _is_bounded(offsets: Tensor, values: Tensor) -> bool:
-    """Whether each head's largest distance from its start grows by less than 5% while offsets grow from 2^20 to 2^30.
+    """Whether each head's largest difference from its value at offset 0 grows by less than 5% from offset 2^20 to 2^30.
 
-    The slowest that any published scheme grows is KERPLE's power with its smallest exponent, 0.01: by 7%.
+    Of the published schemes that grow, KERPLE's power with its smallest exponent, 0.01, grows least: by 7%.
     """
     growth = (values - values[:, :1]).abs()
     early = growth[:, offsets <= 2**20].amax(dim=1)
@@ -165,7 +165,7 @@ def _reach(scheme: Scheme, offsets: Tensor, values: Tensor) -> int | None:
     below, reached = int(offsets[last]), int(offsets[last + 1])
     if 2 * below > _FARTHEST:
         return None
-    while reached - below > 1:  # between two offsets that were looked at
+    while reached - below > 1:  # bisect between two examined offsets
         middle = (below + reached) // 2
         if bool(differs(column(scheme, middle, 1))):
             below = middle
@@ -175,9 +175,9 @@ def _reach(scheme: Scheme, offsets: Tensor, values: Tensor) -> int | None:
 
 
 def _first_row_not_toeplitz(scheme: Scheme) -> int | None:
-    """The first row that does not repeat the row before it at the offsets that both have.
+    """The first row that differs from the row before it at the offsets that both have.
 
-    Rows are compared at doubling distances, then bisected: the rows before the first that differs are taken to agree.
+    Rows at doubling positions are compared, then bisected: this assumes that all rows after the first that differs do too.
     """
 
     def agrees(position: int) -> bool:

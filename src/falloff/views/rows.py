@@ -1,4 +1,4 @@
-"""Rows and columns of a bias by offset, of any length, a part at a time."""
+"""Rows and columns of a bias by offset, of any length, computed in parts."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from falloff.schemes.base import Scheme
 
 FLOAT32_ROUNDING = 2.0**-24
-"""Changes smaller than this, relative to the largest value, are lost in float32: they are taken for none."""
+"""Changes smaller than this, relative to the largest value, are lost in float32: they count as no change."""
 
 _AT_ONCE = 8192
 
 
 def row(scheme: Scheme, position: int) -> Tensor:
-    """What the query at `position` adds to each key of its past, in order of offset: (H, position + 1).
+    """The bias of the query at `position` and each key up to it, by rising offset: (H, position + 1).
 
     >>> from falloff import ALiBi
     >>> row(ALiBi(8), 2)[0]
@@ -22,7 +22,7 @@ def row(scheme: Scheme, position: int) -> Tensor:
 
 
 def column(scheme: Scheme, first: int, count: int) -> Tensor:
-    """What the queries at positions first .. first + count - 1 add to key 0, whose offset is the position: (H, count).
+    """The bias of the queries at positions first .. first + count - 1 and key 0: (H, count). The offset is the position.
 
     >>> from falloff import ALiBi
     >>> column(ALiBi(8), 10, 2)[0]
@@ -36,7 +36,7 @@ def column(scheme: Scheme, first: int, count: int) -> Tensor:
 
 
 def median(values: Tensor) -> float:
-    """The median over all entries: the mean of the middle two where their number is even.
+    """The median over all entries: the mean of the middle two if their number is even.
 
     >>> median(torch.tensor([1.0, 2.0, 4.0, 8.0]))
     3.0

@@ -1,6 +1,6 @@
 """Grids, buckets, checks and explanations for the terminal, as rich renderables.
 
-They read as well without colour, as in a pipe: colour only repeats what is written.
+They are complete without colour, as in a pipe: colour only repeats the text.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from falloff.views.grids import BiasGrid, Cell, format_value, value_format
 from falloff.views.palette import GridColours, text_colour
 
 _LONGEST_TOKEN = 12
-_MOST_SEPARATE = 32  # more buckets of one offset each in a row are told in one line
+_MOST_SEPARATE = 32  # a longer run of buckets with one offset each is printed as one line
 _MOST_WRONG = 40
 
 
@@ -43,7 +43,7 @@ def grid_view(grid: BiasGrid, tokens: Sequence[str] | None, width: int) -> Rende
 
 
 def legend_view(grid: BiasGrid) -> RenderableType:
-    """What the colours of a grid mean."""
+    """The legend of a grid's colours."""
     colours = GridColours(grid)
     if grid.kind == "value":
         low, high = colours.low, colours.high
@@ -65,7 +65,7 @@ def legend_view(grid: BiasGrid) -> RenderableType:
 
 
 class _Layout:
-    """Where the cells of a grid go: with room around each, or as narrow as they can be told apart."""
+    """The layout of a grid's cells: with space around each (`roomy`), or as narrow as possible."""
 
     def __init__(self, grid: BiasGrid, tokens: Sequence[str] | None, *, roomy: bool) -> None:
         self.grid = grid
@@ -131,7 +131,7 @@ def bucket_view(title: str, table: Sequence[Bucket], *, bidirectional: bool) -> 
 
 
 def _merged(table: Sequence[Bucket]) -> list[tuple[int, int, str, str]]:
-    """Rows of the table: first and last bucket, offsets, how many; long runs of one offset a bucket as one row."""
+    """Rows of the table: first and last bucket, offsets, count. A long run of buckets with one offset each is one row."""
 
     def run_of(entry: Bucket) -> tuple[str, int]:
         single = len(entry.ranges) == 1 and entry.ranges[0].first == entry.ranges[0].last
@@ -159,7 +159,7 @@ def _how_many(entry: Bucket) -> str:
 
 
 def check_view(title: str, wrong: Sequence[WrongCell], checked: int, masked: int) -> RenderableType:
-    """The wrong cells of a grid, or that there are none."""
+    """The wrong cells of a grid, or a line that there are none."""
     counted = f"{checked} cells checked ({checked - masked} visible, {masked} masked)"
     if not wrong:
         return Text.assemble(("Right: ", "bold green"), f"{counted}, all as in {title}")
