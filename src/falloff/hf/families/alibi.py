@@ -102,8 +102,8 @@ def _later_padding(key_mask: Tensor | None) -> Tensor | None:
     if torch.compiler.is_compiling():
         torch._assert_async(
             ~later_padding.any(),
-            "attention_mask: got one with padding between tokens, expected padding on the left or the right: only a model "
-            "that is not compiled takes it",
+            "attention_mask: got one with padding between tokens, which a compiled model does not take, expected padding on "
+            "the left or the right",
         )
         return None
     return later_padding if bool(later_padding.any()) else None
