@@ -18,7 +18,9 @@ def tiny(bias, **settings):
 
 def test_a_case_that_trains():
     told = []
-    result = gpu.run_suite([(tiny("t5", training=True), gpu.measure)], CPU, lambda found: told.append(len(found["cases"])))
+    result = gpu.measure_cases(
+        [(tiny("t5", training=True), gpu.measure)], CPU, lambda found: told.append(len(found["cases"]))
+    )
     (case,) = result["cases"]
     assert told == [1]
     assert json.loads(json.dumps(result)) == result
@@ -46,7 +48,7 @@ def test_what_fails_is_told_and_the_rest_goes_on():
     def fails(case, device):
         raise RuntimeError("out of memory\nand more")
 
-    result = gpu.run_suite([(tiny("t5"), fails), (tiny("alibi"), gpu.measure_longest)], CPU, lambda found: None)
+    result = gpu.measure_cases([(tiny("t5"), fails), (tiny("alibi"), gpu.measure_longest)], CPU, lambda found: None)
     assert result["cases"][0]["failed"] == "RuntimeError: out of memory"
     assert result["cases"][1]["milliseconds"][gpu.OURS]["median"] > 0
     assert not gpu.all_well(result)

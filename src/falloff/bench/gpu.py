@@ -59,7 +59,9 @@ _INPUT_SETS = 2
 def gpu_cases() -> list[Case]:
     """bfloat16, B N = 16384 and H D = 2048: typical sizes for training and serving on one GPU."""
 
-    def case(group: str, bias: str, length: int, causal: bool, training: bool, head_size: int, flex: bool = False) -> Case:
+    def case(
+        group: str, bias: str, length: int, causal: bool, training: bool, head_size: int, with_flex: bool = False
+    ) -> Case:
         return Case(
             group,
             bias,
@@ -70,11 +72,11 @@ def gpu_cases() -> list[Case]:
             heads=2048 // head_size,
             head_size=head_size,
             dtype="bfloat16",
-            flex=flex,
+            flex=with_flex,
         )
 
     forward = [
-        case("forward", "t5", length, causal, False, head_size, flex=length == 4096 and causal)
+        case("forward", "t5", length, causal, False, head_size, with_flex=length == 4096 and causal)
         for head_size in (64, 128)
         for causal in (True, False)
         for length in (1024, 4096, 16384)
@@ -82,7 +84,7 @@ def gpu_cases() -> list[Case]:
     forms = [case("forms", bias, 4096, True, False, 64) for bias in ("fire", "band")]
     far = [case("far", "alibi", 16384, True, False, head_size) for head_size in (64, 128)]
     training = [
-        case("training", bias, length, True, True, head_size, flex=length == 4096 and head_size == 64)
+        case("training", bias, length, True, True, head_size, with_flex=length == 4096 and head_size == 64)
         for bias in ("t5", "fire")
         for head_size in (64, 128)
         for length in (1024, 4096, 16384)
@@ -246,7 +248,7 @@ def matmul_tflops(device: torch.device, size: int = 8192) -> float:
     return 2 * size**3 / 1e9 / median(_milliseconds(lambda: [a @ b], device) for _ in range(10))
 
 
-def run_suite(
+def measure_cases(
     cases: list[tuple[Case, Callable[[Case, torch.device], dict[str, Any]]]],
     device: torch.device,
     report: Callable[[dict[str, Any]], None],
@@ -306,7 +308,7 @@ def _triton_version() -> str:
     return triton.__version__
 
 
-def run(part: str | None, out: Path | None, *, tiles: bool, report: Callable[[str], None]) -> dict[str, Any]:
+def run_suite(part: str | None, out: Path | None, *, tiles: bool, report: Callable[[str], None]) -> dict[str, Any]:
     """Run the suite, or time the candidates for tiles.
 
     Args:
@@ -337,7 +339,7 @@ def run(part: str | None, out: Path | None, *, tiles: bool, report: Callable[[st
         if out is not None:
             write_file(out, (json.dumps(result, indent=1) + "\n").encode())
 
-    return run_suite([(case, by) for case, by in everything if case.name in names], torch.device("cuda"), keep)
+    return measure_cases([(case, by) for case, by in everything if case.name in names], torch.device("cuda"), keep)
 
 
 def all_well(result: dict[str, Any]) -> bool:
@@ -360,7 +362,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         out = None if asked.out is None else Path(asked.out)
-        result = run(asked.cases, out, tiles=asked.tiles, report=lambda line: print(line, flush=True))
+        result = run_suite(asked.cases, out, tiles=asked.tiles, report=lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         print(f"falloff: {error}", file=sys.stderr)
         return 2

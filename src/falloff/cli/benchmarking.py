@@ -190,7 +190,7 @@ def _measuring(silent: bool, out: Path | None) -> Iterator["Progress"]:
 def _on_gpu(cases: str | None, out: Path | None, *, tiles: bool, as_json: bool) -> None:
     from falloff.bench import gpu
 
-    result = gpu.run(cases, out, tiles=tiles, report=(lambda line: None) if as_json else print)
+    result = gpu.run_suite(cases, out, tiles=tiles, report=(lambda line: None) if as_json else print)
     if as_json:
         print(json.dumps(result, allow_nan=False))
     if not gpu.all_well(result):

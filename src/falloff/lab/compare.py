@@ -25,30 +25,30 @@ from falloff.schemes.settings import title_of
 MEASURES = {
     "perplexity": "per byte, of all predicted bytes of held-out windows of this length; early bytes have little context",
     "perplexity_tail": (
-        "per byte, of the last 64 bytes of each window (fewer where train_length is less); windows of all lengths end at "
-        "the same places, so these are the same bytes at every length, and only the context before them differs"
+        "per byte, of the last 64 bytes of each window (fewer if train_length is less); windows of all lengths end at the "
+        "same positions, so these are the same bytes at every length, and only the context before them differs"
     ),
     "low, high, tail_low, tail_high": "95% bootstrap interval of each over windows, the same draws for every scheme",
     "losses, tail_losses": (
-        "what perplexity and perplexity_tail come from: the mean loss of each window in nats per byte, in the same order "
-        "for every scheme and length, so that differences can be paired"
+        "the mean loss of each window in nats per byte, from which perplexity and perplexity_tail are computed; in the same "
+        "order for every scheme and length, so that differences can be paired"
     ),
     "parameters, bias_parameters": "of the whole model, and of the scheme alone",
     "seconds_per_step": "median over optimizer steps after the first tenth",
     "peak_memory_mb": "10^6 bytes held by tensors during one training step: weights, optimizer, batch, activations",
     "checkpoint_sha256, sha256": "of the bytes of the checkpoint, and of the rest of the line",
 }
-"""What the keys of results.jsonl mean."""
+"""The meaning of the keys of results.jsonl."""
 
 MODEL_NOTES = (
     "Pre-norm decoder over bytes with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
     "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.",
-    "Start weights and batches are the same for all schemes; a scheme's own parameters have another stream of the seed.",
-    "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short a bias that "
+    "Initial weights and batches are the same for all schemes; a scheme's own parameters have another random stream.",
+    "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short, a bias that "
     "starts near 0 would stay there at the model's rate.",
     "RoPE: base 10,000, no interpolation. None: no position at all.",
 )
-"""What a reader must know to judge the numbers."""
+"""Facts that a reader needs to judge the numbers."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, prog
 
 
 def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **changes: Any) -> tuple[Settings, Path]:
-    """The settings and the folder that a command asks for.
+    """The settings and the folder for the options of a command.
 
     Args:
-        preset: by default "small", or what the folder's run started from.
+        preset: by default "small"; with `resume`, that of the folder's run.
         out: by default runs/compare-<preset>.
-        resume: whether what is not given comes from the run in that folder, if there is one.
-        changes: settings that were given; None for those that were not.
+        resume: whether to take settings that are not given from the run in that folder, if there is one.
+        changes: the given settings; None for a setting that is not given.
 
     Raises:
         ValueError: as `Settings` does.
@@ -167,7 +167,7 @@ def code_of(schemes: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 
 
-def describe(settings: Settings, text: Text, scheme_notes: list[str]) -> dict[str, Any]:
+def describe(settings: Settings, text: Text, notes: list[str]) -> dict[str, Any]:
     """The content of config.json."""
     code = code_of(settings.schemes)
     return {
@@ -178,7 +178,7 @@ def describe(settings: Settings, text: Text, scheme_notes: list[str]) -> dict[st
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "machine": environment.machine(settings.device),
-        "model": [*MODEL_NOTES, *scheme_notes],
+        "model": [*MODEL_NOTES, *notes],
         "measures": MEASURES,
     } | ({"code": code} if code else {})
 

@@ -30,8 +30,8 @@ _BETAS = (0.9, 0.95)  # as GPT-3
 class TrainingWindows(Dataset[Tensor]):
     """Window k of training: T + 1 bytes from a position that depends on the seed and k alone."""
 
-    def __init__(self, train: Bytes, settings: Settings) -> None:
-        self.train = train
+    def __init__(self, text: Bytes, settings: Settings) -> None:
+        self.text = text
         self.seed = settings.seed
         self.size = settings.train_length + 1
         self.count = settings.steps * settings.batch_size
@@ -40,8 +40,8 @@ class TrainingWindows(Dataset[Tensor]):
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
-        start = int(np.random.default_rng((self.seed, index)).integers(0, len(self.train) - self.size + 1))
-        return torch.from_numpy(self.train[start : start + self.size].astype(np.int64))
+        start = int(np.random.default_rng((self.seed, index)).integers(0, len(self.text) - self.size + 1))
+        return torch.from_numpy(self.text[start : start + self.size].astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def keep_mask(
     rows: Int[Tensor, " n"],
     keys: Int[Tensor, " m"],
 ) -> Bool[Tensor, "b h n m"]:
-    """True where a weight is kept, for these batch entries, heads, query rows and keys (int64 indices)."""
+    """Whether a weight is kept, for these batch entries, heads, query rows and keys (int64 indices)."""
 
     def row_state(half: Tensor) -> Tensor:
         state = _mix(half)

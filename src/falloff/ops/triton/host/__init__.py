@@ -1,1 +1,1 @@
-"""Host code: what is launched for a call."""
+"""Host code: lowers a call and launches its kernels."""

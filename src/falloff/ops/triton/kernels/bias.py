@@ -19,7 +19,7 @@ def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
         return scores + strip_tile(inputs, dims, tile, cfg, EDGE)
     elif cfg.BIAS == "band":
         pointers, inside = band_pointers(inputs.bias.band, dims, tile)
-        value = load_cached(pointers, cfg).to(tl.float32)
+        value = load_cached(pointers, cfg).to(tl.float32)  # the shape of the tile
         return scores + tl.where(inside, value * LOG2E, 0.0)
     elif cfg.BIAS == "warp":
         return add_warp(scores, inputs, dims, tile, cfg)
@@ -31,6 +31,7 @@ def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
 def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
     """The bias of a tile of a strip, in the shape of the tile."""
     width = dims.extent + 2 * PAD
+    # The shape of the tile.
     index = dims.extent - 1 + PAD - dims.shift - tile.start_m + tile.start_n + (tile.offs_n - tile.offs_m)
     if EDGE:
         index = tl.minimum(tl.maximum(index, 0), width - 1)
@@ -43,7 +44,7 @@ def band_pointers(values, dims, tile):
 
     The address of an element outside is a valid one of its row.
     """
-    offset = dims.shift + tile.start_m - tile.start_n + (tile.offs_m - tile.offs_n)
+    offset = dims.shift + tile.start_m - tile.start_n + (tile.offs_m - tile.offs_n)  # the shape of the tile
     inside = (
         (tile.start_m + tile.offs_m < dims.seqlen_q)
         & (tile.start_n + tile.offs_n < dims.seqlen_k)

@@ -22,7 +22,7 @@ def absorb(state, x):
 
 @triton.jit
 def keep_factor(dropout, tile):
-    """The factor of each probability of a tile: 0 where dropout drops it, else 1 / (1 - dropout_p)."""
+    """The factor of each probability, in the shape of the tile: 0 if dropout drops it, else 1 / (1 - dropout_p)."""
     seed = tl.load(dropout.seed)
     low = (seed & 0xFFFFFFFF).to(tl.uint32)
     high = ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)

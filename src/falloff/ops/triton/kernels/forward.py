@@ -31,8 +31,8 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
         scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
         if FAR and not cfg.LOADED_MASK:
             # The bias is one number here: it is added to the row max, so a probability is one multiply-add and one exp2.
-            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)
-            base = tl.where(new_max == float("-inf"), 0.0, new_max)
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)  # (BLOCK_M,)
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,)
             p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)
         else:
             scores *= scale
@@ -42,8 +42,8 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
                 scores = add_bias(scores, inputs, dims, tile, cfg, EDGE)
             if EDGE or cfg.LOADED_MASK:
                 scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
-            new_max = tl.maximum(row_max, tl.max(scores, 1))
-            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # -inf - -inf would be NaN
+            new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,); -inf - -inf would be NaN
             p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
         rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
         row_sum = row_sum * rescale + tl.sum(p, 1)

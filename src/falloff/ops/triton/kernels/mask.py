@@ -31,10 +31,10 @@ def load_seen(inputs, tensor, b, g, start, seqlen_k, COUNT: tl.constexpr, cfg, R
 @triton.jit
 def visible(inputs, dims, tile, cfg, EDGE: tl.constexpr):
     """Whether a row sees a key, in the shape of the tile. Causal and window hide keys only of tiles at an EDGE."""
-    i = tile.start_m + tile.offs_m
-    j = tile.start_n + tile.offs_n
+    i = tile.start_m + tile.offs_m  # the shape of offs_m
+    j = tile.start_n + tile.offs_n  # the shape of offs_n
     exists = (j >= 0) & (j < dims.seqlen_k)
-    seen = key_seen(inputs, tile.b, j, dims.seqlen_k) & (i >= 0)
+    seen = key_seen(inputs, tile.b, j, dims.seqlen_k) & (i >= 0)  # the shape of the tile
     if EDGE and cfg.CAUSAL:
         seen &= j <= i + dims.right
     if EDGE and cfg.WINDOW:
