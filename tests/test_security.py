@@ -105,7 +105,7 @@ def test_a_run_folder_that_names_a_scheme_runs_no_code(planted, monkeypatch, cap
     for more in ([], ["--schemes", "alibi"], ["--preset", "quick"]):
         status, error = falloff("--resume", "--out", "run", *more)
         assert status == 2
-        assert f"--schemes: got '{name}', whose code runs only where you write its name" in error
+        assert f"--schemes: got '{name}', whose code runs only if you write its name" in error
         assert not planted.exists()
     assert falloff("--resume", "--out", "run", "--schemes", name)[0] == 0
     assert planted.exists()

@@ -64,7 +64,7 @@ def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
     if found is None:
         there = [own for own, value in vars(module).items() if _is_scheme(value) and value.__module__ == module.__name__]
         has = f"it has {', '.join(there)}" if there else "it has no scheme"
-        _refuse(argument, name, f"expected a class that is in {where}: {has}")
+        _refuse(argument, name, f"expected a class of {where}: {has}")
     if not _is_scheme(found):
         _refuse(argument, name, f"expected a class derived from falloff.Scheme: {wanted} is not")
     _OWN[name] = found
@@ -79,7 +79,7 @@ def known_class(name: str, argument: str = "name") -> type[Scheme]:
     """
     if is_own(name):
         if name not in _OWN:
-            _refuse(argument, name, f"whose code runs only where you write its name, expected {argument} {name} here too")
+            _refuse(argument, name, f"whose code runs only if you write its name, expected {argument} {name} here too")
         return _OWN[name]
     try:
         return SCHEMES[name.lower().replace("_", "-")]
@@ -112,7 +112,7 @@ def source_of(cls: type[Scheme]) -> Path | None:
 
 def _run_file(path: Path, name: str, argument: str) -> ModuleType:
     if not path.is_file():
-        _refuse(argument, name, f"expected a file that is there: {path} is not")
+        _refuse(argument, name, f"expected a file that exists: {path} does not")
     path = path.resolve()
     found = path.stat()
     stamp = (path, found.st_mtime_ns, found.st_size)

@@ -144,7 +144,7 @@ def test_the_command_that_goes_on_names_a_scheme_of_ones_own(capsys, tmp_path, t
 
 
 HOSTILE = [
-    (["--schemes", "none.py:Mine"], "schemes: got 'none.py:Mine', expected a file that is there"),
+    (["--schemes", "none.py:Mine"], "schemes: got 'none.py:Mine', expected a file that exists"),
     (["--schemes", "t5,json:loads"], "schemes: got 'json:loads', expected a class derived from falloff.Scheme"),
     (["--scheme", "falloff:ProfileMixture"], "whose bias depends on what the tokens say"),
     (["--schemes", "t5,t6"], "schemes: got 't6', expected names among alibi, fire"),

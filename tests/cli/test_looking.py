@@ -404,12 +404,12 @@ def test_values_of_other_options_are_no_names(falloff, tmp_path):
 
 
 OWN_REFUSED = [
-    (["show", "none.py:Mine"], "SCHEME: got 'none.py:Mine', expected a file that is there: none.py is not"),
+    (["show", "none.py:Mine"], "SCHEME: got 'none.py:Mine', expected a file that exists: none.py does not"),
     (["show", "own.py"], "or module:Class or file.py:Class of your own (own.py:Class)"),
     (["show", "no_such_module:Mine"], "expected a module that is installed or in this folder: there is no no_such_module"),
     (["show", "own.none:Mine"], "there is no own.none"),
-    (["show", "own.py:None"], "expected a class that is in own.py: it has Mine, Two, Steps"),
-    (["show", "own:Missing"], "expected a class that is in own: it has Mine, Two, Steps"),
+    (["show", "own.py:None"], "expected a class of own.py: it has Mine, Two, Steps"),
+    (["show", "own:Missing"], "expected a class of own: it has Mine, Two, Steps"),
     (["explain", "own.py:nothing"], "expected a class derived from falloff.Scheme: nothing is not"),
     (["check", "g", "--scheme", "json:loads"], "--scheme: got 'json:loads', expected a class derived from falloff.Scheme"),
     (["show", "a b:Mine"], "SCHEME: got 'a b:Mine', expected module:Class or file.py:Class of your own"),

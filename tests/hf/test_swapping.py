@@ -219,7 +219,7 @@ def test_bad_input():
         hf.swap(bert, ALiBi)
     for make_bias, message in (
         ("fier", "make_bias: got 'fier', expected one of alibi, fire, .*, or module:Class or file.py:Class of your own"),
-        ("none.py:Mine", "make_bias: got 'none.py:Mine', expected a file that is there"),
+        ("none.py:Mine", "make_bias: got 'none.py:Mine', expected a file that exists"),
         (lambda heads: 3, "it made int"),
         (ProfileMixture, "it made ProfileMixture"),
         (lambda heads: ALiBi(2), "a scheme of 2 heads, expected 6"),

@@ -102,7 +102,7 @@ class Settings:
         _check_int("width", self.width, 2 * self.heads, 65_536)
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}: RoPE turns pairs of a head"
+                f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}: RoPE rotates pairs"
             )
         for name in ("learning_rate", "bias_learning_rate", "clip_norm"):
             _check_number(name, getattr(self, name), above=0.0, most=sys.float_info.max)

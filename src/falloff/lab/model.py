@@ -33,7 +33,7 @@ def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
     cls = known_class(name, "--schemes")
     if cls.needs_content:
         raise ValueError(
-            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected one of positions alone"
+            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected one that depends on positions alone"
         )
     taken = setting_parameters(cls)
     settings = {setting: value for setting, value in cls.settings_for(train_length).items() if setting in taken}

@@ -14,10 +14,10 @@ def refuse_without_content(scheme: Scheme | type[Scheme], argument: str = "schem
     Traceback (most recent call last):
     ...
     ValueError: scheme: got 'profile-mixture', whose bias depends on what the tokens say, expected one that has a bias \
-without a model (`falloff explain` says what there is to say)
+without a model (`falloff explain` describes the scheme)
     """
     if scheme.needs_content:
         raise ValueError(
             f"{argument}: got {scheme.name!r}, whose bias depends on what the tokens say, expected one that has a bias "
-            "without a model (`falloff explain` says what there is to say)"
+            "without a model (`falloff explain` describes the scheme)"
         )

@@ -33,7 +33,7 @@ def explanation_view(scheme: Scheme, properties: Properties | None, start_values
         named.add_row("start values", start_values)
     parts: list[RenderableType] = [Text(scheme.name, style="bold"), named, Text()]
     if properties is None:
-        parts.append(Text("The bias depends on what the tokens say: without a model there is no more to see of it."))
+        parts.append(Text("The bias depends on what the tokens say: without a model it has no values."))
         return Group(*parts)
     heads = "1 head" if properties.num_heads == 1 else f"{properties.num_heads} heads"
     parts.append(Text(f"Computed from the values of {heads}", style="bold"))
