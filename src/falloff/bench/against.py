@@ -77,7 +77,7 @@ class Older(RemoteRun):
         return [found[str(index)] for index in range(len(found))]
 
     def seconds(self, calls: int) -> list[float]:
-        """The seconds of each of so many calls of the problem."""
+        """The seconds of each of `calls` calls of the problem."""
         return self._ask({"calls": calls})["seconds"]
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def run_of(asked: dict[str, Any]) -> Callable[[], list[Tensor]]:
 
 
 def answer(asked: dict[str, Any], run: Callable[[], list[Tensor]]) -> dict[str, Any]:
-    """For `results`, a path: store the results of one turn there. For `calls`, a number: the seconds of so many calls."""
+    """For `results`, a path: store the results of one turn there. For `calls`, a number: the seconds of each call."""
     if "results" in asked:
         named = {str(index): tensor.detach().clone().contiguous() for index, tensor in enumerate(run())}
         save_file(named, asked["results"])

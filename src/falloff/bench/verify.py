@@ -53,7 +53,7 @@ def verify(case: Case, impl: str) -> Verified:
     for name, want in exact.items():
         sdpa = _rms(theirs[name] - want)
         errors[name] = {"ours": _rms(found[name] - want), "sdpa": sdpa, "budget": 2 * sdpa + _FLOOR * _largest(want)}
-        if not errors[name]["ours"] <= errors[name]["budget"]:  # nor NaN
+        if not errors[name]["ours"] <= errors[name]["budget"]:  # NaN fails too
             what = "output" if name == "output" else f"gradient of {name}"
             raise WrongResultError(
                 f"wrong result in {case.name!r}, impl {impl!r}: RMS error of the {what} at {problem.case.label!r} is "

@@ -87,11 +87,11 @@ def falloff_mask(
             "model: got a fused or swapped one under torch.jit.trace or torch.onnx.export, expected a fused one after "
             "falloff.hf.unfuse(model), or torch.export.export, which takes both"
         )
-    if isinstance(attention_mask, MaskParts):  # made beforehand by `generate`
+    if isinstance(attention_mask, MaskParts):  # already made by `generate`
         return attention_mask
     mask_function = mask_function or causal_mask_function
-    amid = isinstance(q_offset, Tensor) or q_offset - kv_offset != kv_length - 1 or torch.compiler.is_compiling()
-    if q_length == 1 and mask_function is not bidirectional_mask_function and amid:
+    own_row = isinstance(q_offset, Tensor) or q_offset - kv_offset != kv_length - 1 or torch.compiler.is_compiling()
+    if q_length == 1 and mask_function is not bidirectional_mask_function and own_row:
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         mask = sdpa_mask(batch_size, 1, kv_length, q_offset, kv_offset, mask_function, attention_mask, **kwargs)
         assert mask is not None

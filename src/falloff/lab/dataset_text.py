@@ -29,7 +29,9 @@ def read_dataset(name: str, limit: int) -> tuple[list[bytes], list[bytes] | None
     """
     splits = _load(name)
     if "train" not in splits and len(splits) > 1:
-        raise ValueError(f"dataset: got {name!r} with splits {', '.join(splits)}, expected one called train, or a single one")
+        raise ValueError(
+            f"dataset: got {name!r} with splits {', '.join(splits)}, expected one called train, or a single one"
+        )
     first = "train" if "train" in splits else next(iter(splits))
     held_out_name = next((split for split in _HELD_OUT_SPLITS if split in splits and split != first), None)
     train, all_of_train = _rows(name, splits[first], limit)

@@ -244,8 +244,8 @@ def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int |
     except TypeError as error:
         if any(isinstance(part, Scheme) for part in scheme.modules()):
             raise
-        said = f"bias: got {type(scheme).__name__}, expected a scheme, or a module that is called as Scheme.forward is"
-        raise ValueError(said) from error
+        message = f"bias: got {type(scheme).__name__}, expected a scheme, or a module that is called as Scheme.forward is"
+        raise ValueError(message) from error
 
 
 def _check_built(built: object, scheme: nn.Module, query: Tensor, num_keys: int, dense: bool) -> None:

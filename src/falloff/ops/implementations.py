@@ -4,7 +4,7 @@ An implementation is a folder beside this file and one line in `IMPLEMENTATIONS`
 `Implementation`. The reference is not in the table: it is plain differentiable torch and needs none of this.
 
 A call is **lowered** once: the implementation computes what it needs before the first tile (the strip with its ends
-continued, the bends of a warp, labels of documents). The forward writes this into one int32 tensor, floats by their bits,
+continued, the bends of a warp, labels of documents). The forward writes this into one int32 tensor, floats as their bits,
 whose size depends on shapes alone; the backward starts from it.
 """
 
