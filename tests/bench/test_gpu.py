@@ -70,7 +70,7 @@ def test_without_a_gpu_it_says_so(capsys):
 
 @pytest.mark.parametrize("option", ["--out", "--cases"])
 def test_an_empty_name_is_refused_before_anything_runs(capsys, monkeypatch, option):
-    monkeypatch.setattr(gpu, "run", None)
+    monkeypatch.setattr(gpu, "run_suite", None)
     for value in ("", " "):
         with pytest.raises(SystemExit) as stopped:
             gpu.main([option, value])

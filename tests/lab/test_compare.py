@@ -271,7 +271,7 @@ def test_what_was_damaged_is_named_and_done_again(toy, text_path, tmp_path, whol
     cases = [
         (damage_line(lambda line: line.replace(b'"alibi"', b'["alibi"]')), "alibi", "line 2 of "),
         (damage_line(lambda line: b"null"), "alibi", "it is no object of JSON"),
-        (damage_line(lambda line: b"[" * 200_000), "alibi", "too many brackets"),
+        (damage_line(lambda line: b"[" * 200_000), "alibi", "brackets nested too deeply"),
         (damage_line(lambda line: line.replace(b'"low": ', b'"low": Infinity, "was": ')), "alibi", "Infinity is no number"),
         (damage_line(lambda line: line.replace(b'"high": ', b'"high": "1", "was": ')), "alibi", "its checksum does not fit"),
         (damage_line(lambda line: line.replace(b'"perplexity": ', b'"perplexity": 1')), "alibi", "checksum does not fit"),

@@ -195,7 +195,7 @@ def _checked(written: bytes) -> dict[str, Any]:
         if content["sha256"] != _with_checksum(content)["sha256"]:
             raise ValueError("it has changed since it was written (its checksum does not fit)")
     except RecursionError:
-        raise ValueError("its brackets are nested too deeply") from None
+        raise ValueError("it has brackets nested too deeply") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is no JSON ({error})") from None
     return content
