@@ -1,6 +1,8 @@
 """The CPU kernels against the definition in float64: every form, mask, size, instruction set; hard inputs; threads."""
 
 import os
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -359,6 +361,41 @@ def test_without_the_extension_auto_goes_on_and_the_name_is_refused(monkeypatch)
     assert attention(query, key, value).shape == query.shape
     with pytest.raises(ValueError, match="installed without its CPU kernels"):
         attention(query, key, value, impl="cpu")
+
+
+_BY_METHODS = """
+import torch
+if {hidden}:
+    torch.Tensor.__dlpack_c_exchange_api__ = None
+from falloff.ops import cpu
+from falloff.ops.call import Call
+torch.manual_seed(0)
+torch.set_num_threads(1)
+for dtype in (torch.float32, torch.bfloat16):
+    query, key, value = (torch.randn(2, 9, 3, 24, dtype=dtype)[1:].transpose(1, 2) for _ in range(3))
+    for ids in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        mask, documents = torch.rand(1, 9) < 0.8, torch.randint(0, 3, (1, 9)).to(ids)
+        call = Call(None, True, 0.2, 0, None, mask, documents, 0.0, None)
+        print([tensor.float().flatten().tolist() for tensor in cpu.forward(query, key, value, call, None)])
+    query = query.detach().clone()
+    query.untyped_storage().resize_(8)
+    try:
+        cpu.forward(query, key, value, Call(None, True, 0.2, 0, None, None, None, 0.0, None), None)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_torch_without_dlpack_s_table_of_functions_is_read_by_its_methods():
+    """An older torch has none: offsets, strides, every dtype and the length of a storage are read alike."""
+
+    def printed(hidden):
+        program = [sys.executable, "-c", _BY_METHODS.format(hidden=hidden)]
+        return subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+    by_table = printed(False)
+    assert by_table.count("query: got a storage with") == 2
+    assert printed(True) == by_table
 
 
 def test_an_instruction_set_that_is_not_there_is_refused(monkeypatch):

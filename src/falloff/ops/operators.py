@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from falloff.ops.call import Call, empty_output, sum_dtype
+from falloff.ops.call import Call, empty_lse, empty_output
 from falloff.ops.checks import check_devices, check_gradients, check_inputs, check_lowered, refuse
 from falloff.ops.implementations import IMPLEMENTATIONS, refuse_unserved
 
@@ -52,9 +52,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, impl: str, *flat: Any) -> tuple
     check_devices(query, (key, value, *call.tensors))
     if torch.onnx.is_in_onnx_export():
         raise ValueError(f"impl: got one that is no operator of ONNX, expected 'reference': {ONNX}")
-    lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
     lowered = query.new_empty(IMPLEMENTATIONS[impl].lowered_size(query, key, call), dtype=torch.int32)
-    return empty_output(query), lse, lowered
+    return empty_output(query), empty_lse(query), lowered
 
 
 @torch.library.custom_op(

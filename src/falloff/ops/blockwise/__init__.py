@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from falloff.ops.blockwise.bias import Tile, TileBias, tile_bias
-from falloff.ops.call import Call, empty_output, sum_dtype
+from falloff.ops.call import Call, empty_lse, empty_output, sum_dtype
 from falloff.ops.dropout import keep_mask
 from falloff.ops.mask import visible
 
@@ -156,7 +156,7 @@ def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
     out = empty_output(query)
-    lse = query.new_empty(query.shape[:3], dtype=sum_dtype(query))
+    lse = empty_lse(query)
     bias = _bias(query, key, call)
     for part in _split_heads(query, key, call):
         for rows in part.row_blocks():

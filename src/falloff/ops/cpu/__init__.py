@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from falloff.forms import Strip, Warp
-from falloff.ops.call import Call, empty_output
+from falloff.ops.call import Call, empty_lse, empty_output
 from falloff.ops.checks import check_storage
 
 CHECKS_INPUTS = True
@@ -134,9 +134,7 @@ def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[A
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp of each row (B, H, N)."""
-    batch, heads, num_queries, _ = query.shape
-    out = empty_output(query)
-    lse = query.new_empty(batch, heads, num_queries, dtype=torch.float32)
+    out, lse = empty_output(query), empty_lse(query)
     if out.numel() > 0:
         _loaded().forward(out, lse, lowered, _arguments(query, key, value, call))
     return out, lse

@@ -19,6 +19,15 @@ class Tiles(NamedTuple):
     num_warps: int
     num_stages: int
 
+    def options(self) -> dict[str, int]:
+        """The arguments that tell a kernel of its tiles, and Triton how to launch it."""
+        return {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+
 
 # By kernel, then by the largest padded head size for which an entry holds.
 HALF = {

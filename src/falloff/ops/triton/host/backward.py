@@ -104,10 +104,7 @@ def _launch(
             *dims,
             q_tiles,
             cfg,
-            BLOCK_M=tiles.block_m,
-            BLOCK_N=tiles.block_n,
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
+            **tiles.options(),
         )
     if dk is not None:
         tiles = problem.tiles("dkdv")
@@ -119,10 +116,7 @@ def _launch(
             *dims,
             kv_tiles,
             cfg,
-            BLOCK_M=tiles.block_m,
-            BLOCK_N=tiles.block_n,
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
+            **tiles.options(),
         )
     d_form = bias.gradients(grads, sums_by_offset(problem, inputs, grads, ranges), lse, grad_lse) if needs_form else None
     if problem.call.scale < 0 and dq is not None:

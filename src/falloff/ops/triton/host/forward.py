@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from falloff.ops.call import Call, empty_output
+from falloff.ops.call import Call, empty_lse, empty_output
 from falloff.ops.triton.host.device import on_device
 from falloff.ops.triton.host.lower import lower
 from falloff.ops.triton.host.problem import Problem, strided
@@ -21,8 +21,7 @@ _MERGED = 16384  # numbers that a program holds in registers while it merges the
 
 def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, lowered: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, N, D) and the log-sum-exp (B, H, N). Writes `lowered`, unless it is None."""
-    out = empty_output(query)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    out, lse = empty_output(query), empty_lse(query)
     if out.numel() == 0 or key.shape[2] == 0:
         return out.zero_(), lse.fill_(-torch.inf)
     with on_device(query):
@@ -44,10 +43,7 @@ def _attend(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: Tensor)
         *problem.dims,
         q_tiles,
         problem.cfg,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles.options(),
     )
 
 
@@ -73,10 +69,7 @@ def _attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: T
         splits,
         split_keys,
         cfg,
-        BLOCK_M=max(tiles.block_m, triton.next_power_of_2(problem.group_size * seqlen_q)),
-        BLOCK_N=tiles.block_n,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles._replace(block_m=max(tiles.block_m, triton.next_power_of_2(problem.group_size * seqlen_q))).options(),
     )
     merge_kernel[(batch * heads * seqlen_q,)](
         split_out,
