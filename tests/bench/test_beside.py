@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from falloff.bench import against, beside
 from falloff.bench.against import Older
+from falloff.bench.beside_tables import beside_tables
 from falloff.bench.busy import spinning
 from falloff.bench.cases import Case
 from falloff.bench.contestants import NO_BIAS, OLDER, OURS, ours
@@ -19,6 +23,8 @@ from falloff.bench.progress import Progress
 from falloff.bench.suites import Options, run_suite
 from falloff.bench.verify import WrongResultError, verify
 from falloff.ops import cpu
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,15 @@ def test_the_suite_calls(tiny, monkeypatch):
     assert list(decode["ratio"]) == [OLDER, NO_BIAS]
     assert decode["targets"] == {"ratio": 1.0}
     assert "busy" not in decode
+
+
+@pytest.mark.parametrize("suite", ["calls", "short-avx2", "short-avx512", "long-avx2", "long-avx512"])
+def test_what_was_recorded_fits_80_columns(suite):
+    result = json.loads((RESULTS / f"{suite}-2-core-epyc.json").read_text(encoding="utf-8"))
+    console = Console(width=80, record=True, file=StringIO())
+    for drawn in beside_tables(result):
+        console.print(drawn)
+    assert "…" not in console.export_text()
 
 
 def test_one_query_against_a_cache_sees_all_keys_beside_sdpa_too(tiny):

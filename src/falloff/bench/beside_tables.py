@@ -28,7 +28,7 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
             drawn.append(_calls_table(together))
     notes = [
         "sdpa: without bias. [ ]: the target. x: the other's median time over that of falloff; above 1 falloff is faster.",
-        "by the best: the ratio of the fastest calls. If it differs much, other work on the machine disturbed the medians.",
+        "best: the ratio of the fastest calls. If it differs much, other work on the machine disturbed the medians.",
     ]
     older = result["against"]
     if older is not None:
@@ -38,7 +38,7 @@ def beside_tables(result: dict[str, Any]) -> list[Any]:
 
 def _table(title: str, cases: list[dict[str, Any]], *, with_peak: bool) -> "Table":
     with_older = any(OLDER in case["milliseconds"] for case in cases)
-    headings = [f"{OURS}\nms", "sdpa\nms", "\nsdpa", "by the\nbest", *(["\nolder"] if with_older else [])]
+    headings = [f"{OURS}\nms", "sdpa\nms", "\nsdpa", "\nbest", *(["\nolder"] if with_older else [])]
     table = _empty(title, headings)
     if with_peak:
         table.add_column("of\npeak", justify="right", no_wrap=True)
