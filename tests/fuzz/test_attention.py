@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from falloff.ops import blockwise, cpu
+from falloff.ops import cpu
 from falloff.ops.blockwise import bias as tile_bias
+from falloff.ops.blockwise import scores
 from fuzz import attention
 
 SEED = 2024
@@ -37,28 +38,23 @@ def test_random_calls_agree_with_the_definition(part):
 
 
 def _off_by_one(monkeypatch):
-    right = tile_bias.hankel
-    monkeypatch.setattr(tile_bias, "hankel", lambda values, tile: right(values.roll(1, -1), tile))
+    right = tile_bias.along_diagonals
+    monkeypatch.setattr(tile_bias, "along_diagonals", lambda *where: right(*where).roll(1, -1))
 
 
 def _wrong_mask(monkeypatch):
-    right = blockwise.visible
-    monkeypatch.setattr(blockwise, "visible", lambda *where, **settings: right(*where, **(settings | {"window": None})))
+    right = scores.visible
+    monkeypatch.setattr(scores, "visible", lambda *where, **settings: right(*where, **(settings | {"window": None})))
 
 
 def _gradient_a_little_off(monkeypatch):
-    right = tile_bias.DiagonalSums.by_rising_offset
-
-    def off(sums):
-        values, lowest = right(sums)
-        return values * (1 + 1e-4), lowest
-
-    monkeypatch.setattr(tile_bias.DiagonalSums, "by_rising_offset", off)
+    right = tile_bias.Skew.__call__
+    monkeypatch.setattr(tile_bias.Skew, "__call__", lambda skew, tile: right(skew, tile * (1 + 1e-4)))
 
 
 def _dropout_of_another_seed(monkeypatch):
-    right = blockwise.keep_mask
-    monkeypatch.setattr(blockwise, "keep_mask", lambda seed, *others: right(seed + 1, *others))
+    right = scores.keep_mask
+    monkeypatch.setattr(scores, "keep_mask", lambda seed, *others: right(seed + 1, *others))
 
 
 @pytest.mark.parametrize("fault", [_off_by_one, _wrong_mask, _gradient_a_little_off, _dropout_of_another_seed])

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falloff import ALiBi, Band, Scheme, Strip, T5Bias, Warp, attention
-from falloff.ops import blockwise
-from falloff.ops.blockwise import bias as tile_bias
+from falloff.ops.blockwise import tile
 from ops import agreement
 from ops.cases import BIASES, bias_of, results, tensors
 
@@ -15,7 +14,7 @@ from ops.cases import BIASES, bias_of, results, tensors
 @pytest.fixture(params=[(3, 5, 1), (4, 7, 60), (64, 1024, 1 << 19)], ids=["tiny tiles", "small tiles", "as shipped"])
 def tiles(request, monkeypatch):
     for name, value in zip(("_ROWS", "_KEYS", "_SCORES"), request.param, strict=True):
-        monkeypatch.setattr(blockwise, name, value)
+        monkeypatch.setattr(tile, name, value)
 
 
 def agree(query, key, value, bias, leaves, rtol=1e-11, **settings):
@@ -123,8 +122,8 @@ def test_any_form_with_any_masks(seed, kind, data):
     made_of = [] if bias is None else bias.parameters() if isinstance(bias, Scheme) else bias.tensors
     with pytest.MonkeyPatch.context() as patch:
         for name, size in zip(("_ROWS", "_KEYS", "_SCORES"), pick(st.sampled_from([(3, 5, 1), (8, 8, 300)])), strict=True):
-            patch.setattr(blockwise, name, size)
-        patch.setattr(tile_bias, "_FEATURES", pick(st.sampled_from([1, 60, 1 << 20])))
+            patch.setattr(tile, name, size)
+        patch.setattr(tile, "_FEATURES", pick(st.sampled_from([1, 60, 1 << 20])))
         agree(query, key, value, bias, [leaf for leaf in made_of if leaf.requires_grad], rtol=1e-9, **masks)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from falloff import FIRE, ALiBi, attention
 from falloff.forms import Band, Strip, Warp
@@ -81,6 +82,28 @@ def test_opcheck(impl, name, masked):
     plain = [t.detach() for t in tensors_of_form]
     arguments = (*inputs, needs, impl, plain, *masks, *settings)
     torch.library.opcheck(operators.fused_attention_backward, arguments)
+
+
+@pytest.mark.parametrize("name", ["none", "strip", "band", "rising warp"])
+@pytest.mark.parametrize("impl", ["blockwise", "cpu", "triton"])
+def test_a_dispatch_mode_changes_nothing(impl, name):
+    """Counters of operations and selective checkpointing are such modes; torch.func inside an operator fails under them."""
+    form = forms(4, 2, 7)[name]
+    if isinstance(form, Warp):
+        form = form.with_rising()
+    leaves = [tensor for tensor in form.tensors if tensor.requires_grad] if form else []
+
+    def gradients():
+        query, key, value = tensors(2, 4, 2, 7, 7, 4, torch.float32)
+        out = attention(query, key, value, form, impl=impl)
+        return out, *torch.autograd.grad(out.square().sum(), (query, key, value, *leaves))
+
+    torch.manual_seed(0)
+    plain = gradients()
+    torch.manual_seed(0)
+    with FlopCounterMode(display=False):
+        counted = gradients()
+    assert all(torch.equal(*pair) for pair in zip(plain, counted, strict=True))
 
 
 @pytest.mark.parametrize("impl", ["blockwise", "cpu", "triton"])

@@ -1,227 +1,195 @@
-"""The bias of one tile of scores, and the gradient of the bias from that tile, for each form, in plain torch.
+"""The bias of a tile, and the sums of its gradient, for each form.
 
-A tile holds its query rows in *reverse* order. Torch has no negative strides; with the rows reversed, the offset
-`top - r - c` falls by one along both axes, so that a tile of anything that depends on the offset alone is a strided view
-of one short vector (both strides +1), and its diagonal sums are the column sums of a strided buffer. Nothing is scattered
+Rows lie in reverse in a tile (see `tile.py`), so that its entry (r, c) has the offset top - (r + c). By falling offset, the
+entries of row r therefore begin r numbers later than those of row 0: a bias that depends on the offset alone is a view of
+one vector, and the sums along diagonals are the column sums of rows that are shifted back (`Skew`). Nothing is scattered
 element by element, and all sums run in a fixed order: the gradients are the same bits on every run.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from falloff.forms import Band, Form, Strip, Warp
+from falloff.ops.blockwise.tile import Tile
+from falloff.ops.call import Call, sum_dtype
 from falloff.ops.offset_sums import at_distances, at_offsets
 from falloff.shapes import Float, Int
 
-_FEATURES = 1 << 22  # entries of a warp's features at once: all segments of a network of width 32 over a whole tile
+
+class OfTile(NamedTuple):
+    """The bias of a tile, or of those of its keys that it reaches."""
+
+    bias: Float[Tensor, "*b h n m"]
+    """Not to be written to."""
+    accumulate: Callable[[Tensor], None]
+    """Takes dS of the same scores, (b, h, n, m), and adds to the gradients of the form."""
+    keys: slice = slice(None)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Where a tile of scores (b, h, n, m) lies: slices of the batch, the heads, the query rows and the keys."""
+class TileBias:
+    """The bias of a call, tile by tile, and the sums of its gradient. This one is of a call without a form."""
 
-    batch: slice
-    heads: slice
-    rows: slice
-    keys: slice
-    query_start: int
-
-    @property
-    def num_rows(self) -> int:
-        return self.rows.stop - self.rows.start
-
-    @property
-    def num_keys(self) -> int:
-        return self.keys.stop - self.keys.start
-
-    @property
-    def top(self) -> int:
-        """The largest offset of the tile: of its last query row, which comes first, and its first key."""
-        return self.query_start + self.rows.stop - 1 - self.keys.start
-
-    @property
-    def bottom(self) -> int:
-        """The smallest offset of the tile."""
-        return self.top - (self.num_rows - 1) - (self.num_keys - 1)
-
-    def falling_offsets(self, device: torch.device) -> Int[Tensor, " n_plus_m_minus_1"]:
-        """top, top - 1, ..., bottom: entry r + c is the offset of row r (reversed) and key c."""
-        return torch.arange(self.top, self.bottom - 1, -1, device=device)
-
-
-def hankel(by_offset: Tensor, tile: Tile) -> Tensor:
-    """A view (..., n, m) of contiguous values (..., n + m - 1) given by falling offset: [r, c] is value r + c."""
-    shape = (*by_offset.shape[:-1], tile.num_rows, tile.num_keys)
-    return by_offset.as_strided(shape, (*by_offset.stride(), 1))
-
-
-class DiagonalSums:
-    """Sums, over all tiles of a call, of what lies at the same offset: (rows, N + M - 1), by falling offset.
-
-    Float64, since the end of a strip may gather nearly all scores of a call, of both signs.
-    """
-
-    def __init__(self, rows: int, num_queries: int, num_keys: int, query_start: int, like: Tensor) -> None:
-        self.sums = like.new_zeros(rows, max(num_queries + num_keys - 1, 0), dtype=torch.float64)
-        self.num_queries = num_queries
-        self.highest = query_start + num_queries - 1
-        self._buffer = like.new_empty(0)
-
-    def add(self, values: Float[Tensor, "heads n m"], tile: Tile, heads: slice) -> None:
-        """Skew the tile so that each diagonal becomes a column of a buffer that is zero elsewhere; sum the columns."""
-        count, rows, keys = values.shape
-        width = rows + keys - 1
-        if self._buffer.shape != (count, rows, width):
-            self._buffer = values.new_zeros(count, rows, width)
-        self._buffer.as_strided(values.shape, (rows * width, width + 1, 1)).copy_(values)
-        first = self.num_queries - tile.rows.stop + tile.keys.start
-        self.sums[heads, first : first + width] += self._buffer.sum(1)
-
-    def by_rising_offset(self) -> tuple[Float[Tensor, "rows width"], int]:
-        """The sums by rising offset, and the lowest offset."""
-        return self.sums.flip(1), self.highest - self.sums.shape[1] + 1
-
-
-@runtime_checkable
-class TileBias(Protocol):
-    """The bias of a form, tile by tile; the gradients come in the order of the form's tensors."""
-
-    def add_to(self, scores: Float[Tensor, "b h n m"], tile: Tile) -> None: ...
-
-    def accumulate(self, grad_scores: Float[Tensor, "b h n m"], tile: Tile) -> None: ...
-
-    def gradients(self) -> list[Tensor]: ...
-
-
-class StripTiles:
-    """values[h, clamp(offset - start, 0, K - 1)]: a view of a stretch of the strip."""
-
-    def __init__(self, form: Strip, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
-        self.values, self.start = form.values.to(dtype), form.start
-        self.sums = DiagonalSums(form.num_heads, num_queries, num_keys, query_start, self.values)
-
-    def add_to(self, scores: Tensor, tile: Tile) -> None:
-        index = (tile.falling_offsets(scores.device) - self.start).clamp(0, self.values.shape[1] - 1)
-        scores += hankel(self.values[tile.heads].index_select(1, index), tile)
-
-    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        self.sums.add(grad_scores.sum(0), tile, tile.heads)
+    def at(self, tile: Tile) -> OfTile | None:
+        """The bias of a tile; None where it is 0."""
+        return None
 
     def gradients(self) -> list[Tensor]:
-        return [at_offsets(*self.sums.by_rising_offset(), self.start, self.values.shape[1])]
+        """The gradients of the form's tensors, in their order."""
+        return []
 
 
-class BandTiles:
-    """values[b, h, i, offset] for 0 <= offset < E, else 0: only the keys within the extent are touched."""
+class StripTiles(TileBias):
+    """values[h, clamp(offset - start, 0, K - 1)]."""
 
-    def __init__(self, form: Band, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
-        self.values, self.extent, self.dtype = form.values, form.values.shape[3], dtype
-        self.grad_values: Tensor | None = None  # as large as the band: not before it is needed
+    def __init__(self, form: Strip, query: Tensor, key: Tensor, call: Call) -> None:
+        self.start, self.size, self.offsets = form.start, form.values.shape[1], Offsets(query, key, call)
+        index = (self.offsets.falling - self.start).clamp(0, self.size - 1)
+        self.values: Float[Tensor, "H width"] = form.values.to(sum_dtype(query)).index_select(1, index)
+        self.sums = float64_zeros(self.values)
+        self.skew = Skew()
 
-    def add_to(self, scores: Tensor, tile: Tile) -> None:
-        # Keys that some row of the tile has within its extent: top - r - c in 0 .. E - 1.
+    def at(self, tile: Tile) -> OfTile:
+        at = tile.heads, self.offsets.span(tile)
+
+        def accumulate(ds: Tensor) -> None:
+            self.sums[at] += self.skew(ds.sum(0)).sum(-2)
+
+        return OfTile(along_diagonals(self.values[at], tile), accumulate)
+
+    def gradients(self) -> list[Tensor]:
+        return [at_offsets(self.sums.flip(1), self.offsets.lowest, self.start, self.size)]
+
+
+class BandTiles(TileBias):
+    """values[b, h, i, offset] for 0 <= offset < E, else 0."""
+
+    def __init__(self, form: Band, query: Tensor, key: Tensor, call: Call) -> None:
+        self.values, self.extent, self.dtype = form.values, form.values.shape[3], sum_dtype(query)
+        self.grad: Tensor | None = None  # as large as the band: not before it is needed
+        self.skew = Skew()
+
+    def at(self, tile: Tile) -> OfTile | None:
         first = max(tile.top - (tile.num_rows - 1) - (self.extent - 1), 0)
-        last = min(tile.top + 1, tile.num_keys)
-        if first >= last:
-            return
-        offsets = hankel(tile.falling_offsets(scores.device), tile)[:, first:last]
-        values = self.values[tile.batch, tile.heads, tile.rows].flip(2).to(scores.dtype)
-        picked = values.gather(-1, offsets.clamp(0, self.extent - 1).expand(*values.shape[:2], -1, -1))
-        scores[..., first:last] += picked.masked_fill_((offsets < 0) | (offsets >= self.extent), 0.0)
+        stop = min(tile.top + 1, tile.num_keys)
+        if first >= stop:
+            return None
+        at, keys = (tile.batch, tile.heads, tile.rows), slice(first, stop)
+        tile = replace(tile, keys=slice(tile.keys.start + first, tile.keys.start + stop))
+        # By falling offset: zeros, or fewer numbers, where the tile goes further than the band, or less far.
+        beside = (tile.top - (self.extent - 1), -tile.bottom)
+        rows = pad(self.values[at].to(self.dtype).flip(2, 3), beside)  # (b, h, n, n + m - 1)
+        bias = rows.flatten(-2).unfold(-1, tile.num_keys, rows.shape[-1] + 1)
 
-    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        first, last = max(tile.bottom, 0), min(tile.top + 1, self.extent)
-        if first >= last:
-            return
-        # Each entry of the band meets one key at most: fetch its score gradient from there.
-        rows = torch.arange(tile.num_rows, device=grad_scores.device)[:, None]
-        keys = tile.top - rows - torch.arange(first, last, device=grad_scores.device)
-        picked = grad_scores.gather(-1, keys.clamp(0, tile.num_keys - 1).expand(*grad_scores.shape[:2], -1, -1))
-        picked = picked.masked_fill_((keys < 0) | (keys >= tile.num_keys), 0.0)
-        self.grad_values = self.gradients()[0]
-        self.grad_values[tile.batch, tile.heads, tile.rows, first:last] += picked.flip(2)
+        def accumulate(ds: Tensor) -> None:
+            self.grad = self._grad()
+            self.grad[at] += pad(self.skew(ds), (-beside[0], -beside[1])).flip(2, 3)
+
+        return OfTile(bias, accumulate, keys)
 
     def gradients(self) -> list[Tensor]:
-        if self.grad_values is None:
-            return [self.values.new_zeros(self.values.shape, dtype=self.dtype)]
-        return [self.grad_values]
+        return [self._grad()]
+
+    def _grad(self) -> Tensor:
+        # In the dtype of scores: an entry meets one key at most, so that float64 gains nothing.
+        return torch.zeros_like(self.values, dtype=self.dtype) if self.grad is None else self.grad
 
 
-class WarpTiles:
+class WarpTiles(TileBias):
     """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s.
 
-    Computed as one product: (slope | intercept) of all heads times the features (x in its segment, 0 elsewhere | 1 in its
-    segment, 0 elsewhere). The features serve all heads, a tile meets few segments, and the gradient of the lines is the
-    product with the features transposed. Looking up the line of each score instead took twice as long.
+    Computed as products of the lines of all heads with features: x in its segment, 0 elsewhere, and 1 in its segment, 0
+    elsewhere. The features serve all heads, a tile meets few segments, and the gradient of the lines is the product with
+    the features transposed. Looking up the line of each score instead took twice as long.
     """
 
-    def __init__(self, form: Warp, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> None:
-        self.g, self.a, self.knots, self.slope, self.intercept = (tensor.to(dtype).contiguous() for tensor in form.tensors)
-        self.grad_a = torch.zeros_like(self.a)
-        self.grad_slope, self.grad_intercept = (torch.zeros_like(self.slope, dtype=torch.float64) for _ in range(2))
-        self.sums = DiagonalSums(1, num_queries, num_keys, query_start, self.g)
+    def __init__(self, form: Warp, query: Tensor, key: Tensor, call: Call) -> None:
+        g, self.a, self.knots, self.slope, self.intercept = (t.to(sum_dtype(query)).contiguous() for t in form.tensors)
+        self.offsets, self.size = Offsets(query, key, call), g.shape[0]
+        self.g: Float[Tensor, " width"] = g[self.offsets.falling.abs().clamp(max=self.size - 1)]
+        self.grad_g, self.grad_a, self.grad_slope, self.grad_intercept = (
+            float64_zeros(tensor) for tensor in (self.g, self.a, self.slope, self.intercept)
+        )
+        self.skew = Skew()
 
-    def _warped(self, tile: Tile) -> Iterator[tuple[slice, slice, "WarpedTile"]]:
-        """The tile's x and its segments, for all batch entries at once, or for each where `a` differs among them.
+    def at(self, tile: Tile) -> OfTile:
+        span, shape = self.offsets.span(tile), (tile.num_rows, tile.num_keys)
+        rows = tile.rows if self.a.dim() == 1 else (tile.batch, tile.rows)
+        g = along_diagonals(self.g[span], tile).contiguous()  # (n, m); else x takes over the strides of the view
+        a = self.a[rows].flip(-1).reshape(-1, tile.num_rows, 1)  # (#b, n, 1)
+        x = (g * a).flatten(1)[:, None]  # (#b, 1, n * m)
+        segment = torch.bucketize(x, self.knots, out_int32=True)
+        first, last = int(segment.min()), int(segment.max()) + 1
+        lines = tile.heads, slice(first, last)
+        inside = (segment == torch.arange(first, last, device=x.device)[:, None]).to(x.dtype)  # (#b, s, n * m)
+        inside_x = inside * x
+        slope, intercept = (table[lines].expand(len(x), -1, -1) for table in (self.slope, self.intercept))  # (#b, h, s)
+        bias = torch.baddbmm(intercept @ inside, slope, inside_x).unflatten(2, shape)  # (#b, h, n, m)
 
-        The tile of a wide network is cut by rows, so that the features have one size whatever the number of segments is.
-        """
-        distance = tile.falling_offsets(self.g.device).abs().clamp(max=self.g.shape[0] - 1)
-        g = hankel(self.g[distance], tile)
-        step = max(_FEATURES // (self.slope.shape[1] * tile.num_keys), 1)
-        by_entry = self.a[None] if self.a.dim() == 1 else self.a[tile.batch]
-        for entry, a in enumerate(by_entry[:, tile.rows].flip(1)):
-            entries = slice(None) if self.a.dim() == 1 else slice(entry, entry + 1)
-            for start in range(0, tile.num_rows, step):
-                rows = slice(start, min(start + step, tile.num_rows))
-                yield entries, rows, WarpedTile(g[rows], a[rows], self.knots)
+        def accumulate(ds: Tensor) -> None:
+            ds = ds.sum_to_size(bias.shape).flatten(2)  # (#b, h, n * m)
+            self.grad_slope[lines] += (ds @ inside_x.mT).sum(0)
+            self.grad_intercept[lines] += (ds @ inside.mT).sum(0)
+            grad_x = (slope.mT @ ds).mul_(inside).sum(1).unflatten(1, shape)  # (#b, n, m)
+            self.grad_a[rows] += (grad_x * g).sum(-1).flip(-1).view(self.a[rows].shape)
+            self.grad_g[span] += self.skew((grad_x * a).sum(0)).sum(-2)
 
-    def add_to(self, scores: Tensor, tile: Tile) -> None:
-        for entries, rows, warped in self._warped(tile):
-            lines = torch.cat([table[tile.heads, warped.present] for table in (self.slope, self.intercept)], dim=1)
-            bias = lines @ torch.cat([warped.indicator * warped.x, warped.indicator])
-            scores[entries, :, rows] += bias.view(-1, *warped.g.shape)
-
-    def accumulate(self, grad_scores: Tensor, tile: Tile) -> None:
-        grad_g = grad_scores.new_zeros(tile.num_rows, tile.num_keys)
-        for entries, rows, warped in self._warped(tile):
-            by_head = grad_scores[entries, :, rows].sum(0).flatten(1)
-            self.grad_slope[tile.heads, warped.present] += by_head @ (warped.indicator * warped.x).T
-            self.grad_intercept[tile.heads, warped.present] += by_head @ warped.indicator.T
-            per_segment = self.slope[tile.heads, warped.present].T @ by_head
-            grad_x = (per_segment * warped.indicator).sum(0).view(warped.g.shape)
-            grad_a = self.grad_a if self.a.dim() == 1 else self.grad_a[tile.batch][entries][0]
-            last = tile.rows.stop - rows.start  # rows are held in reverse
-            grad_a[last - len(warped.g) : last] += (grad_x * warped.g).sum(-1).flip(-1)
-            grad_g[rows] += grad_x * warped.a
-        self.sums.add(grad_g[None], tile, slice(0, 1))
+        return OfTile(bias, accumulate)
 
     def gradients(self) -> list[Tensor]:
-        grad_g = at_distances(*self.sums.by_rising_offset(), self.g.shape[0])[0]
+        grad_g = at_distances(self.grad_g.flip(0)[None], self.offsets.lowest, self.size)[0]
         return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
 
 
-class WarpedTile:
-    """Rows of a tile of a warp: g (n, m), a (n, 1), x = g * a flattened, and in which segment each x lies."""
+class Offsets:
+    """The offsets between a query and a key of a call: the highest first."""
 
-    def __init__(self, g: Tensor, a: Tensor, knots: Tensor) -> None:
-        self.g, self.a = g.contiguous(), a[:, None]  # else x takes over the unusual strides of a view
-        self.x = (self.g * self.a).flatten()
-        segment = torch.bucketize(self.x, knots, out_int32=True)
-        self.present = slice(int(segment.min()), int(segment.max()) + 1)
-        numbers = torch.arange(self.present.start, self.present.stop, device=segment.device)
-        self.indicator = (segment == numbers[:, None]).to(g.dtype)
+    def __init__(self, query: Tensor, key: Tensor, call: Call) -> None:
+        self.num_queries, self.lowest = query.shape[2], call.query_start - (key.shape[2] - 1)
+        highest, count = call.query_start + query.shape[2] - 1, max(query.shape[2] + key.shape[2] - 1, 0)
+        self.falling: Int[Tensor, " width"] = torch.arange(highest, highest - count, -1, device=query.device)
+
+    def span(self, tile: Tile) -> slice:
+        """Those of a tile."""
+        start = self.num_queries - tile.rows.stop + tile.keys.start
+        return slice(start, start + tile.num_rows + tile.num_keys - 1)
 
 
-def tile_bias(form: Form, num_queries: int, num_keys: int, query_start: int, dtype: torch.dtype) -> TileBias:
-    """The tiles of a form, computed in `dtype`."""
-    if isinstance(form, Strip):
-        return StripTiles(form, num_queries, num_keys, query_start, dtype)
-    if isinstance(form, Band):
-        return BandTiles(form, num_queries, num_keys, query_start, dtype)
-    assert isinstance(form, Warp)
-    return WarpTiles(form, num_queries, num_keys, query_start, dtype)
+def along_diagonals(values: Float[Tensor, "*h n_plus_m_minus_1"], tile: Tile) -> Float[Tensor, "*h n m"]:
+    """Values by falling offset as a tile, a view: entry (r, c) is values[..., r + c]."""
+    return values.unfold(-1, tile.num_keys, 1)
+
+
+class Skew:
+    """A tile (..., n, m) as rows by falling offset (..., n, n + m - 1): entry (r, c) goes to (r, r + c), the rest is 0.
+
+    The result is overwritten by the next call: to fill anew what stays 0 would take as long as everything else.
+    """
+
+    def __init__(self) -> None:
+        self._rows: Tensor | None = None
+
+    def __call__(self, tile: Float[Tensor, "*b n m"]) -> Float[Tensor, "*b n n_plus_m_minus_1"]:
+        *batch, rows, keys = tile.shape
+        width = rows + keys - 1
+        if self._rows is None or self._rows.shape != (*batch, rows, width):
+            self._rows = tile.new_zeros(*batch, rows, width)
+        self._rows.flatten(-2).unfold(-1, keys, width + 1).copy_(tile)
+        return self._rows
+
+
+def float64_zeros(tensor: Tensor) -> Tensor:
+    """Sums for the gradient of a tensor. The end of a strip may gather nearly all scores of a call, of both signs."""
+    return torch.zeros_like(tensor, dtype=torch.float64)
+
+
+_TILES: dict[type[Form], Callable[..., TileBias]] = {Strip: StripTiles, Band: BandTiles, Warp: WarpTiles}
+
+
+def tile_bias(query: Tensor, key: Tensor, call: Call) -> TileBias:
+    """The bias of a call, computed in the dtype of its scores."""
+    return TileBias() if call.form is None else _TILES[type(call.form)](call.form, query, key, call)
