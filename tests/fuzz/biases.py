@@ -354,7 +354,7 @@ class Waves(Scheme):
     def at(self, offsets):
         if self.reach is not None:
             offsets = offsets.clamp(-self.reach, self.reach)
-        height = self._raised(self.height)
+        height = self._upcast(self.height)
         return height[:, None] * torch.cos(0.37 * offsets.double()).to(height.dtype)  # float32 is too coarse for far angles
 
 
@@ -379,7 +379,7 @@ class RowsOwn(Scheme):
         self.table = torch.nn.Parameter(torch.randn(heads, extent))
 
     def form(self, num_queries, num_keys, query_start=None, *, text_start=None, device=None, dtype=None):
-        table = self._raised(self.table)
+        table = self._upcast(self.table)
         rows = torch.arange(1, num_queries + 1, dtype=table.dtype)[:, None] / num_queries
         batch = 1 if text_start is None else text_start.shape[0]
         band = (table[:, None] * rows).to(dtype or torch.float32)

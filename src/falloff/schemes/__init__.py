@@ -5,8 +5,8 @@ from importlib import import_module
 
 from falloff.schemes.alibi import ALiBi, alibi_slopes
 from falloff.schemes.base import Scheme
+from falloff.schemes.cached import CachedScheme
 from falloff.schemes.fire import FIRE
-from falloff.schemes.kept import KeptScheme
 from falloff.schemes.kerple import KerpleLog, KerplePower
 from falloff.schemes.per_offset import PerOffsetBias
 from falloff.schemes.profile_mixture import ProfileMixture
@@ -24,7 +24,7 @@ def _published() -> dict[str, type[Scheme]]:
         for found in vars(module).values()
         if isinstance(found, type)
         and issubclass(found, Scheme)
-        and found not in (Scheme, KeptScheme)
+        and found not in (Scheme, CachedScheme)
         and found.__module__ == module.__name__
         and not found.__name__.startswith("_")
     }

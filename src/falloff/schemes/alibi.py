@@ -6,14 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count
-from falloff.schemes.kept import KeptScheme
+from falloff.schemes.cached import CachedScheme
 from falloff.shapes import Float
 
 
 def alibi_slopes(num_heads: int, device: torch.device | str | None = None) -> Float[Tensor, " H"]:
-    """The slopes of ALiBi, float64: 2^(-8 h / H) for h = 1 .. H where H is a power of two.
+    """The slopes of ALiBi: 2^(-8 h / H) for h = 1 .. H, if H is a power of two.
 
-    For other H: the slopes of the largest power of two c below H, then every second slope of 2c, until there are H.
+    For other H: the slopes for c heads, c the largest power of two below H, then every second slope for 2c heads, until
+    there are H.
+
+    Args:
+        num_heads: H, at least 1.
+        device: of the result; the CPU by default.
+
+    Returns:
+        (H,), float64.
+
+    Raises:
+        ValueError: if num_heads is not an int of at least 1.
+
+    Paper: Press, Smith and Lewis 2022, "Train Short, Test Long".
 
     >>> alibi_slopes(4)
     tensor([0.2500, 0.0625, 0.0156, 0.0039], dtype=torch.float64)
@@ -27,17 +40,18 @@ def alibi_slopes(num_heads: int, device: torch.device | str | None = None) -> Fl
     return torch.cat([geometric(closest), geometric(2 * closest)[0::2][: num_heads - closest]])
 
 
-class ALiBi(KeptScheme):
+class ALiBi(CachedScheme):
     """A penalty that grows linearly with distance: -slope_h * abs(n).
 
-    It is added to the scaled scores as it is; Falcon divides it by sqrt(D), which is `bias_scale=D ** -0.5`.
+    n is the offset; the slopes are those of `alibi_slopes`. The bias is added to the scaled scores. Falcon divides it by
+    sqrt(D): for that, pass `bias_scale=D ** -0.5` to `falloff.attention`.
 
     Args:
-        num_heads: H; any number, see `alibi_slopes`.
-        learned: whether the slopes are trained, from the same start values, as parameter `log_slopes` (H,).
+        num_heads: H, at least 1; it need not be a power of two.
+        learned: whether the slopes are trained, from these start values on, as exp of the parameter `log_slopes` (H,).
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: for arguments out of range.
 
     Paper: Press, Smith and Lewis 2022, "Train Short, Test Long".
 
@@ -46,7 +60,7 @@ class ALiBi(KeptScheme):
     """
 
     name = "alibi"
-    keeps = ("log_slopes",)
+    depends_on = ("log_slopes",)
     formula = "-m_h * |n|, m_h = 2^(-8h/H)"
     paper = "Press et al. 2022, Train Short, Test Long"
     reading = (
@@ -66,13 +80,13 @@ class ALiBi(KeptScheme):
             self.reading = self.reading.replace("Nothing is learned.", "The slopes are learned, from ALiBi's on.")
             self.log_slopes = nn.Parameter(alibi_slopes(num_heads).log().float())
 
-    def _sources(self) -> Sequence[Tensor | None]:
-        return super()._sources() if self.learned else []
+    def _dependencies(self) -> Sequence[Tensor | None]:
+        return super()._dependencies() if self.learned else []
 
     def _constants(self, offsets: Tensor) -> Tensor:
         return -offsets.abs()
 
     def _bias(self, constants: Tensor) -> Tensor:
-        # Fixed slopes are no buffer: `model.bfloat16()` would round them.
-        slopes = self._raised(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads, constants.device)
+        # Fixed slopes are not stored in a buffer: `model.bfloat16()` would round it.
+        slopes = self._upcast(self.log_slopes).exp() if self.learned else alibi_slopes(self.num_heads, constants.device)
         return slopes[:, None] * constants

@@ -7,35 +7,35 @@ from torch import Tensor, nn
 
 from falloff.offsets import check_count, check_offsets
 from falloff.schemes.base import check_std
-from falloff.schemes.kept import KeptScheme
+from falloff.schemes.cached import CachedScheme
 from falloff.shapes import Int
 
 
-class PerOffsetBias(KeptScheme):
+class PerOffsetBias(CachedScheme):
     """A learned bias for every offset: weight[min(n, max_distance), h].
 
-    With `bidirectional` every offset from -max_distance to max_distance has a value of its own; else keys in the future
-    share the value of offset 0.
+    n is the offset. Keys in the future (n < 0) share the value of offset 0. With `bidirectional`, every offset from
+    -max_distance to max_distance has a value of its own: weight[clamp(n, -max_distance, max_distance) + max_distance, h].
+    The parameter `weight` is (max_distance + 1, H), with `bidirectional` (2 max_distance + 1, H).
 
     Args:
-        num_heads: H.
-        max_distance: the offset from which all share one value, at least 1.
+        num_heads: H, at least 1.
+        max_distance: all larger distances share the value of this one; at least 1.
         bidirectional: whether keys in the future have values of their own.
-        std: standard deviation of the normal start values.
-
-    Parameter `weight` (max_distance + 1, H), or (2 max_distance + 1, H) when bidirectional, in order of rising offset.
+        std: standard deviation of the initial weights, whose mean is 0; at least 0.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: for arguments out of range.
 
-    Paper: Shaw, Uszkoreit and Vaswani 2018 clip distances so; as a bias: Liu et al. 2021, Swin Transformer.
+    Paper: Shaw, Uszkoreit and Vaswani 2018, "Self-Attention with Relative Position Representations", clip distances like
+    this; as a bias: Liu et al. 2021, "Swin Transformer".
 
     >>> PerOffsetBias(2, max_distance=3).bucket(torch.arange(6))
     tensor([0, 1, 2, 3, 3, 3])
     """
 
     name = "per-offset"
-    keeps = ("weight",)
+    depends_on = ("weight",)
     formula = "weight[min(n, max_distance), h]"
     paper = "Shaw et al. 2018 (clipped distances); Liu et al. 2021, Swin (as a bias)"
     reading = "Learns one value for every distance up to max_distance, and one for all beyond."
@@ -59,7 +59,11 @@ class PerOffsetBias(KeptScheme):
         return {"max_distance": trained_length - 1}  # a value for every offset that training sees
 
     def bucket(self, offsets: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """The row of `weight` for each offset."""
+        """The row of `weight` for each integer offset, in the shape of `offsets`.
+
+        Raises:
+            ValueError: for offsets that are not integers.
+        """
         check_offsets(offsets)
         lowest = -self.max_distance if self.bidirectional else 0
         return offsets.clamp(lowest, self.max_distance) - lowest
@@ -68,4 +72,4 @@ class PerOffsetBias(KeptScheme):
         return self.bucket(offsets)
 
     def _bias(self, constants: Tensor) -> Tensor:
-        return self._raised(self.weight)[constants].T
+        return self._upcast(self.weight)[constants].T

@@ -1,4 +1,4 @@
-"""Profile mixture: each query mixes a bank of bias-by-distance profiles (Inkling's relative logits)."""
+"""Profile mixture: the bias of each query is a mixture of learned profiles over distance (Inkling's relative logits)."""
 
 from typing import ClassVar, NoReturn
 
@@ -12,20 +12,20 @@ from falloff.shapes import Float
 
 
 class ProfileMixture(Scheme):
-    """A bias that each query chooses for itself: state[b, h, i] . profiles[:, n] for 0 <= n < extent, else 0.
+    """A bias that depends on the query's content: state[b, h, i] . profiles[:, n] at offset n if 0 <= n < extent, else 0.
 
-    The states come from the model with every call: `attention(query, key, value, mixture(state))`. The band has the dtype
-    and device of the states (under autocast, that of any other product), as the bias is content here and not position.
+    The model computes the states (B, H, N, R), and passes the form: `attention(query, key, value, mixture(state))`. The form
+    is a band on the device of the states, in their dtype (under autocast, in that of a matrix product); other schemes
+    compute in at least float32, as they depend on positions. The parameter `profiles` is (R, E), initially normal with mean
+    0 and standard deviation 0.02.
 
     Args:
-        num_heads: H.
-        state_dim: R, how many profiles are mixed.
-        extent: E, how far back the profiles go.
-
-    Parameter `profiles` (state_dim, extent), normal with standard deviation 0.02.
+        num_heads: H, at least 1.
+        state_dim: R, how many profiles are mixed, at least 1.
+        extent: E, the number of offsets 0 .. E - 1 at which the bias is not 0, at least 1.
 
     Raises:
-        ValueError: for settings out of range, or states of the wrong shape.
+        ValueError: for arguments out of range.
 
     Source: the relative logits of the Inkling models, 2026.
 
@@ -53,10 +53,10 @@ class ProfileMixture(Scheme):
         self.profiles = nn.Parameter(torch.randn(state_dim, extent) * 0.02)
 
     def forward(self, state: Float[Tensor, "B H N R"] | int, *_: object, **__: object) -> Band:  # type: ignore[override]
-        """The band of these states: what `falloff.attention` takes as its bias.
+        """The form of these states, a band: what `falloff.attention` takes as its bias.
 
         Raises:
-            ValueError: for states of the wrong shape, or the sizes of an attention, with which other schemes are called.
+            ValueError: for states of the wrong shape or dtype, or if it is called with sizes, as other schemes are.
         """
         if isinstance(state, int):
             self.at(torch.empty(0))
@@ -64,6 +64,7 @@ class ProfileMixture(Scheme):
         return Band(state @ self.profiles.to(state.dtype))
 
     def at(self, offsets: Tensor) -> NoReturn:
+        """Raise ValueError: without states there is no bias."""
         raise ValueError("bias: got a ProfileMixture without states, expected mixture(state): its bias depends on the query")
 
     def form(
@@ -75,9 +76,14 @@ class ProfileMixture(Scheme):
         state: Tensor | None = None,
         **_: object,
     ) -> Band:
+        """The same as a call, after checking that the states are those of N queries. For the sizes see `Scheme.form`.
+
+        Raises:
+            ValueError: for sizes out of range, or states that are missing or of the wrong shape or dtype.
+        """
         if state is None:
             self.at(torch.empty(0))
-        first_query_position(num_queries, num_keys, query_start)  # refuses what is no size or position
+        first_query_position(num_queries, num_keys, query_start)  # raises for a size or position out of range
         self._check_state(state, num_queries)
         return self.forward(state)
 
@@ -90,9 +96,10 @@ class ProfileMixture(Scheme):
         state: Tensor | None = None,
         **_: object,
     ) -> Float[Tensor, "B H N M"]:
+        """The whole bias of these states, from the definition. Arguments and errors are those of `form`."""
         if state is None:
             self.at(torch.empty(0))
-        first_query_position(num_queries, num_keys, query_start)  # refuses what is no size or position
+        first_query_position(num_queries, num_keys, query_start)  # raises for a size or position out of range
         self._check_state(state, num_queries)
         offsets = offset_matrix(num_queries, num_keys, query_start, state.device)
         inside = (offsets >= 0) & (offsets < self.extent)

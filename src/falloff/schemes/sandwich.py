@@ -1,4 +1,4 @@
-"""Sandwich: the inner product of sinusoidal position embeddings, as a bias."""
+"""Sandwich: the inner product of two sinusoidal position embeddings, as a bias."""
 
 from typing import ClassVar
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from falloff.offsets import check_count
-from falloff.schemes.kept import KeptScheme
+from falloff.schemes.cached import CachedScheme
 
 
-class Sandwich(KeptScheme):
-    """The inner product of two sinusoidal embeddings, less its value at distance 0.
+class Sandwich(CachedScheme):
+    """The inner product of two sinusoidal position embeddings minus its value at distance 0, scaled for each head.
 
-    bias = (sum over k of cos(n / 10000^(2k / dim)) - dim / 2) / (8 h / H), k = first .. first + dim / 2 - 1, head
-    h = 1 .. H. It falls with distance, but not monotonically.
+    (sum over k of cos(n / 10000^(2k / dim)) - dim / 2) / (8 h / H) at offset n, with k = first .. first + dim / 2 - 1 and
+    h = 1 .. H. It falls with distance, but not monotonically. It has no parameters.
 
     Args:
-        num_heads: H.
-        dim: dimensions of the sinusoidal embedding, even, at least 2. It need not be the head size.
-        first: where k starts, 1 or 0; public versions differ.
+        num_heads: H, at least 1.
+        dim: dimensions of the sinusoidal embedding: even, at least 2. It need not be the head size.
+        first: where k starts, 1 or 0: published implementations differ.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: for arguments out of range.
 
     Paper: Chi et al. 2023, "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis".
 
@@ -31,7 +31,7 @@ class Sandwich(KeptScheme):
 
     name = "sandwich"
     largest_settings: ClassVar[dict[str, int]] = {"dim": 8192}
-    keeps = ()
+    depends_on = ()
     formula = "(sum_k cos(n / 10000^(2k/dim)) - dim/2) / (8h/H)"
     paper = "Chi et al. 2023, Sandwich"
     reading = (
@@ -54,7 +54,7 @@ class Sandwich(KeptScheme):
     def _constants(self, offsets: Tensor) -> Tensor:
         distance = offsets.abs().double()
         total = torch.full_like(distance, -self.dim / 2)
-        for k in range(self.first, self.first + self.dim // 2):  # a loop, so that memory stays O(L)
+        for k in range(self.first, self.first + self.dim // 2):  # a loop: memory stays O(L)
             total = total + torch.cos(distance * 10000.0 ** (-2 * k / self.dim))
         return total
 

@@ -1,4 +1,4 @@
-"""What a scheme is made with: the one place that knows the arguments of its class and their values."""
+"""The settings of a scheme: the arguments of its constructor beside `num_heads`, and their values."""
 
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 Setting = bool | int | float | str | None
 
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING = object()
 
 
 def setting_parameters(cls: "type[Scheme]") -> dict[str, inspect.Parameter]:
-    """The settings that a scheme's class takes, beside the number of heads.
+    """The settings that a class takes: the arguments of its constructor, without the number of heads.
 
     >>> from falloff import T5Bias
     >>> list(setting_parameters(T5Bias))
@@ -27,14 +27,15 @@ def setting_parameters(cls: "type[Scheme]") -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in _parameters(cls).items()
-        if parameter.kind in _NAMED and (heads is None or name != heads.name)
+        if parameter.kind in _BY_NAME and (heads is None or name != heads.name)
     }
 
 
 def make(cls: "type[Scheme]", num_heads: int, settings: dict[str, Any]) -> "Scheme":
-    """A scheme with so many heads and these settings; a class that does not ask how many decides for itself.
+    """A scheme with this number of heads and these settings.
 
-    The number of heads is the argument `num_heads`, or else the first one that has no default.
+    The number of heads is passed as the argument `num_heads`, or else as the first argument if that has no default. A class
+    without either has its own number of heads.
 
     >>> from falloff import Sandwich
     >>> make(Sandwich, 4, {"dim": 8})
@@ -49,10 +50,10 @@ def make(cls: "type[Scheme]", num_heads: int, settings: dict[str, Any]) -> "Sche
 
 
 def settings_of(scheme: "Scheme") -> dict[str, Setting]:
-    """The settings of a scheme at hand: numbers, words, switches and None that its class was called with, or its defaults.
+    """The settings of a scheme: those of its arguments, given or default, that are a number, a string, a bool or None.
 
-    Where a scheme keeps a setting as an attribute of that name, it is what that holds now: the threshold of FIRE comes with
-    a checkpoint.
+    If the scheme has an attribute with the name of a setting, the attribute is read: loading a checkpoint changes FIRE's
+    `init_L`.
 
     >>> from falloff import Sandwich
     >>> settings_of(Sandwich(4, dim=8))
@@ -61,7 +62,7 @@ def settings_of(scheme: "Scheme") -> dict[str, Setting]:
     made_with = vars(scheme).get("_made_with", {})
     settings: dict[str, Setting] = {}
     for name in setting_parameters(type(scheme)):
-        for value in (_plain(getattr(scheme, name, _MISSING)), _plain(made_with.get(name, _MISSING))):
+        for value in (_as_number(getattr(scheme, name, _MISSING)), _as_number(made_with.get(name, _MISSING))):
             if isinstance(value, Setting):
                 settings[name] = value
                 break
@@ -69,7 +70,7 @@ def settings_of(scheme: "Scheme") -> dict[str, Setting]:
 
 
 def default_settings(cls: "type[Scheme]") -> dict[str, Setting]:
-    """The settings of a class that has them by default.
+    """The settings of a class that have a default, with this default.
 
     >>> from falloff import Sandwich
     >>> default_settings(Sandwich)
@@ -80,7 +81,7 @@ def default_settings(cls: "type[Scheme]") -> dict[str, Setting]:
 
 
 def title_of(scheme: "Scheme") -> str:
-    """The scheme's name and settings in one line, save switches that are off and what is only given by name and was not.
+    """The scheme's name and settings in one line, without settings that are False and keyword-only ones at their default.
 
     >>> from falloff import T5Bias
     >>> title_of(T5Bias(1, num_buckets=4, max_distance=5))
@@ -97,7 +98,7 @@ def title_of(scheme: "Scheme") -> str:
 
 
 def arguments_of(cls: type, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Setting]:
-    """The numbers, words, switches and None that a constructor gets by a call or by default; none if it refuses the call."""
+    """The arguments of a constructor's call, given or default, that can be settings; {} if they do not fit its signature."""
     try:
         bound = inspect.signature(cls.__init__).bind(None, *arguments, **named)  # type: ignore[misc]
     except TypeError:
@@ -107,7 +108,7 @@ def arguments_of(cls: type, arguments: tuple[Any, ...], named: dict[str, Any]) -
 
 
 def _parameters(cls: "type[Scheme]") -> dict[str, inspect.Parameter]:
-    """The arguments of the constructor but `self`."""
+    """The parameters of the constructor without `self`."""
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
@@ -121,8 +122,8 @@ def _heads_parameter(cls: "type[Scheme]") -> inspect.Parameter | None:
     return first if first.default is first.empty else None
 
 
-def _plain(value: object) -> object:
-    """A tensor of one number as that number, where it can be looked at."""
+def _as_number(value: object) -> object:
+    """A tensor of one number as this number, or `_MISSING` if its value cannot be read; any other object as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.item() if value.numel() == 1 and not value.is_meta and is_eager() else _MISSING

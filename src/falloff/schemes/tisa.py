@@ -6,21 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from falloff.offsets import check_count
-from falloff.schemes.kept import KeptScheme
+from falloff.schemes.cached import CachedScheme
 
 
-class TISA(KeptScheme):
-    """A sum of radial basis functions: sum over k of a_k * exp(-abs(b_k) * (n - c_k)^2), over the signed offset n.
+class TISA(CachedScheme):
+    """A sum of radial basis functions of the signed offset n: sum over k of a_k * exp(-abs(b_k) * (n - c_k)^2).
+
+    n = query position - key position. The parameters `kernel_amplitudes` (a), `kernel_sharpness` (b) and `kernel_offsets`
+    (c, in positions) are (kernels, H). Initially they are normal: a and b with mean 0.1 and standard deviation 0.01, c with
+    mean 0 and standard deviation 5.
 
     Args:
-        num_heads: H.
-        kernels: how many bumps each head has, at least 1.
-
-    Parameters `kernel_amplitudes` (a) and `kernel_sharpness` (b) ~ N(0.1, 0.01), `kernel_offsets` (c) ~ N(0, 5), each
-    (kernels, H). Here n = query position - key position.
+        num_heads: H, at least 1.
+        kernels: number of radial basis functions of each head, at least 1.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: for arguments out of range.
 
     Paper: Wennberg and Henter 2021, "The Case for Translation-Invariant Self-Attention in Transformer-Based Language
     Models".
@@ -31,7 +32,7 @@ class TISA(KeptScheme):
 
     name = "tisa"
     largest_settings: ClassVar[dict[str, int]] = {"kernels": 64}
-    keeps = ("kernel_offsets", "kernel_amplitudes", "kernel_sharpness")
+    depends_on = ("kernel_offsets", "kernel_amplitudes", "kernel_sharpness")
     formula = "sum_k a_kh * exp(-|b_kh| * (n - c_kh)^2)"
     paper = "Wennberg and Henter 2021, TISA"
     reading = "Learns a few bumps, each with a place, height and width; far from all of them the bias is 0."
@@ -51,6 +52,6 @@ class TISA(KeptScheme):
 
     def _bias(self, constants: Tensor) -> Tensor:
         centre, height, sharpness = (
-            self._raised(p)[..., None] for p in (self.kernel_offsets, self.kernel_amplitudes, self.kernel_sharpness)
+            self._upcast(p)[..., None] for p in (self.kernel_offsets, self.kernel_amplitudes, self.kernel_sharpness)
         )
         return (height * torch.exp(-sharpness.abs() * (constants - centre) ** 2)).sum(0)

@@ -1,4 +1,4 @@
-"""What schemes keep between calls: nothing stale is ever handed out, it is bounded, and few operators are left."""
+"""The cache of schemes: it never returns a stale form, its size is bounded, and few operators are left in a call."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, parametrize, vector_to_paramete
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from falloff import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention
-from falloff.schemes import kept
+from falloff.schemes import cached
 
 MAKERS = {
     "t5": lambda: T5Bias(4),
@@ -35,21 +35,21 @@ def bias(scheme, num_queries=3, num_keys=40):
     return scheme(num_queries, num_keys).dense(num_queries, num_keys)
 
 
-def check_fresh(scheme, keeps=None):
-    """A scheme gives what its definition says now, twice; `keeps` says whether the second time it gives the same tensors."""
+def check_fresh(scheme, caches=None):
+    """Two calls of a scheme return what its definition gives now; `caches`: whether both return the same tensors."""
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(bias(scheme), scheme.dense(3, 40), rtol=1e-5, atol=1e-6)
-        if keeps is not None:
-            assert (scheme(3, 40).tensors[0] is scheme(3, 40).tensors[0]) == keeps
+        if caches is not None:
+            assert (scheme(3, 40).tensors[0] is scheme(3, 40).tensors[0]) == caches
 
 
-def moved(tensor):
+def new_values(tensor):
     return torch.rand_like(tensor) + 0.05
 
 
-def moved_state(scheme):
-    return {name: moved(tensor) for name, tensor in scheme.state_dict().items()}
+def new_state(scheme):
+    return {name: new_values(tensor) for name, tensor in scheme.state_dict().items()}
 
 
 def step(optimizer, **settings):
@@ -71,13 +71,13 @@ def for_each(write):
 
 
 def replace_data(parameter):
-    parameter.data = moved(parameter)
+    parameter.data = new_values(parameter)
 
 
 def replace_parameters(scheme):
     for name, parameter in list(scheme.named_parameters()):
         module, _, last = name.rpartition(".")
-        setattr(scheme.get_submodule(module), last, nn.Parameter(moved(parameter)))
+        setattr(scheme.get_submodule(module), last, nn.Parameter(new_values(parameter)))
 
 
 def move_to_bfloat16(scheme):
@@ -86,16 +86,16 @@ def move_to_bfloat16(scheme):
 
 
 def write_from_outside(scheme):
-    """As another process writes to shared memory."""
+    """Write to the memory of parameters as another process does, which shares it."""
     files = [NamedTemporaryFile() for _ in scheme.parameters()]  # noqa: SIM115
     for file, parameter in zip(files, scheme.parameters(), strict=True):
         file.write(parameter.detach().numpy().tobytes())
         file.flush()
         parameter.data = torch.from_file(file.name, shared=True, size=parameter.numel()).view_as(parameter)
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     for file, parameter in zip(files, scheme.parameters(), strict=True):
         file.seek(0)
-        file.write(moved(parameter).detach().numpy().tobytes())
+        file.write(new_values(parameter).detach().numpy().tobytes())
         file.close()
 
 
@@ -103,17 +103,19 @@ CHANGES = {
     "sgd": step(torch.optim.SGD),
     "foreach": step(torch.optim.Adam, foreach=True),
     "fused": step(torch.optim.Adam, fused=True),
-    "copy_": for_each(lambda parameter: parameter.copy_(moved(parameter))),
-    ".data": for_each(lambda parameter: parameter.data.copy_(moved(parameter))),
+    "copy_": for_each(lambda parameter: parameter.copy_(new_values(parameter))),
+    ".data": for_each(lambda parameter: parameter.data.copy_(new_values(parameter))),
     "a view": for_each(lambda parameter: parameter.detach().view(-1)[:1].add_(1)),
     "numpy": for_each(lambda parameter: parameter.detach().numpy().fill(0.3)),
     "new .data": for_each(replace_data),
     "another process": write_from_outside,
     "new parameters": replace_parameters,
     "bfloat16": move_to_bfloat16,
-    "load": lambda scheme: scheme.load_state_dict(moved_state(scheme)),
-    "load, assign": lambda scheme: scheme.load_state_dict(moved_state(scheme), assign=True),
-    "vector": lambda scheme: vector_to_parameters(moved(parameters_to_vector(scheme.parameters())), scheme.parameters()),
+    "load": lambda scheme: scheme.load_state_dict(new_state(scheme)),
+    "load, assign": lambda scheme: scheme.load_state_dict(new_state(scheme), assign=True),
+    "vector": lambda scheme: vector_to_parameters(
+        new_values(parameters_to_vector(scheme.parameters())), scheme.parameters()
+    ),
 }
 
 
@@ -121,17 +123,17 @@ CHANGES = {
 @each_learned
 def test_a_change_of_parameters_is_seen(name, change):
     scheme = MAKERS[name]()
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     with torch.no_grad():
         before = bias(scheme)
         with torch.enable_grad():
             CHANGES[change](scheme)
-        check_fresh(scheme, keeps=True)
+        check_fresh(scheme, caches=True)
         assert not torch.allclose(bias(scheme).to(before.dtype), before)
 
 
-class OfAnotherKind(torch.Tensor):
-    """As DTensor and quantized weights are: what `equal` says of them is not known."""
+class TensorSubclass(torch.Tensor):
+    """Like DTensor and quantized weights: what `torch.equal` returns for them is not known."""
 
 
 class Tripled(nn.Module):
@@ -139,22 +141,22 @@ class Tripled(nn.Module):
         return 3 * x
 
 
-def test_what_stands_in_for_a_parameter_or_a_layer_is_seen():
+def test_a_replaced_parameter_or_layer_is_seen():
     with torch.no_grad():
         scheme = T5Bias(4)
         before = bias(scheme)
         parametrize.register_parametrization(scheme, "weight", Tripled())
         torch.testing.assert_close(bias(scheme), 3 * before)
         scheme = T5Bias(4)
-        scheme.weight = nn.Parameter(scheme.weight.as_subclass(OfAnotherKind))
-        check_fresh(scheme, keeps=False)
+        scheme.weight = nn.Parameter(scheme.weight.as_subclass(TensorSubclass))
+        check_fresh(scheme, caches=False)
         for scheme in (FIRE(4), FIRE(4, init_L=8)):
             before = bias(scheme)
             handle = scheme.mlp[2].register_forward_hook(lambda module, arguments, out: 2 * out)
             torch.testing.assert_close(bias(scheme), 2 * before)
             handle.remove()
             torch.testing.assert_close(bias(scheme), before)
-            scheme.mlp[2] = nn.Sequential(scheme.mlp[2], Tripled())  # as LoRA stands there
+            scheme.mlp[2] = nn.Sequential(scheme.mlp[2], Tripled())  # as LoRA wraps a layer
             torch.testing.assert_close(bias(scheme), 3 * before)
             scheme.mlp[2][0].weight.mul_(2)
             scheme.mlp[2][0].bias.mul_(2)
@@ -167,11 +169,11 @@ def test_a_change_of_settings_buffers_and_dtype_is_seen():
         (Sandwich(4), "dim", 64),
         (FIRE(4), "init_L", torch.tensor([8.0])),
     ):
-        check_fresh(scheme, keeps=True)
+        check_fresh(scheme, caches=True)
         setattr(scheme, name, value)
-        check_fresh(scheme, keeps=True)
+        check_fresh(scheme, caches=True)
     scheme.init_L.fill_(2.0)
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     scheme = TISA(4).requires_grad_(False)
     single = scheme(3, 40, dtype=torch.float32)
     assert scheme.double()(3, 40, dtype=torch.float32) is not single  # equal parameters, but sums in double precision
@@ -186,44 +188,44 @@ def test_a_change_of_settings_buffers_and_dtype_is_seen():
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda scheme: pickle.loads(pickle.dumps(scheme))])
 @each_scheme
-def test_copies_do_without_what_was_kept(name, duplicate):
+def test_copies_do_not_contain_the_cache(name, duplicate):
     scheme = MAKERS[name]()
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     other = duplicate(scheme)
-    assert "_kept" in vars(scheme)
-    assert "_kept" not in vars(other)
-    assert "_kept" not in scheme.state_dict()
-    check_fresh(other, keeps=True)
+    assert "_cache" in vars(scheme)
+    assert "_cache" not in vars(other)
+    assert "_cache" not in scheme.state_dict()
+    check_fresh(other, caches=True)
 
 
-class OfTheDay(T5Bias):
-    today = 1.0
+class Scaled(T5Bias):
+    factor = 1.0
 
     def at(self, offsets):
-        return super().at(offsets) * self.today
+        return super().at(offsets) * self.factor
 
 
-def test_a_subclass_is_asked_each_time():
-    scheme = OfTheDay(4)
-    check_fresh(scheme, keeps=False)
-    OfTheDay.today = 3  # nothing that a scheme could notice
-    check_fresh(scheme, keeps=False)
+def test_a_subclass_does_not_use_the_cache():
+    scheme = Scaled(4)
+    check_fresh(scheme, caches=False)
+    Scaled.factor = 3  # no scheme can notice this change
+    check_fresh(scheme, caches=False)
 
 
-def test_a_method_that_is_set_on_a_scheme_is_asked():
+def test_a_method_that_is_set_on_a_scheme_is_called():
     scheme = T5Bias(4)
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     scheme.at = lambda offsets: torch.ones(4, len(offsets))
-    check_fresh(scheme, keeps=False)
+    check_fresh(scheme, caches=False)
 
 
 @each_scheme
-def test_a_caller_that_writes_into_a_form_harms_nobody_else(name):
+def test_a_form_that_a_caller_has_written_to_is_not_returned_again(name):
     scheme = MAKERS[name]().requires_grad_(False)
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     for tensor in scheme(3, 40).tensors:
         tensor.add_(1)
-        check_fresh(scheme, keeps=True)
+        check_fresh(scheme, caches=True)
     for tensor in scheme(3, 40).tensors:
         tensor.requires_grad_()
     assert not any(tensor.requires_grad for tensor in scheme(3, 40).tensors)
@@ -231,33 +233,33 @@ def test_a_caller_that_writes_into_a_form_harms_nobody_else(name):
 
 
 @each_scheme
-def test_what_inference_mode_keeps_can_be_trained_with(name):
+def test_training_can_use_what_was_cached_in_inference_mode(name):
     scheme = MAKERS[name]()
     query, key = torch.randn(1, 4, 3, 8, requires_grad=True), torch.randn(1, 4, 40, 8)
     for learns in (True, False):
         scheme.requires_grad_(learns)
         with torch.inference_mode():
             bias(scheme)
-        attention(query, key, key, scheme).sum().backward()  # saves the form
+        attention(query, key, key, scheme).sum().backward()  # saves the form for the backward
         assert all((parameter.grad is not None) for parameter in scheme.parameters())
 
 
 @each_learned
-def test_gradients_arrive_after_a_form_was_kept(name):
+def test_gradients_arrive_after_a_form_was_cached(name):
     scheme = MAKERS[name]()
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     got, expected = (
         torch.autograd.grad(made.sin().sum(), list(scheme.parameters())) for made in (bias(scheme), scheme.dense(3, 40))
     )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own use of it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch uses it itself
 @each_learned
 def test_transforms_take_the_parameters_that_they_are_given(name):
     scheme = MAKERS[name]()
-    check_fresh(scheme, keeps=True)
-    others = [{name: moved(parameter) for name, parameter in scheme.named_parameters()} for _ in range(2)]
+    check_fresh(scheme, caches=True)
+    others = [{name: new_values(parameter) for name, parameter in scheme.named_parameters()} for _ in range(2)]
     stacked = {name: torch.stack([parameters[name] for parameters in others]) for name in others[0]}
 
     def call(parameters, dense=False):
@@ -271,25 +273,25 @@ def test_transforms_take_the_parameters_that_they_are_given(name):
         got, expected = (torch.func.jvp(lambda p, d=d: call(p, d), (others[0],), (others[1],)) for d in (False, True))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
         assert expected[1].abs().max() > 0
-        call(others[0])  # keeps what has no tangent
+        call(others[0])  # caches a form without tangents
         with torch.autograd.forward_ad.dual_level():
             dual = {n: torch.autograd.forward_ad.make_dual(others[0][n], others[1][n]) for n in others[0]}
             tangent = torch.autograd.forward_ad.unpack_dual(call(dual)).tangent
         torch.testing.assert_close(tangent, expected[1], rtol=1e-4, atol=1e-5)
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
 
 
 @pytest.mark.parametrize("name", ["t5", "tisa"])
 def test_parameters_whose_memory_was_freed_are_not_compared(name):
-    """As FSDP does between uses. Here torch says so; comparing would crash."""
+    """FSDP frees it between uses. Computing with it raises torch's error; comparing would crash."""
     scheme = MAKERS[name]()
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
     next(scheme.parameters()).untyped_storage().resize_(0)
     with torch.no_grad(), pytest.raises(RuntimeError, match="out of bounds for storage of size 0"):
         scheme(3, 40)
 
 
-def test_threads_get_forms_of_parameters_and_settings_as_they_are():
+def test_threads_get_correct_forms():
     schemes = [T5Bias(4), FIRE(4), ALiBi(4)]
     failures = []
 
@@ -309,31 +311,31 @@ def test_threads_get_forms_of_parameters_and_settings_as_they_are():
     assert not failures
 
 
-def test_a_setting_that_another_thread_sets_while_a_form_is_made_is_seen():
+def test_a_setting_that_is_changed_while_a_form_is_computed_is_seen():
     scheme = ALiBi(4)
-    made = scheme._bias
+    original = scheme._bias
 
     def interrupted(constants):
-        values = made(constants)
+        values = original(constants)
         scheme.num_heads = 2
         return values
 
     vars(scheme)["_bias"] = interrupted
     scheme(3, 40)
     del vars(scheme)["_bias"]
-    check_fresh(scheme, keeps=True)
+    check_fresh(scheme, caches=True)
 
 
-def test_what_is_kept_is_bounded():
+def test_the_size_of_the_cache_is_bounded():
     scheme = FIRE(4, init_L=64)
     with torch.no_grad():
         for num_keys in range(1, 2000, 37):
             bias(scheme, 20, num_keys)
-            assert len(scheme._kept.entries) <= kept._MOST_ENTRIES
+            assert len(scheme._cache.entries) <= cached._MOST_ENTRIES
     scheme = ALiBi(64)
-    for num_keys in (100_000, 50_000, 40_000):  # the first is more than is kept
+    for num_keys in (100_000, 50_000, 40_000):  # the first is too large for the cache
         scheme(1, num_keys)
-        assert sum(entry.size for entry in scheme._kept.entries.values()) <= kept._MOST_NUMBERS
+        assert sum(entry.size for entry in scheme._cache.entries.values()) <= cached._MOST_NUMBERS
 
 
 @each_scheme
@@ -348,7 +350,7 @@ def test_one_form_serves_many_steps_of_generation(name):
 )
 @pytest.mark.parametrize("text_start", [None, -3, torch.tensor([[0], [2]])])
 @each_scheme
-def test_kept_forms_are_those_of_the_definition(name, text_start, sizes):
+def test_cached_forms_are_those_of_the_definition(name, text_start, sizes):
     scheme = MAKERS[name]()
     if isinstance(text_start, torch.Tensor):
         text_start = text_start.expand(2, sizes[0])
@@ -361,7 +363,7 @@ def test_kept_forms_are_those_of_the_definition(name, text_start, sizes):
 
 
 class Operators(TorchDispatchMode):
-    """Lists the operators that run, falloff's own apart."""
+    """Lists the operators that run, without those of falloff."""
 
     def __init__(self):
         super().__init__()
@@ -387,7 +389,7 @@ class Operators(TorchDispatchMode):
     ],
 )
 def test_a_call_runs_few_operators(make, most):
-    """In training, after a change of parameters without gradients, and with a kept form; constants are kept by then."""
+    """In training; without gradients after a change of parameters; and with a cached form. Constants are always cached."""
     scheme = make(8)
     query, key = torch.randn(1, 8, 1, 64), torch.randn(1, 8, 128, 64)
     attention(query, key, key, scheme, causal=True)
@@ -401,6 +403,6 @@ def test_a_call_runs_few_operators(make, most):
             attention(query, key, key, scheme, causal=True)
         with Operators() as same:
             attention(query, key, key, scheme, causal=True)
-    compared = len(scheme._sources())
-    assert len(changed.seen) <= most + 2 * compared, changed.seen  # which are compared and copied
-    assert len(same.seen) <= compared + (4 if isinstance(scheme, FIRE) else 0), same.seen  # FIRE looks at L
+    compared = len(scheme._dependencies())
+    assert len(changed.seen) <= most + 2 * compared, changed.seen  # each is compared and copied
+    assert len(same.seen) <= compared + (4 if isinstance(scheme, FIRE) else 0), same.seen  # FIRE reads L

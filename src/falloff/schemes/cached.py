@@ -1,0 +1,225 @@
+"""The cache of a scheme: its constants, and whole forms as long as they need no gradient and nothing has changed."""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from falloff.eager import is_eager
+from falloff.forms import Form, Strip
+from falloff.offsets import offset_range
+from falloff.schemes.base import Scheme, full_precision, strip_range
+from falloff.shapes import Float, Int
+
+_MOST_ENTRIES = 8
+_MOST_NUMBERS = 2**22  # 16 MB of float32 for each scheme: a strip of 32 heads at 128k keys
+_FEW_QUERIES = 16  # generation: one token, or a few drafted ones, at a time
+_OFFSET_STEP = 128  # the length of a strip for few queries is rounded up to this: it serves as many tokens
+_METHODS = frozenset(("at", "form", "bucket", "threshold"))  # one set on the instance changes its bias
+
+
+class CachedScheme(Scheme):
+    """A scheme that caches what does not change. A subclass splits `at` in two: `_constants`, then `_bias` from them.
+
+    Constants depend on offsets, settings and dtype alone. A form depends on the tensors of `_dependencies` too. On the CPU
+    it is cached with copies of them, and returned again while they equal their copies. Version counters are not enough:
+    `parameter.data.copy_(average)`, a view or another process can write to a parameter without moving its counter. On a
+    GPU the comparison would wait for the device, so only a form without dependencies is cached there; others are computed
+    from cached constants, in a few launches.
+
+    The cache is no buffer: if a model were loaded by way of the device meta, a buffer would be left uninitialized. Copies
+    and pickles do not contain the cache, and setting any attribute clears it.
+    """
+
+    depends_on: ClassVar[tuple[str, ...]] = ()
+    """The parameters that the bias depends on. Only the class that defines this itself uses the cache: a subclass may
+    override any method, so its bias is computed at each call, unless it defines `depends_on` again."""
+
+    def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
+        """The bias of every head at integer offsets: (L,) -> (H, L)."""
+        return self._bias(self._constants(offsets))
+
+    def _constants(self, offsets: Tensor) -> Any:
+        """The part of the bias that depends on no parameter: a tensor (L,), or a tuple of tensors."""
+        raise NotImplementedError
+
+    def _bias(self, constants: Any) -> Tensor:
+        """The bias (H, L) from `_constants`."""
+        raise NotImplementedError
+
+    def _dependencies(self) -> Sequence[Tensor | None]:
+        """All tensors that the bias depends on; None for one that is replaced, such as by a parametrization."""
+        return [self._parameters.get(name) for name in self.depends_on]
+
+    def forward(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | None = None,
+        *,
+        text_start: Int[Tensor, "B N"] | int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        dense: bool = False,
+    ) -> Form | Tensor:
+        """As `Scheme.forward`, but the form may be shared with other calls. To write to a form, take it from `form`."""
+        if not dense and self._may_cache() and (location := location_of(self._device(device))) is not None:
+            tensors, sizes = self._dependencies(), (num_queries, num_keys, query_start)
+            if _can_compare(tensors, location):
+                form = self._cached_form(sizes, text_start, location, dtype or self._dtype(), tensors)  # type: ignore[arg-type]
+                if form is not None:
+                    return form
+        return super().forward(
+            num_queries, num_keys, query_start, text_start=text_start, device=device, dtype=dtype, dense=dense
+        )
+
+    def _cached_form(
+        self,
+        sizes: tuple[int, int, int | None],
+        text_start: Tensor | int | None,
+        location: "Location",
+        dtype: torch.dtype,
+        dependencies: Sequence[Tensor],
+    ) -> Form | None:
+        """The form of a call, from the cache or into it; None if a form of this call is not cached."""
+        lowest, highest = cached_range(*sizes, self.reach, self.future_reach)
+        key = ("strip", location, dtype, lowest, highest)
+        return self._from_cache(key, lambda: self._strip(lowest, highest, location.device, dtype), dependencies)
+
+    def _strip(self, lowest: int, highest: int, device: torch.device | str | None, dtype: torch.dtype | None) -> Strip:
+        if not self._may_cache():
+            return super()._strip(lowest, highest, device, dtype)
+        device = self._device(device)
+        with full_precision(torch.device(device).type):
+            values = self._bias(self._constants_between(lowest, highest, device))
+        return Strip(values.to(dtype or self._dtype()).contiguous(), lowest)
+
+    def _constants_between(self, lowest: int, highest: int, device: torch.device | str) -> Any:
+        """The constants of the offsets `lowest` .. `highest`."""
+
+        def compute() -> Any:
+            return self._constants(torch.arange(lowest, highest + 1, device=device))
+
+        location = location_of(device) if self._may_cache() else None
+        if location is None:
+            return compute()
+        return self._from_cache(("constants", location, self._dtype(), lowest, highest), compute)
+
+    def _may_cache(self) -> bool:
+        """Whether tensors have values and no tangents, which a cached form would lose, and no method is overridden."""
+        if not is_eager() or forward_ad._current_level >= 0:
+            return False
+        return "depends_on" in vars(type(self)) and _METHODS.isdisjoint(self.__dict__)
+
+    def _from_cache(self, key: Hashable, compute: Callable[[], Any], dependencies: Sequence[Tensor] = ()) -> Any:
+        """The cached result under this key, if it was computed from tensors equal to `dependencies`; else a new one."""
+        # Taken before `compute` reads settings: if another thread sets one meanwhile, this cache and the result are dropped.
+        cache = self.__dict__.get("_cache")
+        if cache is None:
+            cache = self.__dict__["_cache"] = Cache()
+        entry = cache.entries.get(key)
+        if entry is not None and entry.is_valid(dependencies):
+            return entry.result
+        # Not in inference mode: a later backward may need the result. The copies come first: if another thread writes to a
+        # parameter after that, the copy differs from it, and the result is not returned again.
+        with torch.inference_mode(False), torch.no_grad():
+            copies = [tensor.clone() for tensor in dependencies]
+            result = compute()
+        tensors = result.tensors if isinstance(result, Form) else result if isinstance(result, tuple) else (result,)
+        cache.add(key, Entry(result, [(tensor, tensor._version) for tensor in tensors], copies))
+        return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__.pop("_cache", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
+
+
+class Entry(NamedTuple):
+    """A cached result, its tensors with their versions, and copies of the tensors that it was computed from."""
+
+    result: Any
+    tensors: list[tuple[Tensor, int]]
+    copies: list[Tensor]
+
+    def is_valid(self, dependencies: Sequence[Tensor]) -> bool:
+        """Whether these tensors would give the same result, and no caller has written to the one returned before."""
+        for tensor, version in self.tensors:
+            if tensor._version != version or tensor.requires_grad:
+                return False
+        for copy, tensor in zip(self.copies, dependencies):  # noqa: B905  `strict` costs as much as the loop
+            if copy.dtype != tensor.dtype or not torch.equal(copy, tensor):
+                return False
+        return True
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.numel() for tensor, _ in self.tensors) + sum(copy.numel() for copy in self.copies)
+
+
+class Cache:
+    """A few entries, the newest first. `add` replaces the whole dict, so that another thread never sees half a change."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Hashable, Entry] = {}
+
+    def add(self, key: Hashable, new: Entry) -> None:
+        numbers = new.size
+        if numbers > _MOST_NUMBERS:
+            return
+        entries = {key: new}
+        for other, older in self.entries.items():
+            numbers += older.size
+            if other != key and numbers <= _MOST_NUMBERS and len(entries) < _MOST_ENTRIES:
+                entries[other] = older
+        self.entries = entries
+
+
+class Location(NamedTuple):
+    """A device, and on GPUs the stream: memory made on one stream is neither ready nor safe to free on another."""
+
+    device: torch.device
+    stream: int
+
+
+_CPU = Location(torch.device("cpu"), 0)
+
+
+def location_of(device: torch.device | str) -> Location | None:
+    """Where a cached tensor may be made; None if nowhere: while a CUDA graph records, it owns all memory made meanwhile."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return _CPU
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return Location(torch.device("cuda", index), torch.cuda.current_stream(index).cuda_stream)
+
+
+def _can_compare(dependencies: Sequence[Tensor | None], location: Location) -> bool:
+    """Whether all are plain tensors with memory on the CPU, and none needs a gradient."""
+    learns = torch.is_grad_enabled()
+    for tensor in dependencies:
+        if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
+            return False
+        if not tensor.is_cpu or location is not _CPU or (learns and tensor.requires_grad):
+            return False
+        if tensor.untyped_storage().nbytes() == 0:  # FSDP frees memory between uses
+            return False
+    return True
+
+
+@lru_cache(maxsize=256, typed=True)
+def cached_range(
+    num_queries: int, num_keys: int, query_start: int | None, reach: int | None, future_reach: int | None
+) -> tuple[int, int]:
+    """First and last offset of a strip to be cached: for few queries it goes further, so that it serves the next tokens."""
+    lowest, highest = offset_range(num_queries, num_keys, query_start)
+    if num_queries <= _FEW_QUERIES:
+        highest += -(highest + 1) % _OFFSET_STEP
+    return strip_range(lowest, highest, reach, future_reach)
