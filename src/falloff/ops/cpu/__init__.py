@@ -1,8 +1,8 @@
 """Attention on the CPU by the C++ kernels of `csrc/`: O(N) memory, forward and backward, all three forms.
 
-The kernels are one extension module, `_kernels`, that holds several instruction sets and links nothing of torch. Where it
-was not built (no compiler at installation), this implementation refuses and says so. It checks all that it is handed itself:
-see `csrc/check.h`.
+The kernels are one extension module, `_kernels`. It contains code for several instruction sets and does not link to torch.
+If it was not built (no compiler at installation), `unavailable` returns this reason. It checks its arguments itself: see
+`csrc/check.h`.
 """
 
 import os
@@ -28,24 +28,24 @@ def unavailable() -> str | None:
     """Why the kernels cannot run on this machine, or None."""
     module = _module()
     if module is None:
-        return "falloff was installed without its CPU kernels, which GCC or clang compiles; install it again where one is"
+        return "falloff was installed without its CPU kernels: install it again where GCC or clang can compile them"
     if not module.instruction_sets():
-        return "this processor has not AVX2, the least that the kernels need on x86"
+        return "this processor has no AVX2, which the kernels need on x86"
     return None
 
 
 def instruction_set() -> str:
-    """The instruction set in use: the best that this machine has, or the one that FALLOFF_CPU_ISA names.
+    """The instruction set in use: the one that FALLOFF_CPU_ISA names, or else the best of this machine.
 
     Raises:
-        ValueError: if FALLOFF_CPU_ISA names one that is not there.
+        ValueError: if this machine does not have the one that FALLOFF_CPU_ISA names.
     """
     module = _module()
     available = module.instruction_sets() if module is not None else []
-    asked = os.environ.get("FALLOFF_CPU_ISA")
-    if asked is not None and asked not in available:
-        raise ValueError(f"FALLOFF_CPU_ISA: got {asked!r}, expected one of {', '.join(available)}")
-    return asked or available[0]
+    forced = os.environ.get("FALLOFF_CPU_ISA")
+    if forced is not None and forced not in available:
+        raise ValueError(f"FALLOFF_CPU_ISA: got {forced!r}, expected one of {', '.join(available)}")
+    return forced or available[0]
 
 
 def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
@@ -55,7 +55,7 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     if query.dtype not in _DTYPES:
         return f"it takes float32 and bfloat16, and query is {query.dtype}"
     if isinstance(call.form, Warp) and not call.form.rising:
-        return "it takes a warp only where g is finite and rises and a is finite and not negative (Warp(..., rising=True))"
+        return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()
 
 
@@ -68,7 +68,7 @@ def _module() -> ModuleType | None:
 
 
 def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
-    """How many int32 numbers the lowered call takes: the parts of `csrc/lower.cpp`, each in whole cache lines."""
+    """How many int32 numbers the lowered call takes: the parts of `csrc/lower.cpp`, each rounded up to a cache line."""
     batch, heads, num_queries, _ = query.shape
     groups, num_keys = key.shape[1:3]
     form = call.form
@@ -82,10 +82,10 @@ def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
     if isinstance(form, Warp):
         rows = form.a.numel()
         parts += [num_queries + num_keys + 2 * _STRIP_PAD, rows * form.knots.shape[0]]
-    return sum((part + 15) // 16 * 16 for part in parts)
+    return sum((part + 15) // 16 * 16 for part in parts)  # 16 numbers are 64 bytes
 
 
-_STRIP_PAD, _BLOCK = 512, 64  # STRIP_PAD; KEY_BLOCK and STRIP_BLOCK of csrc/problem.h
+_STRIP_PAD, _BLOCK = 512, 64  # as in csrc/problem.h: STRIP_PAD; KEY_BLOCK and STRIP_BLOCK
 
 
 def _blocks(count: int) -> int:
@@ -93,15 +93,15 @@ def _blocks(count: int) -> int:
 
 
 def _readable(name: str, tensor: Tensor) -> Tensor:
-    """With its last dimension contiguous, as kernels read: else a copy, which torch would make of freed memory too."""
+    """The tensor, or a copy of it, with a contiguous last dimension, which the kernels need."""
     if tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
         return tensor
-    check_storage(name, tensor)
+    check_storage(name, tensor)  # torch would copy freed memory too
     return tensor.contiguous()
 
 
 def _as_float(name: str, tensor: Tensor) -> Tensor:
-    """Contiguous and float32, as kernels read the tensors of a form."""
+    """The tensor, or a copy of it, contiguous and in float32, as the kernels read forms, lse and grad_lse."""
     if tensor.dtype == torch.float32 and tensor.is_contiguous():
         return tensor
     check_storage(name, tensor)
@@ -109,7 +109,7 @@ def _as_float(name: str, tensor: Tensor) -> Tensor:
 
 
 def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Any, ...]:
-    """What both directions hand to the kernels: see `arguments_of` of csrc/module.cpp."""
+    """The arguments that forward and backward pass to the kernels, in the order of `arguments_of` in csrc/module.cpp."""
     form = call.form
     if call.seed is not None:
         check_storage("seed", call.seed)
@@ -182,5 +182,5 @@ def backward(
 
 def _loaded() -> ModuleType:
     module = _module()
-    assert module is not None  # refusal() said so
+    assert module is not None  # otherwise `refusal` has refused the call
     return module
