@@ -16,13 +16,13 @@ class _Kerple(CachedScheme):
     paper = "Chi et al. 2022, KERPLE"
     max_p: ClassVar[float] = torch.inf
 
-    def __init__(self, num_heads: int, p_range: float, a_range: float) -> None:
+    def __init__(self, num_heads: int) -> None:
         super().__init__()
         check_count("num_heads", num_heads, 1)
         self.num_heads = num_heads
         # (H, 1, 1) as in the published code, so that its checkpoints load.
-        self.bias_p = nn.Parameter((torch.rand(num_heads, 1, 1) * p_range).clamp(min=_MIN))
-        self.bias_a = nn.Parameter((torch.rand(num_heads, 1, 1) * a_range).clamp(min=_MIN))
+        self.bias_p = nn.Parameter((2 * torch.rand(num_heads, 1, 1)).clamp(min=_MIN))
+        self.bias_a = nn.Parameter(torch.rand(num_heads, 1, 1).clamp(min=_MIN))
 
     def _constants(self, offsets: Tensor) -> tuple[Tensor, ...]:
         """The distances (L,), the minimum of p and a (1, 1), their maxima (2, 1), and a zero (1, 1)."""
@@ -69,9 +69,6 @@ class KerpleLog(_Kerple):
     formula = "-r1_h * ln(1 + r2_h * |n|)"
     reading = "A penalty that grows with the logarithm of distance, with learned strength and scale for each head."
 
-    def __init__(self, num_heads: int) -> None:
-        super().__init__(num_heads, p_range=2.0, a_range=1.0)
-
     def _bias(self, constants: tuple[Tensor, ...]) -> Tensor:
         distance, minimum, maximum, zero = constants
         p, a = self._clamped(minimum, maximum)
@@ -101,9 +98,6 @@ class KerplePower(_Kerple):
     max_p = 2.0
     formula = "-r1_h * |n|^r2_h, 0 < r2_h <= 2"
     reading = "A penalty that grows with a learned power of distance, with a learned strength, for each head."
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__(num_heads, p_range=2.0, a_range=1.0)
 
     def _bias(self, constants: tuple[Tensor, ...]) -> Tensor:
         distance, minimum, maximum, zero = constants

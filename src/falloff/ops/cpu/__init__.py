@@ -37,11 +37,12 @@ def unavailable() -> str | None:
 def instruction_set() -> str:
     """The instruction set in use: the one that FALLOFF_CPU_ISA names, or else the best of this machine.
 
+    Call it only if `unavailable()` is None.
+
     Raises:
         ValueError: if this machine does not have the one that FALLOFF_CPU_ISA names.
     """
-    module = _module()
-    available = module.instruction_sets() if module is not None else []
+    available = _loaded().instruction_sets()
     forced = os.environ.get("FALLOFF_CPU_ISA")
     if forced is not None and forced not in available:
         raise ValueError(f"FALLOFF_CPU_ISA: got {forced!r}, expected one of {', '.join(available)}")
@@ -182,5 +183,5 @@ def backward(
 
 def _loaded() -> ModuleType:
     module = _module()
-    assert module is not None  # otherwise `refusal` has refused the call
+    assert module is not None  # otherwise `unavailable` has said so
     return module
