@@ -35,8 +35,9 @@ class CachedScheme(Scheme):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ()
-    """The parameters that the bias depends on. Only the class that defines this itself uses the cache: a subclass may
-    override any method, so its bias is computed at each call, unless it defines `depends_on` again."""
+    """The names of the parameters that the bias depends on (in FIRE, of a buffer and a network too). Only the class that
+    defines this itself uses the cache: a subclass may override any method, so its bias is computed at each call, unless it
+    defines `depends_on` again."""
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
         """The bias of every head at integer offsets: (L,) -> (H, L)."""
