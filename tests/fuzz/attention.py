@@ -1,19 +1,19 @@
-"""A fuzzer of `falloff.attention`: random calls, held against the definition in float64.
+"""A fuzzer of `falloff.attention`: it compares random calls with the definition in float64.
 
-    python tests/fuzz/attention.py --cases 10000 --seed 1        all that this machine has, on all its cores
-    python tests/fuzz/attention.py --seed 1 --case 45            one case alone, told in full
+    python tests/fuzz/attention.py --cases 10000 --seed 1        every instruction set of this machine, on all its cores
+    python tests/fuzz/attention.py --seed 1 --case 45            one case alone, printed in full
     python tests/fuzz/attention.py --impl cpu --isa avx2         one instruction set
 
-A case is made of its seed and number alone. Each is held against every target that serves it: `cpu` once for each
-instruction set, `blockwise`, `reference`, and `triton` if asked for. Exit status 1 if any case failed.
+A case depends on its seed and number alone. It is run on every target that serves it: `cpu` with each instruction set,
+`blockwise`, `reference`, and `triton` if named. Exit status 1 if any case failed.
 
-What must hold:
+What is checked:
 - output, log-sum-exp and every gradient are those of the definition, within rounding (see definition.py), or within four
-  times the error that the dense formula makes in plain torch in the call's dtype;
-- a row that may attend to nothing is zero, its log-sum-exp -inf, its gradients zero;
-- a row that sees a NaN is NaN. It reaches no other batch entry and no other key head. Rows from which a key that is not
-  finite is hidden by causal, window or documents alone are not looked at;
-- a key that `key_mask` hides may hold anything: nothing of it reaches any result, and its gradients are zero;
+  times the error of the dense formula in plain torch in the call's dtype;
+- a row that sees no key is zero, its log-sum-exp -inf, its gradients zero;
+- a row that sees a NaN is NaN. No other batch entry and no other key head is affected. Not checked: rows from which causal,
+  window or documents alone hide a key that is not finite;
+- a key that `key_mask` hides may have any values: they affect no result, and its gradients are zero;
 - the same call gives the same bits again, and changes none of its inputs.
 """
 
@@ -45,13 +45,13 @@ NAN, INF = float("nan"), float("inf")
 
 @dataclass
 class Case:
-    """One call, and what is known of it."""
+    """One call of attention, and how it is checked."""
 
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
     bias: biases.Bias
-    place: biases.Place
+    geometry: biases.Geometry
     settings: dict
     grad_out: torch.Tensor | None
     grad_lse: torch.Tensor | None
@@ -72,7 +72,7 @@ class Case:
         back = [name for name in ("grad_out", "grad_lse") if getattr(self, name) is not None]
         needs = ["query", "key", "value", "bias"]
         needs = [name for name, needed in zip(needs, self.needed, strict=True) if needed]
-        return f"{self.query.dtype}: {tensors}; bias {self.bias.words}; {masks}; {' and '.join(back)} to {', '.join(needs)}"
+        return f"{self.query.dtype}: {tensors}; bias {self.bias.label}; {masks}; {' and '.join(back)} to {', '.join(needs)}"
 
 
 EDGES = [47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 191, 192, 193, 255, 256, 257]
@@ -140,7 +140,7 @@ def _masks(draw, batch, num_queries, num_keys):
 
 
 def _numbers(draw, shape, dtype, size):
-    """Normal numbers; now and then some that are the same for all batch entries or heads, without memory of their own."""
+    """Normal numbers; sometimes the same for all batch entries or heads, by a stride of 0."""
     if draw.chance(0.06) and 0 not in shape:
         axes = draw.pick([(0,), (1,), (0, 1)])
         part = draw.normal(*(1 if axis in axes else length for axis, length in enumerate(shape))) * size
@@ -149,7 +149,7 @@ def _numbers(draw, shape, dtype, size):
 
 
 def _adversaries(draw, tensors, kind):
-    """Large logits, tiny norms, a late maximum: in place, before anything is read of the tensors."""
+    """Large logits, tiny norms, a late maximum: written in place, before the tensors are used."""
     query, key, value = tensors
     if any(tensor.numel() == 0 or 0 in tensor.stride() for tensor in tensors) or query.dtype == torch.float16:
         return
@@ -163,7 +163,7 @@ def _adversaries(draw, tensors, kind):
         value[..., : draw.integer(1, value.shape[2] + 1), :].mul_(1e4)
     elif what == "tiny":
         key.mul_(1e-30)
-        if draw.chance(0.5):  # what is skipped wrongly shows
+        if draw.chance(0.5):  # so that a key skipped wrongly changes the output
             value[..., : draw.integer(1, value.shape[2] + 1), :].mul_(1e4)
     elif what == "ties":  # many equal scores
         query.round_()
@@ -171,14 +171,14 @@ def _adversaries(draw, tensors, kind):
 
 
 def make(seed, case):
-    """The case of that number, by its seed and number alone."""
+    """The case of this seed and number."""
     draw = Draw(seed, case)
     batch, heads, groups, num_queries, num_keys, head_size, kind = _sizes(draw)
     dtype = draw.pick([torch.float32, torch.bfloat16, torch.float64, torch.float16], [10, 6, 1, 1])
     draw.wide = torch.float64 if dtype == torch.float64 else torch.float32
     settings = _masks(draw, batch, num_queries, num_keys)
     start = settings.get("query_start")
-    place = biases.Place(
+    geometry = biases.Geometry(
         batch,
         heads,
         num_queries,
@@ -186,7 +186,7 @@ def make(seed, case):
         num_keys - num_queries if start is None else start,
         definition.text_starts(num_queries, settings.get("key_mask"), settings.get("document_ids")),
     )
-    bias = biases.bias(draw, place)
+    bias = biases.bias(draw, geometry)
     tensors = [
         _numbers(draw, shape, dtype, draw.pick([1, 3, 0.1], [6, 1, 1]))
         for shape in [(batch, heads, num_queries, head_size), *[(batch, groups, num_keys, head_size)] * 2]
@@ -194,7 +194,7 @@ def make(seed, case):
     _adversaries(draw, tensors, kind)
     if draw.chance(0.3):
         settings["scale"] = draw.pick([0.0, 1.0, -0.5, 0.3, 5.0], [1, 3, 3, 3, 1])
-    if bias.given() is not None and draw.chance(0.2) and bool(all(leaf.isfinite().all() for leaf in bias.leaves)):
+    if bias.make() is not None and draw.chance(0.2) and bool(all(leaf.isfinite().all() for leaf in bias.leaves)):
         settings["bias_scale"] = draw.pick([head_size**-0.5, -1.3, 0.0, 3])
     if draw.chance(0.2):
         settings["dropout_p"] = draw.pick([0.1, 0.5, 1.0], [3, 3, 0.5])
@@ -204,26 +204,26 @@ def make(seed, case):
     grad_lse = _numbers(draw, (1, *tensors[0].shape[:3]), lse_dtype, 1)[0] if back != "out" else None
     all_needed = draw.chance(0.8)
     needed = [all_needed or draw.chance(0.5) for _ in range(4)]
-    _spoil(draw, tensors, settings)
+    _add_not_finite(draw, tensors, settings)
     for tensor, need in zip(tensors, needed, strict=False):
         tensor.requires_grad_(need)
     for leaf in bias.leaves:
         leaf.requires_grad_(needed[3])
     threads = 2 if draw.chance(0.02) else 1
     return Case(
-        *tensors, bias, place, settings, grad_out, grad_lse, needed, draw.integer(0, 2**62), threads, draw.chance(0.03)
+        *tensors, bias, geometry, settings, grad_out, grad_lse, needed, draw.integer(0, 2**62), threads, draw.chance(0.03)
     )
 
 
-def _spoil(draw, tensors, settings):
-    """NaN and infinities, here and there; in what `key_mask` hides, anything."""
+def _add_not_finite(draw, tensors, settings):
+    """Write NaN or an infinity into a visible element, and any values into keys that `key_mask` hides."""
     query, key, value = tensors
     if any(tensor.numel() == 0 or 0 in tensor.stride() for tensor in tensors):
         return
-    place = lambda tensor: tuple(draw.integer(0, size) for size in tensor.shape)  # noqa: E731
+    random_index = lambda tensor: tuple(draw.integer(0, size) for size in tensor.shape)  # noqa: E731
     if draw.chance(0.04):
         target = draw.pick([query, key, value])
-        at = place(target)
+        at = random_index(target)
         mask = settings.get("key_mask")
         if target is query or mask is None or bool(mask[at[0], at[2]]):
             target[at] = draw.pick([NAN, INF, -INF], [3, 1, 1])
@@ -236,7 +236,7 @@ def _spoil(draw, tensors, settings):
 
 @dataclass
 class Expected:
-    """What the definition gives, its tolerances, and where it says nothing (False): by name."""
+    """The results of the definition, their tolerances, and which elements are checked (True), by name."""
 
     values: dict
     tolerances: dict
@@ -248,27 +248,27 @@ def _finite(tensor):
 
 
 def expect(case, dtype=torch.float64):
-    """The definition, in float64; or in another dtype, as plain torch would compute it."""
+    """The definition in float64, or in another dtype as plain torch computes it."""
     query, key, value = (tensor.detach().to(dtype) for tensor in (case.query, case.key, case.value))
-    settings, place = case.settings, case.place
+    settings, geometry = case.settings, case.geometry
     key_mask = settings.get("key_mask")
-    if key_mask is not None:  # what is hidden reaches nothing, whatever it is
+    if key_mask is not None:  # a hidden key affects nothing, whatever its values are
         key, value = (tensor.where(key_mask[:, None, :, None], 0.0) for tensor in (key, value))
-    given = query, key, value
-    query, key, value = (_finite(tensor) for tensor in given)
+    inputs = query, key, value
+    query, key, value = (_finite(tensor) for tensor in inputs)
 
     wide = torch.promote_types(dtype, torch.float32)
     leaves = [leaf.detach().to(wide).requires_grad_(case.needed[3]) for leaf in case.bias.leaves]
     bias = size = None
-    if case.bias.given() is not None:
+    if case.bias.make() is not None:
         factor = settings.get("bias_scale", 1.0)
         bias, size = case.bias.dense(leaves)
         bias = factor * bias
         size = bias.detach().abs() if size is None else abs(factor) * size.detach()
-    shape = (place.batch, place.heads, place.num_queries, place.num_keys)
-    shown = definition.seen(
+    shape = (geometry.batch, geometry.heads, geometry.num_queries, geometry.num_keys)
+    visible = definition.visible(
         shape,
-        place.query_start,
+        geometry.query_start,
         settings.get("causal", False),
         settings.get("window"),
         key_mask,
@@ -283,7 +283,7 @@ def expect(case, dtype=torch.float64):
     scale = settings.get("scale", query.shape[3] ** -0.5)
     grad_out = torch.zeros_like(query) if case.grad_out is None else case.grad_out.to(dtype)
     grad_lse = torch.zeros_like(query[..., 0]) if case.grad_lse is None else case.grad_lse.to(dtype)
-    skips = place.num_queries >= 32 and place.num_keys > 256
+    skips = geometry.num_queries >= 32 and geometry.num_keys > 256
     rounding = definition.Rounding.of(case.query.dtype, skips)
     with torch.no_grad():
         values, tolerances = definition.attend(
@@ -292,7 +292,7 @@ def expect(case, dtype=torch.float64):
             value,
             None if bias is None else bias.detach().to(dtype),
             None if size is None else size.to(dtype),
-            shown,
+            visible,
             scale,
             kept,
             grad_out,
@@ -300,15 +300,15 @@ def expect(case, dtype=torch.float64):
             rounding,
         )
     _bias_gradients(case, bias, leaves, values, tolerances)
-    return _not_finite(case, given, shown, Expected(values, tolerances, {}))
+    return _not_finite(case, inputs, visible, Expected(values, tolerances, {}))
 
 
 def _bias_gradients(case, bias, leaves, values, tolerances):
-    """The gradients of the leaves, in the place of that of the dense bias."""
+    """Replace the gradient of the dense bias by those of the leaves."""
     grad_bias, tolerance = values.pop("bias"), tolerances.pop("bias")
     if not case.needed[3] or not leaves or not bias.requires_grad:
         return
-    # What the bias is of is shared by entries and heads: their gradients are added up.
+    # Batch entries or heads may share a bias: their gradients are added up.
     sum_to = lambda tensor: tensor.sum_to_size(bias.shape)  # noqa: E731
     grad_bias, tolerance = (sum_to(tensor).to(bias.dtype) for tensor in (grad_bias, tolerance))
     differentiated = [leaf for leaf in leaves if leaf.requires_grad]
@@ -317,71 +317,71 @@ def _bias_gradients(case, bias, leaves, values, tolerances):
         return torch.autograd.grad(bias, differentiated, grad, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     exact = back(grad_bias)
-    # Errors of both signs, and all of one sign: where the derivatives are of one sign, the second is the most there can be.
+    # Errors of random signs, and all of one sign: the largest possible error, if all derivatives have one sign.
     generator = torch.Generator().manual_seed(case.dropout_seed)
     mixed = [torch.randint(0, 2, shape, generator=generator) * 2.0 - 1 for shape in (bias.shape, (*bias.shape[:2], 1, 1))]
     sizes = [grad.abs() for grad in exact]
     errors = [back(tolerance), *(back(tolerance * sign) for sign in mixed)]
-    if case.bias.part is not None:
-        part = case.settings.get("bias_scale", 1.0) * case.bias.part(leaves)
-        errors += [back(tolerance, part), *(back(tolerance * sign, part) for sign in mixed)]
-        sizes = [torch.maximum(*(grad.abs() for grad in grads)) for grads in zip(exact, back(grad_bias, part), strict=True)]
-    linear = case.bias.words.startswith(("Strip", "Band", "t5", "per-offset"))
+    if case.bias.partial is not None:
+        partial = case.settings.get("bias_scale", 1.0) * case.bias.partial(leaves)
+        errors += [back(tolerance, partial), *(back(tolerance * sign, partial) for sign in mixed)]
+        sizes = [torch.maximum(*map(torch.abs, grads)) for grads in zip(exact, back(grad_bias, partial), strict=True)]
+    linear = case.bias.label.startswith(("Strip", "Band", "t5", "per-offset"))
     factor = abs(case.settings.get("bias_scale", 1.0))
-    for place, (grad, largest, *pushed) in enumerate(zip(exact, sizes, *errors, strict=True)):
+    for index, (grad, largest, *pushed) in enumerate(zip(exact, sizes, *errors, strict=True)):
         error = torch.stack(pushed).abs().amax(0)
         if error.numel() == 0:
             continue
-        if not linear:  # the leaf counts as one
+        if not linear:  # one tolerance for the whole leaf
             error = 2 * error.amax().expand_as(error)
-        stored, normal = (getattr(torch.finfo(case.bias.leaves[place].dtype), name) for name in ("eps", "smallest_normal"))
-        name = f"bias leaf {place}"
+        stored, normal = (getattr(torch.finfo(case.bias.leaves[index].dtype), name) for name in ("eps", "smallest_normal"))
+        name = f"bias leaf {index}"
         values[name] = grad
         tolerances[name] = error + stored * (largest if linear else largest.amax()) + stored * normal + 1e-37 * (1 + factor)
 
 
-def _not_finite(case, given, shown, expected):
-    """What NaN and infinities do, and where nothing is said about them."""
+def _not_finite(case, inputs, visible, expected):
+    """The expected results of NaN and infinities, and which elements are not checked because of them."""
     values, checked = expected.values, expected.checked
     for name, tensor in values.items():
         checked[name] = torch.ones_like(tensor, dtype=torch.bool)
-    if all(bool(tensor.isfinite().all()) for tensor in given):
+    if all(bool(tensor.isfinite().all()) for tensor in inputs):
         if (
-            case.bias.bends is not None
+            case.bias.near_bend is not None
             and case.needed[3]
-            and case.bias.bends([leaf.detach().double() for leaf in case.bias.leaves])
+            and case.bias.near_bend([leaf.detach().double() for leaf in case.bias.leaves])
         ):
             for name in values:
                 if name.startswith("bias"):
                     checked[name] = torch.zeros_like(checked[name])
         return expected
-    query, key, value = given
+    query, key, value = inputs
     fold = query.shape[1] // key.shape[1]
-    spoilt_key, spoilt_value = (~tensor.isfinite().all(-1).repeat_interleave(fold, 1) for tensor in (key, value))
-    own = ~query.isfinite().all(-1)
-    shown = shown.expand(-1, query.shape[1], -1, -1)
-    touched = lambda spoilt, where: (where & spoilt[:, :, None, :]).any(-1)  # noqa: E731  # (B, H, N)
-    sees_key = touched(spoilt_key, shown)
-    hidden = touched(spoilt_key | spoilt_value, ~shown)
-    sees_any = shown.any(-1)
+    bad_key, bad_value = (~tensor.isfinite().all(-1).repeat_interleave(fold, 1) for tensor in (key, value))
+    bad_query = ~query.isfinite().all(-1)
+    visible = visible.expand(-1, query.shape[1], -1, -1)
+    any_bad = lambda bad, where: (where & bad[:, :, None, :]).any(-1)  # noqa: E731  # (B, H, N)
+    sees_key = any_bad(bad_key, visible)
+    hidden = any_bad(bad_key | bad_value, ~visible)
+    sees_any = visible.any(-1)
     nan = lambda tensor: tensor.isnan().any(-1)  # noqa: E731
-    nan_key = touched(nan(key).repeat_interleave(fold, 1), shown)
+    nan_key = any_bad(nan(key).repeat_interleave(fold, 1), visible)
     row_is_nan = (nan_key | (nan(query) & sees_any)) & ~hidden
     values["lse"] = values["lse"].where(~row_is_nan, NAN)
     values["out"] = values["out"].where(~row_is_nan[..., None], NAN)
-    nan_channel = (shown[..., None] & value.isnan().repeat_interleave(fold, 1)[:, :, None]).any(-2)
+    nan_channel = (visible[..., None] & value.isnan().repeat_interleave(fold, 1)[:, :, None]).any(-2)
     values["out"] = values["out"].where(~nan_channel, NAN)
-    other_key = sees_key & ~nan_key | own & ~nan(query)  # infinite: whatever comes of it
-    infinite_channel = (shown[..., None] & value.isinf().repeat_interleave(fold, 1)[:, :, None]).any(-2)
+    other_key = sees_key & ~nan_key | bad_query & ~nan(query)  # infinite: any result is allowed
+    infinite_channel = (visible[..., None] & value.isinf().repeat_interleave(fold, 1)[:, :, None]).any(-2)
     checked["lse"] &= ~(hidden | other_key)
     checked["out"] &= ~(hidden | other_key)[..., None] & ~(infinite_channel & ~nan_channel)
-    # Gradients: a key head that holds one, or meets one, is not looked at.
-    spoilt_head = (spoilt_key | spoilt_value | False).any(-1).unflatten(1, (-1, fold)).any(-1)  # (B, G)
-    spoilt_query = own.any(-1).unflatten(1, (-1, fold)).any(-1)
+    # Gradients: a key head with such a number, or whose queries have one, is not checked.
+    bad_key_head = (bad_key | bad_value).any(-1).unflatten(1, (-1, fold)).any(-1)  # (B, G)
+    bad_query_head = bad_query.any(-1).unflatten(1, (-1, fold)).any(-1)
     for name in ("key", "value"):
-        checked[name] &= ~(spoilt_head | spoilt_query)[..., None, None]
-    spoilt_rows = spoilt_head.repeat_interleave(fold, 1)[..., None] | own
-    checked["query"] &= ~spoilt_rows[..., None]
+        checked[name] &= ~(bad_key_head | bad_query_head)[..., None, None]
+    bad_rows = bad_key_head.repeat_interleave(fold, 1)[..., None] | bad_query
+    checked["query"] &= ~bad_rows[..., None]
     for name in values:
         if name.startswith("bias"):
             checked[name] = torch.zeros_like(checked[name])
@@ -389,13 +389,13 @@ def _not_finite(case, given, shown, expected):
 
 
 def call(case, impl, threads=1):
-    """What falloff gives, by the names of `Expected`."""
+    """The results of falloff, by the names of `Expected`."""
     torch.default_generator.manual_seed(case.dropout_seed)
     torch.set_num_threads(threads)
-    out, lse = attention(case.query, case.key, case.value, case.bias.given(), impl=impl, return_lse=True, **case.settings)
+    out, lse = attention(case.query, case.key, case.value, case.bias.make(), impl=impl, return_lse=True, **case.settings)
     results = {"out": out.detach(), "lse": lse.detach()}
     inputs = {"query": case.query, "key": case.key, "value": case.value}
-    inputs |= {f"bias leaf {place}": leaf for place, leaf in enumerate(case.bias.leaves)}
+    inputs |= {f"bias leaf {index}": leaf for index, leaf in enumerate(case.bias.leaves)}
     inputs = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
     back = [(result, grad) for result, grad in ((out, case.grad_out), (lse, case.grad_lse)) if grad is not None]
     back = [(result, grad) for result, grad in back if result.requires_grad]
@@ -407,7 +407,7 @@ def call(case, impl, threads=1):
 
 
 def compare(case, expected, got):
-    """What is wrong, as lines."""
+    """Each wrong result, as one line."""
     wrong, plain = [], None
     for name, want in expected.values.items():
         tensor, needed = got.get(name), name in got
@@ -422,10 +422,10 @@ def compare(case, expected, got):
         tensor = tensor.where(~overflown, want)  # a gradient that its dtype cannot hold
         if _fits(tensor, want, tolerance, expected.checked[name]).all():
             continue
-        # Rounding may count for more than was worked out: see how far off plain torch is, in the same dtype.
+        # Rounding may add up to more than the tolerance: allow a multiple of the error of plain torch in the same dtype.
         plain = plain or expect(case, case.query.dtype).values
-        theirs = torch.nan_to_num((plain[name].double() - want).abs(), 0.0, 0.0, 0.0)
-        tolerance = tolerance + 4 * theirs.max()
+        plain_error = torch.nan_to_num((plain[name].double() - want).abs(), 0.0, 0.0, 0.0)
+        tolerance = tolerance + 4 * plain_error.max()
         fits = _fits(tensor, want, tolerance, expected.checked[name])
         if not fits.all():
             at = tuple((~fits).nonzero()[0].tolist())
@@ -447,12 +447,12 @@ def _fits(got, want, tolerance, checked):
 
 
 def _refused(error):
-    """Whether an implementation said that it cannot serve the call, as it may."""
+    """Whether the error says that an implementation does not serve this call, which is allowed."""
     return isinstance(error, ValueError) and "which cannot serve this call" in str(error)
 
 
 def check(case, expected, impl):
-    """What is wrong with one implementation, as lines; None where it does not serve the case."""
+    """Each wrong result of an implementation, as one line; None if it does not serve the case."""
     try:
         before = [t.detach().clone() for t in (case.query, case.key, case.value)] if case.repeat else []
         got = call(case, impl, case.threads)
@@ -477,14 +477,14 @@ def _bits(tensor):
 
 
 def targets(impls, isas):
-    """(label, impl, instruction set): the CPU's kernels once for each instruction set."""
+    """(label, impl, instruction set): the CPU kernels once for each instruction set."""
     for impl in impls:
         for isa in isas if impl == "cpu" else [None]:
             yield (f"cpu/{isa}" if isa else impl), impl, isa
 
 
 def run(seed, case_number, chosen):
-    """Target -> what is wrong with it in this case (None: it does not serve it), and the case."""
+    """The case, and for each target its wrong results (None: it does not serve the case)."""
     case, found = "not made", {}
     try:
         case = make(seed, case_number)
@@ -498,8 +498,8 @@ def run(seed, case_number, chosen):
     return case, found
 
 
-def settle():
-    """Uninitialised memory is NaN, so that an element that nobody wrote shows."""
+def set_up_process():
+    """Fill uninitialized memory with NaN, so that an element that no kernel writes is found; one thread, no warnings."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_num_threads(1)
@@ -507,17 +507,18 @@ def settle():
 
 
 def _work(seed, numbers, chosen, results, current):
-    settle()
+    set_up_process()
     for number in numbers:
         current.value = number
         case, found = run(seed, number, chosen)
-        told = {label: wrong for label, wrong in found.items() if wrong}
-        results.put((number, {label: wrong is not None for label, wrong in found.items()}, told, str(case) if told else ""))
+        failures = {label: wrong for label, wrong in found.items() if wrong}
+        serves = {label: wrong is not None for label, wrong in found.items()}
+        results.put((number, serves, failures, str(case) if failures else ""))
     results.put(None)
 
 
 def fuzz(seed, first, cases, chosen, jobs):
-    """Run cases on `jobs` processes, tell of each failure at once, and return how many there were."""
+    """Run cases on `jobs` processes, print each failure at once, and return the number of failed cases."""
     context = multiprocessing.get_context("fork")
     results, workers = context.Queue(), []
     for job in range(jobs):
@@ -527,37 +528,38 @@ def fuzz(seed, first, cases, chosen, jobs):
         worker.start()
         workers.append((worker, current))
     served, failed, done, finished = dict.fromkeys((label for label, *_ in chosen), 0), 0, 0, 0
-    start = said = time.monotonic()
+    start = last_report = time.monotonic()
     while finished < jobs:
         try:
             result = results.get(timeout=1)
         except queue.Empty:
             for worker, current in workers:
                 if worker.exitcode:
-                    print(f"case {current.value}: the process died with {worker.exitcode}; {_again(seed, current.value)}")
+                    print(f"case {current.value}: the process died with {worker.exitcode}; {_command(seed, current.value)}")
                     return failed + 1
             continue
         if result is None:
             finished += 1
             continue
-        number, serves, told, words = result
+        number, serves, failures, description = result
         done += 1
         for label in served:
             served[label] += serves.get(label, False)
-        for label, wrong in told.items():
+        for label, wrong in failures.items():
             print(
-                f"case {number} on {label}: " + "; ".join(wrong) + f"\n    {words}\n    {_again(seed, number)}", flush=True
+                f"case {number} on {label}: " + "; ".join(wrong) + f"\n    {description}\n    {_command(seed, number)}",
+                flush=True,
             )
-        failed += bool(told)
-        if time.monotonic() - said > 30:
-            said = time.monotonic()
-            print(f"{done} of {cases} cases, {failed} wrong, {done / (said - start):.0f} a second", flush=True)
+        failed += bool(failures)
+        if time.monotonic() - last_report > 30:
+            last_report = time.monotonic()
+            print(f"{done} of {cases} cases, {failed} wrong, {done / (last_report - start):.0f} a second", flush=True)
     counts = ", ".join(f"{label} {count}" for label, count in served.items())
     print(f"seed {seed}: {done} cases, {failed} wrong, in {time.monotonic() - start:.0f} s; served by {counts}")
     return failed
 
 
-def _again(seed, number):
+def _command(seed, number):
     return f"python tests/fuzz/attention.py --seed {seed} --case {number}"
 
 
@@ -568,7 +570,7 @@ def main():
     parser.add_argument("--cases", type=int, default=10_000, help="how many [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case [%(default)s]")
-    parser.add_argument("--case", type=int, help="this case alone, told in full")
+    parser.add_argument("--case", type=int, help="this case alone, printed in full")
     parser.add_argument("--impl", nargs="*", default=["cpu", "blockwise", "reference"], help="implementations %(default)s")
     parser.add_argument("--isa", nargs="*", default=sets, help="instruction sets of cpu %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes [%(default)s]")
@@ -580,7 +582,7 @@ def main():
         teach_bfloat16()
     if settings.case is None:
         return bool(fuzz(settings.seed, settings.first, settings.cases, chosen, settings.jobs))
-    settle()
+    set_up_process()
     case, found = run(settings.seed, settings.case, chosen)
     print(case)
     for label, wrong in found.items():

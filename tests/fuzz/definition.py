@@ -1,7 +1,7 @@
-"""Attention once more, from the formulas of the documentation: dense, in float64, sharing no code with the package.
+"""Attention defined a second time, from the formulas of the documentation: dense, in float64, sharing no code with falloff.
 
-`attend` gives the output, the log-sum-exp and the gradients, and beside each of them how far off arithmetic with a given
-rounding error may lie, element by element: the magnitudes that were added up, times a few units in the last place.
+`attend` returns the output, the log-sum-exp and the gradients, and a tolerance for each element: the largest error of
+arithmetic with a given rounding. It is the sum of the magnitudes that were added up, times a few units in the last place.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ INF = float("inf")
 
 @dataclass(frozen=True)
 class Rounding:
-    """Half a unit in the last place of what is stored (bfloat16, say) and of what sums are held in (float32)."""
+    """Half a unit in the last place, of the dtype of stored results (such as bfloat16) and of that of sums (float32)."""
 
     stored: float
     summed: float
@@ -25,7 +25,7 @@ class Rounding:
     @classmethod
     def of(cls, dtype, skips=False):
         summed = torch.float64 if dtype == torch.float64 else torch.float32
-        # Sums may be flushed to 0 below what is normal.
+        # A sum below the smallest normal number may be flushed to 0.
         smallest = max(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps, 4 * torch.finfo(summed).smallest_normal)
         return cls(torch.finfo(dtype).eps / 2, torch.finfo(summed).eps / 2, smallest, skips)
 
@@ -54,7 +54,7 @@ def keep(seed, p, shape):
     return torch.from_numpy(bits.astype(np.uint64) >= round(p * 2**32))
 
 
-def seen(shape, query_start, causal, window, key_mask, document_ids):
+def visible(shape, query_start, causal, window, key_mask, document_ids):
     """Which keys each row may attend to, (B, 1, N, M)."""
     batch, _, num_queries, num_keys = shape
     offset = query_start + np.arange(num_queries)[:, None] - np.arange(num_keys)
@@ -72,11 +72,11 @@ def seen(shape, query_start, causal, window, key_mask, document_ids):
 
 
 def text_starts(num_queries, key_mask, document_ids):
-    """(B, N): the first key to attend to of the batch entry, or of the row's document; None: nothing shifts it."""
+    """(B, N): the first visible key of the batch entry, or of the row's document; None without masks that shift it."""
     if document_ids is None:
         if key_mask is None:
             return None
-        first = [next((j for j, shown in enumerate(row) if shown), len(row)) for row in key_mask.tolist()]
+        first = [next((j for j, is_visible in enumerate(row) if is_visible), len(row)) for row in key_mask.tolist()]
         return torch.tensor(first, dtype=torch.int64)[:, None].expand(-1, num_queries)
     starts = []
     for b, ids in enumerate(document_ids.tolist()):
@@ -96,11 +96,11 @@ def _fold(tensor, groups):
     return tensor.unflatten(1, (groups, -1)).sum(2)
 
 
-def attend(query, key, value, bias, bias_size, shown, scale, kept, grad_out, grad_lse, rounding):
-    """Everything that attention gives, and its tolerance: two dictionaries by the same names.
+def attend(query, key, value, bias, bias_size, visible, scale, kept, grad_out, grad_lse, rounding):
+    """All results of attention, and their tolerances: two dictionaries with the same names.
 
-    `bias` is dense, (1 or B, H, N, M), or None, and `bias_size` the magnitudes that it was made of; `kept` is 1 / (1 - p)
-    or 0 for each weight, or None.
+    `bias` is dense, (1 or B, H, N, M), or None, and `bias_size` the sum of the magnitudes that it is the sum of. `kept` is
+    1 / (1 - p) for each weight that dropout keeps and 0 for the others, or None.
     """
     fold = query.shape[1] // key.shape[1]
     k, v = key.repeat_interleave(fold, 1), value.repeat_interleave(fold, 1)
@@ -109,7 +109,7 @@ def attend(query, key, value, bias, bias_size, shown, scale, kept, grad_out, gra
     if bias is not None:
         # A bias of -inf hides a key. It has no size, and adds nothing to that of the others.
         scores, sizes = scores + bias, sizes + bias_size.where(bias > -INF, 0.0)
-    scores = scores.where(shown, -INF)
+    scores = scores.where(visible, -INF)
     highest = scores.amax(-1, keepdim=True) if num_keys else scores.new_full((*scores.shape[:-1], 1), -INF)
     nothing = highest == -INF
     exponentials = torch.exp(scores - highest.where(~nothing, 0.0))
@@ -135,11 +135,11 @@ def attend(query, key, value, bias, bias_size, shown, scale, kept, grad_out, gra
         "bias": grad_scores,
     }
 
-    # A weight is off by the rounding of its own score and of the row's log-sum-exp, and by being stored.
-    size = sizes.where(shown, 0.0).amax(-1, keepdim=True) if num_keys else torch.zeros_like(highest)
+    # The error of a weight: the rounding of its own score, of the row's log-sum-exp, and of storing it.
+    size = sizes.where(visible, 0.0).amax(-1, keepdim=True) if num_keys else torch.zeros_like(highest)
     score_error = 6 * rounding.summed * (1 + size)
     relative = score_error + 3 * rounding.stored
-    error = relative * weights + SMALLEST  # a weight below what float32 holds may be 0
+    error = relative * weights + SMALLEST  # a weight that float32 cannot represent may be 0
     if rounding.skips:
         error = error + weights.where(weights < 2**-24, 0.0)
     kept_error = error if kept is None else error * kept

@@ -1,17 +1,17 @@
-"""What a random case is drawn with: numbers by seed and case alone, and tensors that lie in memory in every way."""
+"""The random numbers of a case, which depend on its seed and number alone, and tensors in every memory layout."""
 
 import numpy as np
 import torch
 
 
 class Draw:
-    """The same numbers for the same seed and case, whatever ran before."""
+    """A random generator: the same numbers for the same seed and case, whatever ran before."""
 
     def __init__(self, seed, case):
         self.random = np.random.default_rng([seed, case])
-        torch.default_generator.manual_seed(int(self.random.integers(2**62)))  # for what schemes start from
+        torch.default_generator.manual_seed(int(self.random.integers(2**62)))  # for the initial parameters of schemes
         self.wide = torch.float32
-        """What a leaf is made in that must not round a float64 call."""
+        """The dtype of leaves that must not limit the precision of the call: float64 in a float64 call."""
 
     def chance(self, probability):
         return bool(self.random.random() < probability)
@@ -34,7 +34,7 @@ class Draw:
         return self.random.permutation(values)
 
     def pick(self, options, weights=None):
-        """One of them; of a dictionary, a value."""
+        """One of the options, with these weights; of a dictionary, one of its values."""
         options = list(options.values()) if isinstance(options, dict) else options
         if weights is None:
             return options[self.integer(0, len(options))]
@@ -42,11 +42,11 @@ class Draw:
         return options[int(np.searchsorted(ends, self.random.random() * ends[-1], side="right"))]
 
     def leaf(self, values, dtype, needed=True):
-        """A leaf of these values, laid out at random."""
+        """A leaf with these values, in a random memory layout."""
         return self.laid_out(torch.from_numpy(np.ascontiguousarray(values)).to(dtype)).requires_grad_(needed)
 
     def laid_out(self, tensor):
-        """The same numbers with other strides, NaN in between: what is read beside the tensor shows."""
+        """The same numbers with other strides and NaN in between, so that a kernel that reads beside the tensor is found."""
         kind = self.pick(["contiguous", "permuted", "sliced", "offset", "heads inside"], [5, 2, 2, 1, 2])
         if kind == "contiguous" or tensor.dim() == 0:
             return tensor

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, and that it can fail. `make fuzz` runs more."""
+"""A short run of the fuzzer, and a test that it finds faults. `make fuzz` runs more cases."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SEED = 2024
 def _settings(monkeypatch):
     monkeypatch.setenv("FALLOFF_CPU_ISA", os.environ.get("FALLOFF_CPU_ISA", ""))  # set from case to case
     threads, filled = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
-    attention.settle()
+    attention.set_up_process()
     yield
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = filled
@@ -66,8 +66,8 @@ def test_the_fuzzer_finds_faults(monkeypatch, fault):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
-def test_the_interpreter_knows_bfloat16():
-    """By itself it truncates, and multiplies the bits: the fuzzer's process must mend it, as the tests of the kernels do."""
+def test_the_interpreter_computes_bfloat16():
+    """Triton's own truncates bfloat16 and multiplies its bits: the fuzzer patches it, as the tests of the kernels do."""
     pytest.importorskip("triton")
     command = [sys.executable, attention.__file__, "--impl", "triton", "--seed", "0", "--case", "100"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
