@@ -1,7 +1,7 @@
 """Shapes in annotations are checked at every call while the tests run: the hook must come before falloff is imported.
 
-FALLOFF_SHAPE_CHECKS=0 leaves it out, for what traces the code. So does a machine without jaxtyping or beartype: the tests of
-the GPU kernels need no more than torch, triton and pytest.
+FALLOFF_SHAPE_CHECKS=0 turns the checks off, for tests that trace the code. They are also off without jaxtyping or beartype:
+the tests of the GPU kernels need only torch, triton and pytest.
 """
 
 import os
@@ -19,7 +19,7 @@ _checked = os.environ.get("FALLOFF_SHAPE_CHECKS", "1") != "0" and find_spec("jax
 
 
 def _modules():
-    """Every module of falloff but device code, whose functions Triton reads as text."""
+    """Every module of falloff except device code, whose source Triton reads."""
     source = Path(__file__).parents[1] / "src"
     for path in (source / "falloff").rglob("*.py"):
         if path.stem != "__init__" and "kernels" not in path.parts:
@@ -41,15 +41,15 @@ exec(f"def behind(call, **arguments):\n if not call: {_many_locals} = 0\n return
 def pytest_pyfunc_call(pyfuncitem):
     """Run each test behind a frame of 20000 locals.
 
-    Python keeps its frames in chunks of 16 KB, and asks the system for one each time that a call crosses the end of one: a
-    loop that stands there spends half its time so. Behind a large frame there is a chunk with room for all that follow.
+    Python stores frames in chunks of 16 KB. If a loop calls a function just at the end of a chunk, each call allocates and
+    frees the next chunk, which may take half of the time. A large frame gets a chunk with room for all frames after it.
     """
     pyfuncitem.obj = partial(_frame["behind"], pyfuncitem.obj)
 
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Without jaxtyping's checks: what users meet are falloff's own errors."""
+    """Without the checks of jaxtyping, so that falloff's own errors are raised, as for users."""
     if not _checked:
         yield
         return

@@ -1,4 +1,4 @@
-"""The type checker behind jaxtyping's hook; an int is welcome where a float is expected, as everywhere in Python."""
+"""The type checker that jaxtyping's hook applies. It accepts an int for a float, as Python's type checkers do."""
 
 from beartype import BeartypeConf, beartype
 

@@ -48,7 +48,7 @@ def test_nothing_but_a_regular_file_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (errno.ENOSPC, "No space left on device; free at least 7 bytes there"),
         (errno.EDQUOT, "Disk quota exceeded; free at least 7 bytes there"),
@@ -57,7 +57,7 @@ def test_nothing_but_a_regular_file_is_replaced(tmp_path):
     ],
 )
 @pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.open"])
-def test_errors_name_the_file_and_keep_what_was_there(tmp_path, monkeypatch, where, code, said):
+def test_errors_name_the_file_and_keep_what_was_there(tmp_path, monkeypatch, where, code, message):
     path = tmp_path / "file"
     path.write_bytes(b"before")
 
@@ -65,7 +65,7 @@ def test_errors_name_the_file_and_keep_what_was_there(tmp_path, monkeypatch, whe
         raise OSError(code, os.strerror(code))  # without a name, as a full disk has it
 
     monkeypatch.setattr(where, fail)
-    with pytest.raises(OSError, match=said) as caught:
+    with pytest.raises(OSError, match=message) as caught:
         write_file(path, b"content")
     monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (code, str(path))

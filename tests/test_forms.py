@@ -1,4 +1,4 @@
-"""The meaning of each form, entry by entry, against the table in DESIGN's words."""
+"""The meaning of each form, entry by entry, against the table of falloff.forms."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The arrows that CONTRIBUTING.md draws are those of the code: every import is held against its list."""
+"""Every import is compared with the list of allowed imports in CONTRIBUTING.md."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-# The one arrow backwards, by the function that holds it.
+# The only imports of a later part, with the functions that contain them.
 EXCEPTIONS = {("falloff.schemes.base", "plot", "falloff.views"), ("falloff.schemes.base", "show", "falloff.views")}
 
 
@@ -36,7 +36,7 @@ def part_of(module, arrows):
 
 
 def imports(module, code):
-    """Every module of falloff that a module names in an import, anywhere in it, with the function where that stands."""
+    """Every module of falloff that a module imports, anywhere in it, with the function that contains the import."""
     package = module if MODULES.get(module, Path()).name == "__init__.py" else module.rpartition(".")[0]
 
     def found(node, function):

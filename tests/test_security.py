@@ -1,4 +1,4 @@
-"""What SECURITY.md promises and no other test holds."""
+"""What SECURITY.md promises and no other test checks."""
 
 import ast
 import pickle
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUN_WHAT_THEY_READ = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
+RUN_CODE_FROM_FILES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 CALLS = {"eval", "exec", "compile", "torch.load", "np.load", "numpy.load", "os.system", "pickle.loads"}
 
 
@@ -23,9 +23,9 @@ def _calls_and_imports(path):
             yield ast.unparse(node.func) + "()"
 
 
-def test_nothing_that_runs_what_it_reads_is_used():
+def test_nothing_is_used_that_may_run_code_from_a_file():
     """Safetensors and JSON only: no pickle anywhere, nothing evaluated."""
-    forbidden = RUN_WHAT_THEY_READ | {f"{call}()" for call in CALLS}
+    forbidden = RUN_CODE_FROM_FILES | {f"{call}()" for call in CALLS}
     for path in (ROOT / "src").rglob("*.py"):
         assert not forbidden & set(_calls_and_imports(path)), path
 
@@ -69,7 +69,7 @@ class Mine(Scheme):
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-    """A folder with code that leaves a trace where it runs."""
+    """A folder with code that writes a file if it runs: its path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.py").write_text(PLANTED)
     return tmp_path / "planted"
@@ -77,7 +77,7 @@ def planted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["theirs.py:Mine", "theirs:Mine"])
 def test_a_run_folder_that_names_a_scheme_runs_no_code(planted, monkeypatch, capsys, name):
-    """Only who writes the name on the command line runs it: a config with a checksum that fits is anybody's to write."""
+    """Only a name on the command line runs code: anybody can write a config with a correct checksum."""
     import torch
 
     from falloff import named
@@ -97,8 +97,8 @@ def test_a_run_folder_that_names_a_scheme_runs_no_code(planted, monkeypatch, cap
     assert planted.exists()
 
     planted.unlink()
-    for kept in (named._OWN, named._FILES):
-        kept.clear()  # as in another process
+    for registry in (named._OWN, named._FILES):
+        registry.clear()  # as in another process
     sys.modules.pop("theirs", None)
     settings, _ = resolve(None, Path("run"), resume=True)
     assert settings.schemes == (name,)

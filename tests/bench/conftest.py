@@ -22,7 +22,7 @@ def _quick_peak(monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Every kind of case, tiny, in the place of each suite's own."""
+    """Each suite with tiny cases, one of every kind."""
     sizes = {"heads": 2, "head_size": 8}
     cpu = [
         Case("forward", "t5", 20, **sizes),

@@ -1,4 +1,4 @@
-"""The suites `calls`, `short` and `long`, and an older falloff in them: here this one, in another process."""
+"""The suites `calls`, `short` and `long`; as the older falloff in them, this one in another process."""
 
 import json
 import os
@@ -123,7 +123,7 @@ def test_processes_that_spin_end_with_their_parent():
 def test_operators_are_counted_beside_falloffs_own(tiny):
     found = {case.bias: operators_of(problem_of(case), "cpu") for case in tiny["calls"]}
     assert found["none"]["forward"] == 0
-    assert all(own["training"] >= own["forward"] for own in found.values())
+    assert all(counts["training"] >= counts["forward"] for counts in found.values())
     assert found["kerple-log"]["backward"] > 0
 
 

@@ -1,4 +1,4 @@
-"""The suite `gpu`, as far as a machine without a GPU goes: tiny cases in Triton's interpreter."""
+"""The suite `gpu`, as far as a machine without a GPU can run it: tiny cases in Triton's interpreter."""
 
 import json
 
@@ -17,12 +17,12 @@ def tiny(bias, **settings):
 
 
 def test_a_case_that_trains():
-    told = []
+    counts = []
     result = gpu.measure_cases(
-        [(tiny("t5", training=True), gpu.measure)], CPU, lambda found: told.append(len(found["cases"]))
+        [(tiny("t5", training=True), gpu.measure)], CPU, lambda found: counts.append(len(found["cases"]))
     )
     (case,) = result["cases"]
-    assert told == [1]
+    assert counts == [1]
     assert json.loads(json.dumps(result)) == result
     assert {gpu.OURS, gpu.OURS_NO_BIAS, gpu.DENSE, gpu.LEARNED, gpu.EAGER} <= set(case["milliseconds"])
     assert set(case["milliseconds"]) | set(case["skipped"]) >= {gpu.FLASH, gpu.CUDNN}
@@ -44,7 +44,7 @@ def test_tiles_are_tried_and_put_back(monkeypatch):
     assert {"forward": {64: tiles.Tiles(64, 64, 4, 1)}} == tiles.HALF
 
 
-def test_what_fails_is_told_and_the_rest_goes_on():
+def test_a_failing_case_is_reported_and_the_others_run():
     def fails(case, device):
         raise RuntimeError("out of memory\nand more")
 

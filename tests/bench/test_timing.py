@@ -13,7 +13,7 @@ def test_contestants_take_turns_and_begin_in_turn():
     assert shares == [1 / 3, 2 / 3, 1.0]
     assert timed.turns == 3
     assert list(timed.milliseconds) == list("abc")
-    assert all(0 <= own["best"] <= own["median"] for own in timed.milliseconds.values())
+    assert all(0 <= times["best"] <= times["median"] for times in timed.milliseconds.values())
 
 
 def test_calls_in_a_row_and_one_who_times_itself():

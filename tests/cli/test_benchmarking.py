@@ -147,8 +147,8 @@ def test_a_wrong_result_is_refused(falloff, monkeypatch, tmp_path):
 STOPPED = "stopped; bench.json has the cases so far; the same command with --resume continues"
 
 
-@pytest.mark.parametrize(("suite", "cases", "kept"), [("cpu", 2, 1), ("scaling", 12, 3), ("memory", 2, 1)])
-def test_a_run_that_was_stopped_keeps_what_it_measured_and_goes_on(falloff, monkeypatch, tmp_path, suite, cases, kept):
+@pytest.mark.parametrize(("suite", "cases", "finished"), [("cpu", 2, 1), ("scaling", 12, 3), ("memory", 2, 1)])
+def test_a_run_that_was_stopped_keeps_what_it_measured_and_goes_on(falloff, monkeypatch, tmp_path, suite, cases, finished):
     """Guards against hours of work lost to Ctrl-C: nothing was written before the end."""
     monkeypatch.setitem(suites.CASES, "memory", suites.CASES["cpu"])
     monkeypatch.setattr("falloff.bench.memory.unmeasurable", lambda: "not here")
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_keeps_what_it_measured_and_goes_on(falloff, monk
             raise KeyboardInterrupt
         return right(*arguments)
 
-    if suite == "memory":  # which is stopped as it tells that the second case begins
+    if suite == "memory":  # stopped when the second case begins
         begun = []
 
         class Stopping(progress.Progress):
@@ -181,13 +181,13 @@ def test_a_run_that_was_stopped_keeps_what_it_measured_and_goes_on(falloff, monk
     assert STOPPED in stopped.stderr
     before = json.loads((tmp_path / "bench.json").read_text())
     assert list(before) == HEADER
-    assert len(before["cases"]) == kept
+    assert len(before["cases"]) == finished
 
     monkeypatch.setattr(name, right)
     monkeypatch.setattr(progress, "progress_for", lambda *, silent: progress.Progress())
     whole = _json(falloff(*options))
     assert json.loads((tmp_path / "bench.json").read_text()) == whole
-    assert whole["cases"][:kept] == before["cases"]
+    assert whole["cases"][:finished] == before["cases"]
     assert whole["peak_gflops"] == before["peak_gflops"]
     assert [case["name"] for case in whole["cases"]] == [case.name for case in suites.CASES[suite]]
     assert len(whole["cases"]) == cases
@@ -307,7 +307,7 @@ def test_an_instruction_set_that_is_not_there(falloff, monkeypatch):
 
 
 def test_every_key_is_documented(falloff):
-    told = falloff("--help", columns=200).stdout
+    help_text = falloff("--help", columns=200).stdout
     keys = {
         *HEADER,
         *CASE,
@@ -324,4 +324,4 @@ def test_every_key_is_documented(falloff):
         "inputs",
         "extra_over_inputs",
     }
-    assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
+    assert {key for key in keys if not re.search(rf"\b{key}\b", help_text)} == set()

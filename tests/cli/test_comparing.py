@@ -237,15 +237,15 @@ def test_a_full_disk_says_what_to_free_and_how_to_go_on(capsys, tmp_path, text, 
 
     monkeypatch.setattr(Path, "replace", full)
     out = tmp_path / "run"
-    code, said, err = _falloff(capsys, *QUICK, "--text", text, "--out", out)
-    assert (code, said) == (2, "")
+    code, printed, err = _falloff(capsys, *QUICK, "--text", text, "--out", out)
+    assert (code, printed) == (2, "")
     assert re.fullmatch(
         rf"falloff: {out}/checkpoints/rope.safetensors: No space left on device; free at least [0-9,]+ bytes there; "
         rf"then continue with: falloff compare --resume --out {out}",
         err.splitlines()[-1],
     )
     monkeypatch.undo()
-    code, said, err = _falloff(capsys, "--resume", "--out", out)
+    code, printed, err = _falloff(capsys, "--resume", "--out", out)
     assert code == 0
     assert err.startswith("1 of 2 schemes were done")
 
@@ -254,12 +254,12 @@ def test_a_name_that_is_not_utf_8_runs_through(capsys, tmp_path, text):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\x1b[31m.txt"))
     path.write_bytes(Path(text).read_bytes())
     out = os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")
-    code, said, _ = _falloff(capsys, *QUICK, "--schemes", "none", "--text", path, "--out", out, "--json")
+    code, printed, _ = _falloff(capsys, *QUICK, "--schemes", "none", "--text", path, "--out", out, "--json")
     assert code == 0
-    assert json.loads(said)["config"]["settings"]["text"] == [str(path)]
+    assert json.loads(printed)["config"]["settings"]["text"] == [str(path)]
     path.unlink()
-    code, said, err = _falloff(capsys, "--text", path, "--out", tmp_path / "other")
-    assert (code, said) == (2, "")
+    code, printed, err = _falloff(capsys, "--text", path, "--out", tmp_path / "other")
+    assert (code, printed) == (2, "")
     assert "caf\\udce9\\x1b[31m.txt, which does not exist" in err
 
 

@@ -28,13 +28,13 @@ def test_json():
 
 
 def test_for_people():
-    told = _info()
-    assert re.search(r"cpu +yes", told)
-    assert f"{cpu.instruction_set()} (in use)" in told
-    assert "torch" in told
+    printed = _info()
+    assert re.search(r"cpu +yes", printed)
+    assert f"{cpu.instruction_set()} (in use)" in printed
+    assert "torch" in printed
 
 
-def test_a_forced_instruction_set_that_is_not_there_is_told(monkeypatch):
+def test_a_forced_instruction_set_that_is_not_there_is_reported(monkeypatch):
     monkeypatch.setenv("FALLOFF_CPU_ISA", "sse9")
     found = json.loads(_info("--json"))
     assert found["implementations"][0]["runs"] is False
@@ -62,7 +62,7 @@ def test_bad_input(arguments):
 
 
 def test_every_key_is_documented():
-    told = CliRunner().invoke(app, ["info", "--help"], env={"COLUMNS": "200"}, prog_name="falloff").stdout
+    help_text = CliRunner().invoke(app, ["info", "--help"], env={"COLUMNS": "200"}, prog_name="falloff").stdout
     found = json.loads(_info("--json"))
     keys = {*found, *found["implementations"][0], *found["instruction_set"], *found["versions"], *found["devices"][0]}
-    assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
+    assert {key for key in keys if not re.search(rf"\b{key}\b", help_text)} == set()

@@ -182,17 +182,17 @@ def test_the_exercise_has_one_wrong_cell(check):
         "wrong": [{"query": 4, "key": 1, "offset": 3, "found": 1, "expected": 2}],
         "checked": 36,
     }
-    told = check(EXERCISE, *SMALL)
-    assert told.exit_code == 1
-    assert "1 wrong" in told.stdout
-    assert re.search(r"^\s+4\s+1\s+3\s+1\s+2\s*$", told.stdout, re.MULTILINE)
+    printed = check(EXERCISE, *SMALL)
+    assert printed.exit_code == 1
+    assert "1 wrong" in printed.stdout
+    assert re.search(r"^\s+4\s+1\s+3\s+1\s+2\s*$", printed.stdout, re.MULTILINE)
 
 
 def test_a_grid_that_is_right(check):
     assert json.loads(check(RIGHT, *SMALL, "--json").stdout) == {"wrong": [], "checked": 36}
-    told = check(RIGHT, *SMALL)
-    assert told.exit_code == 0
-    assert "36 cells checked (21 visible, 15 masked)" in told.stdout
+    printed = check(RIGHT, *SMALL)
+    assert printed.exit_code == 0
+    assert "36 cells checked (21 visible, 15 masked)" in printed.stdout
 
 
 def test_masks_are_checked(check):
@@ -227,19 +227,19 @@ def test_what_show_gives_is_right(check, read):
 def test_explain_every_scheme(falloff, name):
     result = falloff("explain", name)
     assert result.exit_code == 0
-    said = " ".join(result.stdout.split())
-    assert SCHEMES[name].reading in said
-    assert SCHEMES[name].formula in said
+    printed = " ".join(result.stdout.split())
+    assert SCHEMES[name].reading in printed
+    assert SCHEMES[name].formula in printed
 
 
 def test_explain_as_json(read):
-    said = read("explain", "t5", "--trained-length", 100)
-    assert list(said) == [
+    explained = read("explain", "t5", "--trained-length", 100)
+    assert list(explained) == [
         *("scheme", "kind", "formula", "paper", "reading", "settings", "num_heads", "seed"),
         *("parameters", "num_parameters", "properties"),
     ]
-    assert said["parameters"] == [{"name": "weight", "shape": [32, 8], "count": 256}]
-    found = said["properties"]
+    assert explained["parameters"] == [{"name": "weight", "shape": [32, 8], "count": 256}]
+    found = explained["properties"]
     assert list(found) == [
         *("toeplitz", "monotone", "keys", "farthest", "rows_compared", "not_toeplitz_from", "falling_heads"),
         *("rising_heads", "bounded", "lowest", "highest", "sign_symmetric", "future_constant", "reach", "mass"),
@@ -268,10 +268,10 @@ def test_explain_says_what_is_random(falloff):
 
 def test_what_is_learned_is_a_fact_of_the_instance(falloff, read):
     """`explain alibi --learned` said "Nothing is learned" of a scheme that has parameters."""
-    said = " ".join(falloff("explain", "alibi", "--learned").stdout.split())
-    assert "kind learned: training moves it" in said
-    assert "Nothing is learned" not in said
-    assert "The slopes are learned" in said
+    printed = " ".join(falloff("explain", "alibi", "--learned").stdout.split())
+    assert "kind learned: training moves it" in printed
+    assert "Nothing is learned" not in printed
+    assert "The slopes are learned" in printed
     assert read("explain", "alibi", "--learned")["kind"] == "learned"
     assert read("explain", "alibi")["kind"] == "heuristic"
     assert "Nothing is learned" in read("explain", "alibi")["reading"]
@@ -360,10 +360,10 @@ def test_a_scheme_of_ones_own_is_shown_with_its_settings(falloff, read, name):
     assert read("show", "--must", 2, "--no-flip", name, "--word", "a:b", "--length", 2) == before
     assert (before["settings"]["flip"], before["settings"]["word"]) == (False, "a:b")
     assert before["cells"][1] == [2.0, 0.0]
-    told = falloff("show", name, "--help", columns=200).stdout
-    assert re.search(r"--rate .* For Mine \(default 1.0\)", told)
-    assert "For t5" not in told
-    assert "--sizes" not in told  # no number, word or switch
+    help_text = falloff("show", name, "--help", columns=200).stdout
+    assert re.search(r"--rate .* For Mine \(default 1.0\)", help_text)
+    assert "For t5" not in help_text
+    assert "--sizes" not in help_text  # no number, word or switch
     assert "learned: training moves it" in falloff("explain", name, "--must", 2).stdout
 
 
@@ -556,6 +556,6 @@ def test_every_json_key_is_documented(falloff, read):
         "explain": read("explain", "t5"),
     }
     for command, content in objects.items():
-        told = falloff(command, "--help", columns=200).stdout
+        help_text = falloff(command, "--help", columns=200).stdout
         keys = set(content) | set(content.get("properties") or {}) | set((content.get("properties") or {}).get("beyond", {}))
-        assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
+        assert {key for key in keys if not re.search(rf"\b{key}\b", help_text)} == set()

@@ -36,7 +36,7 @@ def batch_of(model, side):
 
 
 class Largest(TorchDispatchMode):
-    """The most elements of any tensor that an operation makes."""
+    """Records the number of elements of the largest tensor that an operator returns."""
 
     elements = 0
 
@@ -175,7 +175,7 @@ def test_buckets_are_those_the_model_was_trained_with():
 
 
 def test_dropout_while_training():
-    """The mean over draws of the attention is what it is without; and a draw is none of it."""
+    """The mean of many draws is the attention without dropout; two draws differ."""
     config = transformers.BloomConfig(
         vocab_size=9, hidden_size=16, n_layer=1, n_head=2, attention_dropout=0.4, hidden_dropout=0.0
     )
@@ -293,7 +293,7 @@ def test_an_error_in_the_middle_changes_nothing(family, function, monkeypatch):
         assert now["_modules"] == then["_modules"]
     assert model.config._attn_implementation == implementation
     monkeypatch.undo()
-    getattr(hf, function)(model)  # nothing is in the way of another attempt
+    getattr(hf, function)(model)  # a second attempt succeeds
 
 
 def _refusing(victim, set_attribute):
@@ -335,17 +335,17 @@ class Logits(torch.nn.Module):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore")  # of the tracers
 @pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling"])
-def test_tracers_are_answered(family, monkeypatch):
+def test_tracers_are_refused(family, monkeypatch):
     _, fused = models(family)
     ids = torch.randint(2, 80, (2, 9))
-    said = r"^model: got a fused or swapped one under torch\.jit\.trace or torch\.onnx.*falloff\.hf\.unfuse\(model\)"
-    with pytest.raises(ValueError, match=said):
+    message = r"^model: got a fused or swapped one under torch\.jit\.trace or torch\.onnx.*falloff\.hf\.unfuse\(model\)"
+    with pytest.raises(ValueError, match=message):
         torch.jit.trace(Logits(fused), ids)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         torch.onnx.export(Logits(fused), (ids,), io.BytesIO(), dynamo=False)
     with monkeypatch.context() as patch:  # the other exporter needs packages of its own before it comes here
         patch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             torch.export.export(Logits(fused), (ids,), strict=False)
     hf.unfuse(fused)
     if family == "t5":
@@ -401,7 +401,7 @@ def test_a_mask_moves_between_devices():
 
 
 def test_the_implementation_needs_a_fused_model():
-    models("t5")  # makes it known
+    models("t5")  # registers the implementation
     config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     model = transformers.T5EncoderModel(config)
     model.set_attn_implementation("falloff")

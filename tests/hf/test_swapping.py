@@ -1,4 +1,4 @@
-"""A scheme in the place of rotary and learned positions."""
+"""A scheme instead of rotary and learned positions."""
 
 import copy
 import json
@@ -83,10 +83,9 @@ def test_generation_saving_and_gradients(name, share, tmp_path):
 
 
 def test_attention_is_that_of_the_scheme():
-    """One layer, by hand: no position but the bias."""
+    """One layer computed by hand: nothing but the bias depends on positions."""
     model = swapped("llama", FIRE)
     layer = model.model.layers[1].self_attn
-    hidden = torch.randn(2, 30, 48)
     seen = []
     layer.register_forward_hook(lambda module, inputs, named, output: seen.append((named, output[0])), with_kwargs=True)
     with torch.no_grad():
@@ -135,7 +134,7 @@ def test_every_scheme_is_saved_and_loaded(name, tmp_path):
 
 
 def test_a_scheme_is_swapped_and_loaded_by_its_name(tmp_path, monkeypatch):
-    """Also one of one's own, of whose code a folder has nothing: who loads it names it again."""
+    """Also one of one's own. The folder does not contain its code, so hf.load is given its name again."""
     monkeypatch.chdir(tmp_path)
     source = (
         "from falloff import ALiBi\nclass Steep(ALiBi):\n    def at(self, offsets):\n        return 3 * super().at(offsets)"
@@ -155,7 +154,7 @@ def test_a_scheme_is_swapped_and_loaded_by_its_name(tmp_path, monkeypatch):
         hf.load(tmp_path / "FIRE", "own_steep:Steep")
 
 
-def test_folders_of_an_earlier_version_that_tell_less_are_loaded(tmp_path):
+def test_folders_of_an_older_version_with_fewer_settings_are_loaded(tmp_path):
     """A setting that was no attribute, as T5's std, was not saved: it was at its default."""
     model = swapped("llama", T5Bias)
     model.save_pretrained(tmp_path)
@@ -190,7 +189,7 @@ def test_a_window_hides_no_text_from_a_scheme_with_absolute_positions():
     model = decoder("Mistral", num_key_value_heads=2, sliding_window=9).eval()
     hf.swap(model, lambda heads: FIRE(heads, init_L=4))
     ids = torch.randint(2, 60, (1, 30))
-    cache = transformers.DynamicCache()  # keeps all
+    cache = transformers.DynamicCache()  # a cache without a sliding window
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
         model(ids[:, :29], past_key_values=cache)
@@ -244,7 +243,7 @@ def test_bad_input():
 
 
 class Logarithmic(Scheme):
-    """README's scheme of one's own: nothing tells how many heads it has but its bias."""
+    """README's scheme of one's own: only its bias shows how many heads it has."""
 
     def __init__(self, num_heads, rate=1.0):
         super().__init__()
@@ -268,7 +267,7 @@ def test_a_scheme_with_nothing_but_at_is_swapped_and_loaded(name, share, tmp_pat
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path):
-    """Another scheme, or another setting, was taken without a word where shapes agree."""
+    """A former version loaded another scheme or setting without an error if the shapes agreed."""
     swapped("llama", lambda heads: Logarithmic(heads, rate=2.0)).save_pretrained(tmp_path)
     saved = r"expected Logarithmic\(rate=2.0\), which the model was saved with$"
     with pytest.raises(ValueError, match=r"^make_bias: it made Logarithmic\(rate=1.0\), " + saved):
@@ -305,15 +304,15 @@ def test_a_scheme_of_ones_own_that_has_the_name_of_falloffs(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"attn_implementation": "sdpa"}, {"dtype": "bfloat16"}], ids=str)
 @pytest.mark.parametrize(("name", "scheme"), [*((name, ALiBi) for name in MODELS), ("llama", FIRE)])
 def test_nothing_else_loads_the_folder_of_a_swapped_model(name, scheme, options, tmp_path):
-    """Transformers made a plain model with rotary positions of it, for ALiBi without a warning."""
+    """Transformers would load it as a plain model with rotary positions, for ALiBi without a warning."""
     model = swapped(name, scheme)
     model.save_pretrained(tmp_path)
-    said = "swapped by falloff: load it by falloff.hf.load"
+    message = "swapped by falloff: load it by falloff.hf.load"
     for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel, transformers.AutoConfig):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             auto.from_pretrained(tmp_path, **options)
     for cls in (type(model), type(model.base_model)):
-        with pytest.raises(Exception, match=said):
+        with pytest.raises(Exception, match=message):
             cls.from_pretrained(tmp_path, **options)
     assert hf.load(tmp_path, **options).config.hidden_size == 48
 
@@ -355,7 +354,7 @@ def test_a_tokenizer_beside_a_swapped_model_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", [FIRE, ALiBi], ids=lambda scheme: scheme.name)
-def test_folders_of_old_are_loaded(scheme, tmp_path):
+def test_folders_of_an_older_version_are_loaded(scheme, tmp_path):
     """Saved at 2747a2b: a configuration that any class takes, and FIRE's c, L_multiplier and init_L as scalars."""
     from safetensors.torch import load_file, save_file
 

@@ -116,9 +116,9 @@ def test_offloading_brings_the_bias_back(where, scheme, share, tmp_path):
 def test_a_folder_is_loaded_onto_disk(tmp_path):
     model = swapped("fire", share=True)
     model.save_pretrained(tmp_path / "model")
-    places = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu"}
-    places |= {"lm_head": "cpu", "falloff_bias": "disk"}
-    loaded = hf.load(tmp_path / "model", device_map=places, offload_folder=str(tmp_path / "offload")).eval()
+    device_map = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    device_map |= {"lm_head": "cpu", "falloff_bias": "disk"}
+    loaded = hf.load(tmp_path / "model", device_map=device_map, offload_folder=str(tmp_path / "offload")).eval()
     assert loaded.falloff_bias.c.is_meta
     torch.testing.assert_close(logits(loaded), logits(model))
 
@@ -165,7 +165,7 @@ def test_quantized_linears(share):
     """The Linears of FIRE's network among them: another class, whose weight is no tensor."""
     model = swapped("fire", share)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao is to move to another package
+        warnings.simplefilter("ignore")  # torch.ao will move to another package
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     bias = quantized.falloff_bias if share else quantized.model.layers[1].self_attn.falloff_bias
     assert type(bias.mlp[0]) is not nn.Linear
@@ -177,7 +177,7 @@ def test_quantized_linears(share):
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_copies_and_pickles_ask_their_own_model(share):
+def test_copies_and_pickles_use_the_bias_of_their_own_model(share):
     model = swapped("t5", share)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         biases = [p for n, p in other.named_parameters() if "falloff_bias" in n]
@@ -197,7 +197,7 @@ def test_a_copy_of_a_layer_alone_is_small():
 
 @pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon", "inkling"])
 def test_hooks_that_replace_forward_stay_when_a_model_is_fused(name):
-    """As accelerate's do: the class' new forward was never called, and masks met the old one."""
+    """As those of accelerate do. A former version never called the new forward of the class, and masks met the old one."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if name == "t5" else {})
@@ -249,7 +249,7 @@ def test_fused_models_are_quantized(name):
     hf.fuse(fused)
     ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if name == "t5" else {})
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao is to move to another package
+        warnings.simplefilter("ignore")  # torch.ao will move to another package
         exact = plain(**ids).logits
         want, got = (
             torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)(**ids).logits
@@ -261,7 +261,7 @@ def test_fused_models_are_quantized(name):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_hooks_that_replace_forward_stay_when_positions_are_taken_away(name):
-    """The rotary or learned embedding went on turning queries and keys."""
+    """In a former version, the rotary or learned embedding still changed queries and keys."""
     models = []
     for hooked in (False, True):
         torch.manual_seed(0)
@@ -276,7 +276,7 @@ def test_hooks_that_replace_forward_stay_when_positions_are_taken_away(name):
 
 
 @pytest.mark.parametrize("name", ["bloom", "mpt", "falcon"])
-def test_a_forward_that_is_somebody_elses_is_refused(name):
+def test_a_replaced_forward_is_refused(name):
     model = MODELS[name]()
     module = next(m for m in model.modules() if type(m).__name__.endswith("Attention"))
     before = [type(m) for m in model.modules()]
@@ -316,7 +316,7 @@ def test_swap_comes_before_sharding():
 
 
 def test_positions_that_something_else_gives_are_refused():
-    """They stayed, and the scheme was added to them."""
+    """In a former version they stayed, and the scheme was added to them."""
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=60, n_embd=48, n_layer=1, n_head=6))
     model.transformer.wpe = nn.Sequential(model.transformer.wpe)
     with pytest.raises(ValueError, match=r"^model: got GPT2LMHeadModel without wpe as Transformers has it"):
@@ -324,7 +324,7 @@ def test_positions_that_something_else_gives_are_refused():
 
 
 class Doubled(nn.Module):
-    """A wrapper that tells nothing of what it wraps."""
+    """A wrapper without the attributes of the scheme that it wraps."""
 
     def __init__(self, scheme):
         super().__init__()
@@ -338,7 +338,7 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("impl", ["auto", "blockwise", "reference"])
 @pytest.mark.parametrize("scheme", [T5Bias(4, std=1.0), FIRE(4, init_L=4), ALiBi(4)], ids=lambda scheme: scheme.name)
 def test_attention_calls_any_module_that_gives_a_form(scheme, impl):
-    """With padding on the left, which FIRE has to be told of."""
+    """With padding on the left, on which the bias of FIRE depends."""
     query, key, value = torch.randn(3, 2, 4, 20, 8)
     mask = torch.ones(2, 20, dtype=torch.bool)
     mask[0, :7] = False

@@ -71,7 +71,7 @@ def test_all_schemes_at_all_lengths(whole):
     }
 
 
-def test_config_says_what_decides(whole):
+def test_config_has_all_that_the_results_depend_on(whole):
     config = json.loads(whole.folder.config_path.read_text())
     assert len(config.pop("sha256")) == 64
     assert config == whole.config
@@ -170,7 +170,7 @@ def test_resolve_takes_from_the_folder_what_is_not_given(toy, text_path, tmp_pat
     assert resolve(None, out, resume=True) == (settings, out)
     assert resolve(None, out, resume=True, schemes=("t5",))[0].schemes == ("t5",)
     assert resolve("quick", out, resume=True)[0].text == settings.text
-    assert resolve("quick", out, resume=True)[0].seed == 0  # a preset asked for again is the whole preset
+    assert resolve("quick", out, resume=True)[0].seed == 0  # a preset that is named again replaces all settings
     assert resolve(None, out, resume=False)[0].preset == "small"
     assert resolve(None, None)[1].as_posix() == "runs/compare-small"
     assert resolve("gpu", None, resume=True)[1].as_posix() == "runs/compare-gpu"
@@ -211,8 +211,8 @@ def test_kill_and_resume_equals_uninterrupted(text_path, tmp_path):
     while not results.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()
-    said = process.communicate()[1].decode()
-    assert process.returncode == -signal.SIGKILL, said
+    stderr = process.communicate()[1].decode()
+    assert process.returncode == -signal.SIGKILL, stderr
     assert {line["scheme"] for line in RunFolder(tmp_path / "killed").results()} == {"t5"}
 
     settings, _ = resolve("quick", tmp_path / "killed", resume=True, **options)
@@ -224,16 +224,16 @@ def test_kill_and_resume_equals_uninterrupted(text_path, tmp_path):
 
 
 def _run_of_two(whole, settings, out):
-    """A finished run of two schemes, made of `whole`."""
-    kept = RunFolder(out)
+    """A finished run of two schemes, a part of `whole`."""
+    run = RunFolder(out)
     out.mkdir()
-    kept.write_config({**whole.config, "settings": settings.to_json()})
+    run.write_config({**whole.config, "settings": settings.to_json()})
     (out / "checkpoints").mkdir()
     written = whole.folder.results_path.read_text().splitlines(keepends=True)
-    kept.results_path.write_text("".join(line for line in written if json.loads(line)["scheme"] in settings.schemes))
+    run.results_path.write_text("".join(line for line in written if json.loads(line)["scheme"] in settings.schemes))
     for name in settings.schemes:
-        shutil.copy(whole.folder.checkpoint_path(name), kept.checkpoint_path(name))
-    return kept
+        shutil.copy(whole.folder.checkpoint_path(name), run.checkpoint_path(name))
+    return run
 
 
 class _Notes(Progress):
@@ -281,8 +281,8 @@ def test_what_was_damaged_is_named_and_done_again(toy, text_path, tmp_path, whol
         (nan_weight, "none", "none.safetensors has changed since it was written"),
         (lambda run: run.checkpoint_path("none").unlink(), "none", "none.safetensors: No such file"),
     ]
-    for place, (damage, scheme, reason) in enumerate(cases):
-        run = _run_of_two(whole, settings, tmp_path / str(place))
+    for index, (damage, scheme, reason) in enumerate(cases):
+        run = _run_of_two(whole, settings, tmp_path / str(index))
         damage(run)
         progress = _Notes()
         again = compare_schemes(settings, run.path, resume=True, progress=progress)
@@ -300,12 +300,12 @@ def test_no_damage_gives_a_traceback_or_another_result(toy, text_path, tmp_path,
     draw = random.Random(5)
     names = ["config.json", "results.jsonl", "checkpoints/none.safetensors"]
     done_again = 0
-    for place in range(24):
-        run = _run_of_two(whole, settings, tmp_path / str(place))
-        path = run.path / names[place % 3]
+    for index in range(24):
+        run = _run_of_two(whole, settings, tmp_path / str(index))
+        path = run.path / names[index % 3]
         content = bytearray(path.read_bytes())
         where = draw.randrange(len(content))
-        if place % 2:
+        if index % 2:
             content[where] ^= 1 << draw.randrange(8)
         else:
             del content[where:]
@@ -314,7 +314,7 @@ def test_no_damage_gives_a_traceback_or_another_result(toy, text_path, tmp_path,
         try:
             again = compare_schemes(settings, run.path, resume=True, progress=progress)
         except ValueError as error:
-            assert names[place % 3] == "config.json", error  # noqa: PT017
+            assert names[index % 3] == "config.json", error  # noqa: PT017
             assert str(error).startswith(f"out: got {path}, expected the config.json of a run: ")  # noqa: PT017
         else:
             assert _numbers(again.results) == wanted

@@ -58,9 +58,9 @@ def test_folders_leave_out_what_is_hidden_or_binary(toy, tmp_path):
     (tmp_path / "packed").write_bytes(gzip.compress(b"t" * 5000))
     text = read_text(toy(text=(str(tmp_path),)))
     assert set(np.unique(text.train)) == {ord("t")}
-    said = "2 files are binary and left out: packed (a gzip file), picture (a binary file (it has NUL bytes))"
-    assert text.left_out == (said,)
-    assert text.describe()["left_out"] == [said]
+    line = "2 files are binary and left out: packed (a gzip file), picture (a binary file (it has NUL bytes))"
+    assert text.left_out == (line,)
+    assert text.describe()["left_out"] == [line]
 
 
 def test_a_text_may_begin_like_an_archive(toy, tmp_path):
@@ -96,8 +96,8 @@ def test_identical_files_are_never_on_both_sides_of_the_split(toy, tmp_path):
     assert len(text.held_out) > 0
     assert not set(np.unique(text.train)) & set(np.unique(text.held_out))
     assert text.files < 60
-    (said,) = text.left_out
-    assert said.startswith(f"{60 - text.files} files are identical to one on the other side of the split and left out: ")
+    (line,) = text.left_out
+    assert line.startswith(f"{60 - text.files} files are identical to one on the other side of the split and left out: ")
 
 
 def test_a_copy_that_the_limit_cuts_is_left_out(toy, tmp_path):

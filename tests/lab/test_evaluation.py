@@ -26,8 +26,8 @@ def test_tail_is_the_end_of_the_window(toy):
         logits = torch.zeros(*tokens.shape, 256)
         for row, logit in zip(tokens, logits, strict=True):
             end = content.index(bytes(row.tolist())) + len(row)
-            for place in range(-16, 0):
-                logit[place, content[end + 1 + place]] = 1e4
+            for index in range(-16, 0):
+                logit[index, content[end + 1 + index]] = 1e4
         return logits
 
     scores = evaluate(predict, toy(), TEXT, Progress())

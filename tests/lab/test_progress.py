@@ -50,7 +50,7 @@ def test_bars_on_a_terminal(monkeypatch):
         assert "step 5/8, loss 1.500, 12,345 tokens/s" in stream.getvalue()
         bars.advance(3, doing="testing at 64")
         bars.finish_scheme("t5", "perplexity 5")
-        assert bars.bars.tasks[0].completed == 20  # whatever the parts added up to
+        assert bars.bars.tasks[0].completed == 20  # even if the work of its parts adds up to less
     assert "2 of 3 done" in stream.getvalue()
     assert "perplexity 5" in stream.getvalue()
 
@@ -61,7 +61,7 @@ def test_silence(capfd):
 
 
 def test_a_pipe_gets_a_line_every_so_often(monkeypatch):
-    """Steps of 7 seconds, said every 20 with what is left."""
+    """Steps of 7 seconds: a line every 20 seconds, with the time left."""
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()

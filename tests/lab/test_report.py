@@ -34,7 +34,7 @@ def page(results):
 
 
 @pytest.fixture(scope="module")
-def own(page):
+def content(page):
     """The page without Plotly's source."""
     scripts = re.findall(r"<script>.*?</script>", page, flags=re.S)
     plotly = max(scripts, key=len)
@@ -42,24 +42,24 @@ def own(page):
     return page.replace(plotly, "")
 
 
-def test_needs_no_network(own):
-    assert not re.findall(r"(?:src|href)\s*=|@import|url\(|fetch\(|https?://", own.replace("&lt;img src=x", ""))
+def test_needs_no_network(content):
+    assert not re.findall(r"(?:src|href)\s*=|@import|url\(|fetch\(|https?://", content.replace("&lt;img src=x", ""))
 
 
-def test_has_every_part(own):
+def test_has_every_part(content):
     for heading in ("Perplexity per byte", "Beyond the trained length", "after training", "What it costs", "Settings"):
-        assert heading in own
-    assert own.count('class="plotly-graph-div"') == 2 + 2 + 2
-    groups = re.findall(r'scope="colgroup">(\w+)<', own)
+        assert heading in content
+    assert content.count('class="plotly-graph-div"') == 2 + 2 + 2
+    groups = re.findall(r'scope="colgroup">(\w+)<', content)
     assert groups == ["Learned", "Heuristic", "Baseline"]
-    table = own[own.index("<table>") : own.index("</table>")]
+    table = content[content.index("<table>") : content.index("</table>")]
     assert re.findall(r"</i>([\w-]+)</th>", table) == ["fire", "t5", "alibi", "rope"]
     assert 'class="best edge">4.00<small>3.50&ndash;4.50' in table
     assert table.count("1,234") == 4
 
 
-def test_facts_are_those_of_the_table(own):
-    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>([^<]*)</small>", own[: own.index("<table>")])
+def test_facts_are_those_of_the_table(content):
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>([^<]*)</small>", content[: content.index("<table>")])
     assert facts == [
         ("Best at the trained length, 16", "t5", "perplexity 4.00 of the last 16 bytes"),
         ("Best at 2 times it, 32", "alibi", "perplexity 6.00 of the same bytes"),
@@ -68,7 +68,7 @@ def test_facts_are_those_of_the_table(own):
 
 
 def test_level_schemes_are_not_crowned(results):
-    """t5 and fire differ by less than their windows carry: no best, in table and facts."""
+    """t5 and fire differ by less than their windows can show: no best, in table and facts."""
     even = {"t5": [1.0, 2.0, 3.0], "fire": [1.0, 2.1, 2.95], "alibi": [2.0, 3.0, 4.0], "rope": [2.0, 3.0, 4.0]}
     lines = [{**line, "losses": even[line["scheme"]], "tail_losses": even[line["scheme"]]} for line in results]
     page = report_page(CONFIG, lines, {})
@@ -79,16 +79,16 @@ def test_level_schemes_are_not_crowned(results):
     assert "Best at" not in page
 
 
-def test_a_narrow_screen_shows_every_column_with_its_label(own):
+def test_a_narrow_screen_shows_every_column_with_its_label(content):
     """At 390 pixels 13 columns have no room: each cell stands in a block of its scheme, below it what it is."""
-    table = own[own.index("<table>") : own.index("</table>")]
+    table = content[content.index("<table>") : content.index("</table>")]
     labels = re.findall(r"<td([^>]*)>", table)
     assert len(labels) == 4 * (2 * 2 + 4)
     assert [re.search(r'data-label="([^"]*)"', label)[1] for label in labels[:8]] == [
         *("last at 16", "last at 32", "all at 16", "all at 32"),
         *("parameters", "of the bias", "ms per step", "peak MB"),
     ]
-    narrow = own[own.index("@media screen and (max-width") :]
+    narrow = content[content.index("@media screen and (max-width") :]
     assert "content: attr(data-label)" in narrow[: narrow.index("@media print")]
 
 
@@ -99,16 +99,16 @@ def test_names_that_are_no_utf_8_can_be_written(results, tmp_path):
     assert "caf\\udce9.txt" in run.report_path.read_text(encoding="utf-8")
 
 
-def test_what_users_write_is_escaped(own):
-    assert "<script>alert" not in own
-    assert "<img" not in own
-    assert html.escape(CONFIG["text"]["source"]) in own
-    assert "A &amp; B" in own
+def test_what_users_write_is_escaped(content):
+    assert "<script>alert" not in content
+    assert "<img" not in content
+    assert html.escape(CONFIG["text"]["source"]) in content
+    assert "A &amp; B" in content
 
 
-def test_tags_are_closed(own):
+def test_tags_are_closed(content):
     for tag in ("section", "div", "table", "tr", "td", "dl", "main", "script", "ul", "li", "button"):
-        assert len(re.findall(rf"<{tag}[ >]", own)) == len(re.findall(rf"</{tag}>", own)), tag
+        assert len(re.findall(rf"<{tag}[ >]", content)) == len(re.findall(rf"</{tag}>", content)), tag
 
 
 def test_styles_tell_all_schemes_apart():
@@ -116,8 +116,8 @@ def test_styles_tell_all_schemes_apart():
     assert (
         len({style.colour for style in styles.values()}) == len({style.marker for style in styles.values()}) == len(styles)
     )
-    own = [f"my.py:Mine{place}" for place in range(30)]
-    many = scheme_styles(dict.fromkeys((*own, *DEFAULT_SCHEMES), "heuristic"))
+    own_names = [f"my.py:Mine{place}" for place in range(30)]
+    many = scheme_styles(dict.fromkeys((*own_names, *DEFAULT_SCHEMES), "heuristic"))
     assert len(set(many.values())) == len(many)
     assert all(many[name].colour == styles[name].colour for name in DEFAULT_SCHEMES)
 

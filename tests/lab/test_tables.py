@@ -31,11 +31,11 @@ def test_fits_the_terminal(results, width, count):
     console = Console(file=io.StringIO(), width=width)
     for table in tables:
         console.print(table)
-    said = console.file.getvalue()
+    printed = console.file.getvalue()
     assert len(tables) == count
-    assert "…" not in said
+    assert "…" not in printed
     words = ["Learned", "Heuristic", "Baseline", "fire", "*4.00", "*6.00", "50.0", "21.5", "16.6", "1,234"]
-    assert [word for word in words if word not in said] == []
+    assert [word for word in words if word not in printed] == []
 
 
 def _with_losses(results, **losses):
@@ -47,8 +47,8 @@ def _with_losses(results, **losses):
     ]
 
 
-def test_best_is_only_what_a_paired_difference_carries(results):
-    """t5 is the lowest of all. Its windows tell it from alibi, whatever their own intervals are, but not from fire."""
+def test_best_is_only_what_a_paired_difference_supports(results):
+    """t5 is the lowest. The paired differences of windows separate it from alibi, but not from fire."""
     t5 = [1.0, 2.0, 3.0, 4.0, 1.5, 2.5, 3.5, 4.5]
     fire = [loss + step for loss, step in zip(t5, (0.3, -0.2, 0.3, -0.2, 0.3, -0.2, 0.3, -0.2), strict=True)]
     alibi = [loss + 0.2 for loss in t5]
@@ -61,7 +61,7 @@ def test_best_is_only_what_a_paired_difference_carries(results):
     rows = {row.scheme: row.tail[0] for row in table_rows(CONFIG, _with_losses(results, t5=t5, alibi=alibi))}
     assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {"t5": (True, False), "alibi": (False, False)}
     (row,) = table_rows(CONFIG, _with_losses(results, t5=t5))
-    assert (row.tail[0].best, row.tail[0].level) == (False, False)  # of one there is no best
+    assert (row.tail[0].best, row.tail[0].level) == (False, False)  # a single scheme is not the best
 
 
 def test_the_terminal_marks_what_is_level(results):
@@ -69,10 +69,10 @@ def test_the_terminal_marks_what_is_level(results):
     console = Console(file=io.StringIO(), width=140)
     for table in terminal_tables(CONFIG, even, 140):
         console.print(table)
-    said = console.file.getvalue()
-    assert "* best, ~ level with the lowest" in " ".join(said.split())
-    assert "~4.00" in said
-    assert "*4.00" not in said
+    printed = console.file.getvalue()
+    assert "* best, ~ level with the lowest" in " ".join(printed.split())
+    assert "~4.00" in printed
+    assert "*4.00" not in printed
 
 
 def test_windows_that_overlap_count_as_one(results):

@@ -22,7 +22,7 @@ def test_windows_depend_on_seed_and_index_alone(toy):
 
 
 def test_windows_reach_both_ends(toy):
-    short = np.arange(19, dtype=np.uint8)  # three places for a window of 17
+    short = np.arange(19, dtype=np.uint8)  # a window of 17 can start at 3 positions
     starts = {int(TrainingWindows(short, toy(steps=50))[index][0]) for index in range(100)}
     assert starts == {0, 1, 2}
     exact = TrainingWindows(short[:17], toy())
@@ -38,21 +38,21 @@ def test_learns(toy):
     assert trained.seconds_per_step > 0
 
 
-def test_moves_weights_and_bias_and_tells_of_each_step(toy):
+def test_moves_weights_and_bias_and_reports_each_step(toy):
     class Counting(Progress):
         def __init__(self):
-            self.told = []
+            self.steps = []
 
         def advance(self, work, *, doing, loss=None, tokens_per_second=None):
-            self.told.append((work, doing, loss))
+            self.steps.append((work, doing, loss))
 
     progress = Counting()
     start = build_model(toy(), "fire")
     trained = train(toy(), "fire", TEXT, progress)
     for (name, before), after in zip(start.named_parameters(), trained.model.parameters(), strict=True):
         assert not torch.equal(before, after), name
-    assert [(work, doing) for work, doing, _ in progress.told] == [(1, f"step {k}/3") for k in (1, 2, 3)]
-    assert all(math.isfinite(loss) for _, _, loss in progress.told)
+    assert [(work, doing) for work, doing, _ in progress.steps] == [(1, f"step {k}/3") for k in (1, 2, 3)]
+    assert all(math.isfinite(loss) for _, _, loss in progress.steps)
 
 
 def test_peak_memory_counts_weights_moments_and_gradients(toy):
@@ -104,7 +104,7 @@ def test_deterministic_leaves_settings_as_they_were():
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
-def test_threads_are_given_back():
+def test_the_number_of_threads_is_restored():
     torch.set_num_threads(2)
     with cpu_threads(1):
         assert torch.get_num_threads() == 1

@@ -1,4 +1,4 @@
-"""The published definitions once more, one pair of positions at a time, sharing no code with the package.
+"""The published definitions a second time, for one pair of positions at a time, sharing no code with falloff.
 
 `bias(scheme, i, j)` is a list of H scalars (float64 tensors that carry gradients) for query position i and key position j.
 """
@@ -19,7 +19,7 @@ def t5(scheme, i, j):
     if n < exact:
         bucket = n
     else:
-        # Some slack stands in for exact arithmetic; test_facts.py checks the boundaries in integers.
+        # 1e-12 allows for the rounding of logarithms; test_facts.py checks the boundaries in integers.
         share = math.log(n / exact) / math.log(scheme.max_distance / exact) * (buckets - exact)
         bucket = min(buckets - 1, exact + math.floor(share + 1e-12))
     return list(scheme.weight[shift + bucket])

@@ -73,15 +73,15 @@ def test_a_file_is_all_that_a_scheme_needs(tmp_path):
     (tmp_path / "text.txt").write_text("a text of some words that come again and again. " * 400)
     env = {
         name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
-    }  # for that auto would take Triton
+    }  # with it, "auto" would choose Triton
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, cwd=tmp_path, env=env | {"COLUMNS": "80"}
     )
     assert "[1/1] inverse: perplexity" in done.stderr, done.stderr
-    said = " ".join(done.stdout.split())
-    assert said.startswith("True Inverse inverse (scale=3): bias of head 0 of 8")
-    assert said.count("status 0") == 5
-    assert "For inverse (default 1.0)" in said
-    assert "s_h / (1 + |n| / scale)" in said
+    printed = " ".join(done.stdout.split())
+    assert printed.startswith("True Inverse inverse (scale=3): bias of head 0 of 8")
+    assert printed.count("status 0") == 5
+    assert "For inverse (default 1.0)" in printed
+    assert "s_h / (1 + |n| / scale)" in printed
     assert "inverse" in (tmp_path / "run" / "report.html").read_text()
     assert "inverse (scale=8)" in (tmp_path / "run" / "config.json").read_text()

@@ -1,4 +1,4 @@
-"""What the papers and DESIGN say of the schemes, as checks."""
+"""Facts of single schemes: what the papers state, settings, initial values, checkpoints."""
 
 import copy
 import pickle
@@ -183,7 +183,7 @@ def test_t5_costs_what_the_call_needs_and_not_what_max_distance_is(bidirectional
 
 
 def ties():
-    """FIREs whose knots lie where offsets do, by how they come to lie there."""
+    """FIREs with knots exactly at the x of some offset, by the reason."""
     fires = {
         name: FIRE(2, width=8, init_c=0.3, init_L=4.0) for name in ("biases 0", "w1 0", "both 0", "equal", "at a row's x")
     }
@@ -228,12 +228,12 @@ class Own(Scheme):
 
 
 def test_heads_kind_and_settings_are_facts_of_the_instance():
-    own = Own(3, rate=2, table=torch.ones(9))
-    assert settings_of(own) == {"rate": 2, "label": None}  # kept or not; what cannot be written down is left out
-    assert settings_of(copy.deepcopy(own)) == settings_of(own)
-    assert settings_of(pickle.loads(pickle.dumps(own))) == settings_of(own)
-    assert (own.num_heads, own.kind, own.name, Own.name) == (3, "learned", "Own", "Own")
-    assert own.requires_grad_(False).kind == "heuristic"
+    scheme = Own(3, rate=2, table=torch.ones(9))
+    assert settings_of(scheme) == {"rate": 2, "label": None}  # stored as an attribute or not; a tensor is no setting
+    assert settings_of(copy.deepcopy(scheme)) == settings_of(scheme)
+    assert settings_of(pickle.loads(pickle.dumps(scheme))) == settings_of(scheme)
+    assert (scheme.num_heads, scheme.kind, scheme.name, Own.name) == (3, "learned", "Own", "Own")
+    assert scheme.requires_grad_(False).kind == "heuristic"
     assert [ALiBi(2, learned).kind for learned in (False, True)] == ["heuristic", "learned"]
     assert settings_of(T5Bias.from_book(2, n_b=3, dist_max=5)) == {
         "num_buckets": 4, "max_distance": 5, "bidirectional": False, "std": 0.02

@@ -61,7 +61,7 @@ def test_a_long_distance_takes_no_memory():
     assert offsets_of(T5Bias(1, num_buckets=4, max_distance=3_000_000))[-1] == "offsets 2450 and beyond"
 
 
-def test_own_scheme_without_a_reach_ends_nowhere_open():
+def test_a_bucket_of_a_scheme_without_reach_has_no_open_range():
     class EvenOdd(Scheme):
         def bucket(self, offsets):
             return offsets % 2

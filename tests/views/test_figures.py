@@ -38,7 +38,7 @@ def test_tokens_are_written_as_they_are(tmp_path):
     assert save_figure(figure, tmp_path / "tokens.png") == []
 
 
-def test_characters_that_the_font_lacks_are_told(tmp_path):
+def test_characters_that_the_font_lacks_are_reported(tmp_path):
     notes = save_figure(grid_figure(bias_grid(TEXTBOOK, 2), ["日", "u"]), tmp_path / "tokens.png")
     assert len(notes) == 1
     assert "Glyph" in notes[0]
@@ -52,8 +52,8 @@ def test_labels_stay_inside_their_cells_or_are_left_out(length):
     cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
     assert all(text.get_window_extent().width <= cell for text in axes.texts)
     assert bool(axes.texts) == (length <= 25)
-    places = [label.get_window_extent() for label in axes.get_xticklabels()]
-    assert all(left.x1 <= right.x0 for left, right in pairwise(places))
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
 
 
 def test_a_scale_for_values():

@@ -57,9 +57,9 @@ def test_a_grid_never_wraps(scheme, width):
     for length in (1, 2, most // 2, most - 1, most):
         view = grid_view(bias_grid(scheme, length, future=True), None, width)
         lines = text_of(view, width).splitlines()
-        start = next(place for place, line in enumerate(lines) if "\\ k" in line)
+        start = next(index for index, line in enumerate(lines) if "\\ k" in line)
         rows = lines[start + 1 : start + 1 + length]
-        assert [row.split()[0] for row in rows] == [str(place) for place in range(length)]
+        assert [row.split()[0] for row in rows] == [str(position) for position in range(length)]
         assert all(len(row.split()) == length + 1 for row in rows)
         assert all(len(line) <= width for line in lines)
     with pytest.raises(ValueError, match="expected at most"):
@@ -96,7 +96,7 @@ def test_every_scheme_is_explained_within_its_width(name):
     for width in (60, 80, 120):
         view = text_of(explanation_view(scheme, properties, "random, seed 0"), width)
         assert all(len(line) <= width for line in view.splitlines())
-        said = " ".join(view.split())
-        assert scheme.reading.split()[0] in said
-        assert scheme.paper.split(",")[0] in said
-        assert ("depends on what the tokens say" if properties is None else "Toeplitz") in said
+        text = " ".join(view.split())
+        assert scheme.reading.split()[0] in text
+        assert scheme.paper.split(",")[0] in text
+        assert ("depends on what the tokens say" if properties is None else "Toeplitz") in text
