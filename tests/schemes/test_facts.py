@@ -1,7 +1,9 @@
 """Facts of single schemes: what the papers state, settings, initial values, checkpoints."""
 
 import copy
+import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -46,8 +48,6 @@ def test_the_books_grid():
 @pytest.mark.parametrize("n_b", range(3, 64, 2))
 def test_the_books_formula_agrees_for_odd_n_b(n_b):
     """The book halves n_b + 1 buckets and counts the far ones in logarithms, up to n_b."""
-    import math
-
     dist_max = 3 * n_b
     half = (n_b + 1) / 2
     bias = T5Bias.from_book(1, n_b, dist_max)
@@ -58,6 +58,25 @@ def test_the_books_formula_agrees_for_odd_n_b(n_b):
             share = math.log(n / half) / math.log(dist_max / half) * half
             expected = min(n_b, math.floor(half + share + 1e-12))
         assert bias.bucket(torch.tensor(n)) == expected
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cls", [T5Bias, PerOffsetBias])
+def test_the_formula_is_that_of_the_buckets(cls, bidirectional):
+    """`explain` shows it. Evaluated as Python, it gives the row of `weight`."""
+    scheme = cls(1, bidirectional=bidirectional)
+    names = {
+        "ln": math.log,
+        "floor": math.floor,
+        "clamp": lambda x, low, high: min(max(x, low), high),
+        **settings_of(scheme),
+    }
+    row, *definitions = re.sub(r"\|n\|", "abs(n)", scheme.formula).removeprefix("weight[").split("; ")
+    for definition in definitions:
+        name, expression = definition.split(" = ")
+        exec(f"def {name}: return {expression}" if "(" in name else definition, names)
+    for n in range(-300, 300):
+        assert eval(row.removesuffix(", h]"), names, {"n": n}) == scheme.bucket(torch.tensor(n))
 
 
 def test_bucket_thresholds_are_exact():

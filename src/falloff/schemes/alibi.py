@@ -61,7 +61,7 @@ class ALiBi(CachedScheme):
 
     name = "alibi"
     depends_on = ("log_slopes",)
-    formula = "-m_h * |n|, m_h = 2^(-8h/H)"
+    formula = "-m_h * |n|, m_h = 2^(-8h/H) if H is a power of two"
     paper = "Press et al. 2022, Train Short, Test Long"
     reading = (
         "A penalty proportional to distance: each step away costs the head's slope, so steep heads see only their "
@@ -76,7 +76,7 @@ class ALiBi(CachedScheme):
         self.num_heads = num_heads
         self.learned = learned
         if learned:
-            self.formula = "-m_h * |n|, m_h learned from 2^(-8h/H) on"
+            self.formula = "-m_h * |n|, m_h learned, from ALiBi's on"
             self.reading = self.reading.replace("Nothing is learned.", "The slopes are learned, from ALiBi's on.")
             self.log_slopes = nn.Parameter(alibi_slopes(num_heads).log().float())
 

@@ -72,6 +72,7 @@ class KerpleLog(_Kerple):
     def _bias(self, constants: tuple[Tensor, ...]) -> Tensor:
         distance, minimum, maximum, zero = constants
         p, a = self._clamped(minimum, maximum)
+        # The product and its sign in one launch, here and below.
         return torch.addcmul(zero, p, torch.log1p(a * distance), value=-1)
 
 

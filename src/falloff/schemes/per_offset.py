@@ -12,7 +12,7 @@ from falloff.shapes import Int
 
 
 class PerOffsetBias(CachedScheme):
-    """A learned bias for every offset: weight[min(n, max_distance), h].
+    """A learned bias for every offset: weight[clamp(n, 0, max_distance), h].
 
     n is the offset. Keys in the future (n < 0) share the value of offset 0. With `bidirectional`, every offset from
     -max_distance to max_distance has a value of its own: weight[clamp(n, -max_distance, max_distance) + max_distance, h].
@@ -36,7 +36,7 @@ class PerOffsetBias(CachedScheme):
 
     name = "per-offset"
     depends_on = ("weight",)
-    formula = "weight[min(n, max_distance), h]"
+    formula = "weight[clamp(n, 0, max_distance), h]"
     paper = "Shaw et al. 2018 (clipped distances); Liu et al. 2021, Swin (as a bias)"
     reading = "Learns one value for every distance up to max_distance, and one for all beyond."
 
@@ -52,6 +52,11 @@ class PerOffsetBias(CachedScheme):
         self.bidirectional = bidirectional
         self.reach = max_distance
         self.future_reach = max_distance if bidirectional else 0
+        if bidirectional:
+            self.formula = "weight[clamp(n, -max_distance, max_distance) + max_distance, h]"
+            self.reading = (
+                "Learns one value for every offset up to max_distance in either direction, and one for all beyond it."
+            )
         self.weight = nn.Parameter(torch.randn(self.future_reach + max_distance + 1, num_heads) * std)
 
     @classmethod

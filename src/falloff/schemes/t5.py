@@ -10,6 +10,8 @@ from falloff.schemes.base import check_std
 from falloff.schemes.cached import CachedScheme
 from falloff.shapes import Int
 
+_BUCKET = "bucket(d) = d if d < e else min(b - 1, e + floor(ln(d / e) / ln(max_distance / e) * (b - e)))"
+
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> tuple[int, ...]:
     """The smallest distance of each bucket of one direction, computed in integers.
@@ -115,7 +117,7 @@ class T5Bias(CachedScheme):
     name = "t5"
     largest_settings: ClassVar[dict[str, int]] = {"num_buckets": 1024}
     depends_on = ("weight",)
-    formula = "weight[bucket(n), h]; bucket(n) = n if n < e, else e + floor(ln(n/e) / ln(max_distance/e) * (buckets - e))"
+    formula = f"weight[bucket(max(n, 0)), h]; {_BUCKET}; b = num_buckets; e = b // 2"
     paper = "Raffel et al. 2020, T5"
     reading = "Learns one value for each range of distances: exact near the query, ever wider ranges further away."
 
@@ -136,6 +138,8 @@ class T5Bias(CachedScheme):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
+        if bidirectional:
+            self.formula = f"weight[bucket(|n|) + (b if n < 0 else 0), h]; {_BUCKET}; b = num_buckets // 2; e = b // 2"
         self.weight = nn.Parameter(torch.randn(num_buckets, num_heads) * std)
         self._starts = _bucket_starts(per_direction, max_distance)
         self.reach = self._starts[-1]
