@@ -34,17 +34,17 @@ if _checked:
 
 _many_locals = " = ".join(f"x{i}" for i in range(20000))
 _frame: dict = {}
-exec(f"def behind(call, **arguments):\n if not call: {_many_locals} = 0\n return call(**arguments)", _frame)
+exec(f"def call_from_large_frame(call, **arguments):\n if not call: {_many_locals} = 0\n return call(**arguments)", _frame)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run each test behind a frame of 20000 locals.
+    """Call each test from a frame with 20000 locals.
 
     Python stores frames in chunks of 16 KB. If a loop calls a function just at the end of a chunk, each call allocates and
     frees the next chunk, which may take half of the time. A large frame gets a chunk with room for all frames after it.
     """
-    pyfuncitem.obj = partial(_frame["behind"], pyfuncitem.obj)
+    pyfuncitem.obj = partial(_frame["call_from_large_frame"], pyfuncitem.obj)
 
 
 @pytest.fixture

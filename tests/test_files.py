@@ -24,7 +24,7 @@ def test_written_with_the_permissions_of_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o640])
-def test_a_file_that_is_written_anew_keeps_its_permissions(tmp_path, mode):
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
     path = tmp_path / "file"
     path.write_bytes(b"before")
     path.chmod(mode)

@@ -369,7 +369,7 @@ def test_a_scheme_of_ones_own_is_shown_with_its_settings(falloff, read, name):
 
 @pytest.mark.usefixtures("own")
 def test_a_scheme_of_ones_own_works_wherever_a_name_does(falloff, read, check, tmp_path):
-    assert read("show", "own.py:Two", "--length", 2)["num_heads"] == 2  # it asks nobody how many
+    assert read("show", "own.py:Two", "--length", 2)["num_heads"] == 2  # its constructor has no argument for it
     assert read("explain", "own:Two")["num_heads"] == 2
     assert falloff("show", "own.py:Two", "--image", "own.png").exit_code == 0
     assert (tmp_path / "own.png").stat().st_size > 4000
@@ -383,7 +383,7 @@ def test_a_scheme_of_ones_own_works_wherever_a_name_does(falloff, read, check, t
 
 
 @pytest.mark.usefixtures("own")
-def test_the_file_of_a_scheme_is_read_anew_when_it_has_changed(read, tmp_path):
+def test_the_file_of_a_scheme_is_read_again_after_a_change(read, tmp_path):
     assert read("show", "own.py:Two", "--length", 2)["cells"][1][0] == 0.5
     (tmp_path / "own.py").write_text(OWN.replace("(1 / (1 +", "(3 / (2 +"))
     assert read("show", "own.py:Two", "--length", 2)["cells"][1][0] == 1.0

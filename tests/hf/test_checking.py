@@ -1,4 +1,4 @@
-"""The parity of every family, by the command that users have: in a process of its own, without the tests' shape checks."""
+"""The parity of every family, by `falloff hf check`: in another process, without the shape checks of the tests."""
 
 import json
 import subprocess
@@ -26,13 +26,13 @@ def test_every_family_is_green():
     assert [family["family"] for family in found["families"]] == list(checking.MODELS)
     for family in found["families"]:
         assert family["green"], family
-        assert 0 < family["logits"] <= found["budgets"]["logits"]  # 0 would be a model compared with itself
+        assert 0 < family["logits"] <= found["budgets"]["logits"]  # 0 would mean a model compared with itself
         assert family["loss"] <= found["budgets"]["logits"]
 
 
 @pytest.mark.parametrize("family", ["t5", "bloom"])
 def test_labels_are_those_of_trainer(family):
-    """A label for each token and none at padding, but for a first token that a row predicts which sees nothing."""
+    """Each token has a label, but not padding, nor a first token that a row predicts which sees no token."""
     model = checking.MODELS[family]()
     batches = dict(zip(checking.SIDES, checking._batches(model), strict=True))
     for side, batch in batches.items():

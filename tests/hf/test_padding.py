@@ -1,4 +1,4 @@
-"""Padding anywhere: which positions BLOOM counts, and what rows give that see nothing."""
+"""Padding anywhere: which positions BLOOM counts, and the results of rows that see no token."""
 
 import copy
 
@@ -28,7 +28,7 @@ def texts(kind):
     """Token ids and a mask (3, 40): the padding of each text is different."""
     ids, mask = torch.randint(2, 80, (3, 40)), torch.ones(3, 40, dtype=torch.long)
     for row, padding in enumerate((0, 4, 9)):
-        if kind == "behind a prefix":
+        if kind == "after a prefix":
             mask[row, PREFIX : PREFIX + padding] = 0
         else:
             mask[row, :padding] = 0
@@ -37,7 +37,7 @@ def texts(kind):
     return ids, mask
 
 
-@pytest.mark.parametrize("kind", ["behind a prefix", "between turns"])
+@pytest.mark.parametrize("kind", ["after a prefix", "between turns"])
 @pytest.mark.parametrize("family", ["bloom", "mpt", "falcon"])
 def test_padding_between_tokens(family, kind):
     """BLOOM counts positions without padding; MPT and Falcon take other ones. Rows at padding predict the next token too."""
@@ -50,23 +50,23 @@ def test_padding_between_tokens(family, kind):
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
-@pytest.mark.parametrize("kind", ["behind a prefix", "between turns"])
-def test_generation_behind_padding_between_tokens(kind, cache):
+@pytest.mark.parametrize("kind", ["after a prefix", "between turns"])
+def test_generation_after_padding_between_tokens(kind, cache):
     plain, fused = models("bloom")
     ids, mask = texts(kind)
     settings = {"max_new_tokens": 30, "min_new_tokens": 30, "do_sample": False, "use_cache": True}
     expected = plain.generate(ids, attention_mask=mask, **settings)
     more = {} if cache is None else {"cache_implementation": cache, "disable_compile": True}
     assert torch.equal(fused.generate(ids, attention_mask=mask, **settings, **more), expected)
-    embedded = plain.get_input_embeddings()(ids)  # as prompt tuning does it
+    embedded = plain.get_input_embeddings()(ids)  # as in prompt tuning
     want, got = (model.generate(inputs_embeds=embedded, attention_mask=mask, **settings) for model in (plain, fused))
     assert torch.equal(got, want)
 
 
 def test_a_prefix_in_the_cache():
-    """As prefix tuning does it: keys of no token, a mask that is longer than the text, and steps behind."""
+    """As in prefix tuning: keys that belong to no token, a mask longer than the text, and steps after that."""
     plain, fused = models("bloom")
-    ids, mask = texts("behind a prefix")
+    ids, mask = texts("after a prefix")
     found = []
     for model in (plain, fused):
         torch.manual_seed(1)
@@ -97,10 +97,10 @@ def test_a_bias_by_key_is_exact_in_every_dtype(heads, dtype):
 
 
 @pytest.mark.parametrize("family", ["bloom", "mpt", "falcon", "inkling"])
-def test_only_a_first_token_behind_padding_is_predicted_otherwise(family):
-    """The row before it sees nothing: zero here; in Transformers the mean of all values, those of the future too."""
+def test_only_the_prediction_of_a_first_token_after_padding_differs(family):
+    """The row before it sees no token: zero here, in Transformers the mean of all values, even those of the future."""
     plain, fused = models(family)
-    ids, mask = texts("behind a prefix")
+    ids, mask = texts("after a prefix")
     mask[:] = 1
     mask[1, :4], mask[2, :9] = 0, 0
     other = ids.clone()
@@ -118,7 +118,7 @@ def test_only_a_first_token_behind_padding_is_predicted_otherwise(family):
 
 @pytest.mark.parametrize("family", ["t5", "umt5"])
 def test_a_text_that_is_all_padding(family):
-    """Its rows see nothing, in the encoder and from the decoder; those of the other texts are what they were."""
+    """Its rows see no token, in the encoder and from the decoder; the rows of the other texts do not change."""
     plain, fused = models(family)
     ids, mask = texts("between turns")
     mask[1] = 0

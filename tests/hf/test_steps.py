@@ -1,4 +1,4 @@
-"""One-token steps behind a cache beside the whole text at once: the same attention, whatever the dtype."""
+"""One-token steps with a cache give the attention of the whole text at once, in every dtype."""
 
 import copy
 
@@ -23,17 +23,17 @@ def model_of(family):
 
 
 def last_logits(model, ids, mask, *, steps):
-    """Of the last STEPS tokens."""
-    decoder, behind = model.config.is_encoder_decoder, {}
+    """The logits of the last STEPS tokens: one step for each, or all at once."""
+    decoder, encoded = model.config.is_encoder_decoder, {}
     tokens = "decoder_input_ids" if decoder else "input_ids"
     if decoder:
-        behind["encoder_outputs"] = model.get_encoder()(input_ids=ids[:, :30])
+        encoded["encoder_outputs"] = model.get_encoder()(input_ids=ids[:, :30])
     masked = "decoder_attention_mask" if decoder else "attention_mask"
 
     def run(start, stop, **more):
         if mask is not None:
             more[masked] = mask[:, :stop]
-        return model(**behind, **{tokens: ids[:, start:stop]}, **more)
+        return model(**encoded, **{tokens: ids[:, start:stop]}, **more)
 
     length = ids.shape[1]
     if not steps:
@@ -46,7 +46,7 @@ def last_logits(model, ids, mask, *, steps):
 @pytest.mark.parametrize("padding", ["none", "between tokens"])
 @pytest.mark.parametrize("family", checking.MODELS)
 def test_steps_equal_the_whole(family, padding, dtype):
-    """Held against Transformers in float64; a step that rounds its bias, as eager does, has an error of its own."""
+    """Both are compared with Transformers in float64: a step that rounds its bias, as eager does, has a larger error."""
     torch.manual_seed(0)
     model, length = model_of(family)
     with torch.no_grad():

@@ -29,8 +29,8 @@ def test_one_graph(family, side):
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("family", ["t5", "mt5", "umt5", "pop2piano", "bloom", "mpt", "falcon", "falcon-mqa", "inkling"])
-def test_no_length_compiles_anew(family, padded):
-    """The second length makes lengths symbols; no check, mask or form may fix one again."""
+def test_no_length_is_compiled_again(family, padded):
+    """torch.compile makes lengths symbolic at the second length; no check, mask or form may make one a constant again."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = checking.MODELS[family]().eval()
@@ -55,7 +55,7 @@ def test_no_length_compiles_anew(family, padded):
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
-def test_no_step_compiles_anew():
+def test_no_step_is_compiled_again():
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = checking.MODELS["bloom"]().eval()
@@ -76,8 +76,8 @@ def test_no_step_compiles_anew():
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
-def test_compiled_bloom_says_what_it_does_not_take():
-    """Only the device knows whether padding lies between tokens, and the graph has ALiBi by offset alone."""
+def test_compiled_bloom_refuses_padding_between_tokens():
+    """The compiled graph has ALiBi by offset alone, which is wrong behind such padding; only the mask's values show it."""
     torch._dynamo.reset()
     model = checking.MODELS["bloom"]().eval()
     hf.fuse(model)

@@ -41,7 +41,8 @@ def text_path(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def results():
-    """Lines of results.jsonl, cut to what the report reads. Windows differ alike for all schemes: each order is sure."""
+    """Lines of results.jsonl, with the keys that the report reads. All schemes have the same differences between windows, so
+    that the order of schemes is certain."""
 
     def losses(perplexity):
         return [math.log(perplexity) + 0.1 * window for window in (-1, 0, 1)]

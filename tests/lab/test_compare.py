@@ -129,7 +129,7 @@ def test_an_error_loses_only_the_scheme_under_way(toy, text_path, tmp_path, whol
     assert _numbers(resumed.results) == _numbers([line for line in whole.results if line["scheme"] in settings.schemes])
 
 
-def test_resume_adds_schemes_and_mends_lost_checkpoints(toy, text_path, tmp_path, whole):
+def test_resume_adds_schemes_and_replaces_lost_checkpoints(toy, text_path, tmp_path, whole):
     settings = toy(text=(str(text_path),), schemes=("none", "sandwich"))
     out = tmp_path / "run"
     compare_schemes(settings, out, resume=True)  # nothing there yet: a new run

@@ -81,7 +81,7 @@ def test_a_pipe_gets_a_line_every_so_often(monkeypatch):
     ]
 
 
-def test_notes_are_said_whatever_the_progress_is(capfd, monkeypatch):
+def test_every_progress_prints_notes(capfd, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     Progress().note("[bold] is a name")
     assert capfd.readouterr() == ("", "Note: [bold] is a name\n")

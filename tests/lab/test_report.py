@@ -80,7 +80,7 @@ def test_level_schemes_are_not_crowned(results):
 
 
 def test_a_narrow_screen_shows_every_column_with_its_label(content):
-    """At 390 pixels 13 columns have no room: each cell stands in a block of its scheme, below it what it is."""
+    """At 390 pixels, 13 columns do not fit: the cells of a scheme form a block, each with its label below."""
     table = content[content.index("<table>") : content.index("</table>")]
     labels = re.findall(r"<td([^>]*)>", table)
     assert len(labels) == 4 * (2 * 2 + 4)

@@ -110,7 +110,7 @@ def test_power_with_exponent_one_is_alibi():
     alibi, power = ALiBi(4), KerplePower(4)
     power.bias_p.data.fill_(1.0)
     power.bias_a.data = alibi_slopes(4).float().view(4, 1, 1)
-    # The fourth slope, 2^-8, lies below the least that KERPLE allows.
+    # The fourth slope, 2^-8, is below the minimum of KERPLE.
     torch.testing.assert_close(power.dense(9, 9)[:3], alibi.dense(9, 9)[:3])
 
 
