@@ -176,7 +176,7 @@ class Scheme(nn.Module):
                 it; or one number for all rows, below 0 if the text starts before the first key. Toeplitz schemes ignore it.
             device: where the form is made; by default the device of the parameters, or the CPU if there are none.
             dtype: of the tensors of the form. By default float64 if a parameter has it (without parameters: if it is
-                torch's default), else float32. Parameters of lower precision are converted to float32 first.
+                torch's default), else float32. falloff's schemes compute in at least float32 in any case.
 
         Returns:
             A `Strip`, or for schemes that are not Toeplitz a `Band` or `Warp`.
