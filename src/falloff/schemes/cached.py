@@ -15,9 +15,10 @@ from falloff.schemes.base import Scheme, full_precision, strip_range
 from falloff.shapes import Float, Int
 
 _MOST_ENTRIES = 8
-_MOST_NUMBERS = 2**22  # 16 MB of float32 for each scheme: a strip of 32 heads at 128k keys
+_MOST_NUMBERS = 2**22  # 16 MB of float32 for each cache: a strip of 32 heads at 128k keys
 _FEW_QUERIES = 16  # generation: one token, or a few drafted ones, at a time
 _OFFSET_STEP = 128  # the length of a strip for few queries is rounded up to this: it serves as many tokens
+_CACHES = ("_constant_cache", "_form_cache")
 _METHODS = frozenset(("at", "form", "bucket", "threshold"))  # one set on the instance changes its bias
 
 
@@ -25,18 +26,18 @@ class CachedScheme(Scheme):
     """A scheme that caches what does not change. A subclass splits `at` in two: `_constants`, then `_bias` from them.
 
     Constants depend on offsets, settings and dtype alone. A form depends on the tensors of `_dependencies` too. On the CPU
-    it is cached with copies of them, and returned again while they equal their copies. Version counters are not enough:
+    forms are cached with copies of them, and returned again while they equal their copies. Version counters are not enough:
     `parameter.data.copy_(average)`, a view or another process can write to a parameter without moving its counter. On a
     GPU the comparison would wait for the device, so only a form without dependencies is cached there; others are computed
     from cached constants, in a few launches.
 
-    The cache is no buffer: if a model were loaded by way of the device meta, a buffer would be left uninitialized. Copies
-    and pickles do not contain the cache, and setting any attribute clears it.
+    The caches are no buffers: if a model were loaded by way of the device meta, a buffer would be left uninitialized. Copies
+    and pickles do not contain them, and setting any attribute clears them.
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ()
     """The names of the parameters that the bias depends on (in FIRE, of a buffer and a network too). Only the class that
-    defines this itself uses the cache: a subclass may override any method, so its bias is computed at each call, unless it
+    defines this itself uses the caches: a subclass may override any method, so its bias is computed at each call, unless it
     defines `depends_on` again."""
 
     def at(self, offsets: Int[Tensor, " L"]) -> Float[Tensor, "H L"]:
@@ -70,25 +71,40 @@ class CachedScheme(Scheme):
         if not dense and self._may_cache() and (location := location_of(self._device(device))) is not None:
             tensors, sizes = self._dependencies(), (num_queries, num_keys, query_start)
             if _can_compare(tensors, location):
-                form = self._cached_form(sizes, text_start, location, dtype or self._dtype(), tensors)  # type: ignore[arg-type]
+                forms, dtype = self._forms(tensors), dtype or self._dtype()  # type: ignore[arg-type]
+                # The layers of a model often share a scheme, and ask it for the same sizes one after another.
+                call = (*sizes, *map(type, sizes), location, dtype) if text_start is None else None
+                form = forms.of_last_call(call)
+                if form is None:
+                    form = forms.last_call(call, self._cached_form(forms, sizes, text_start, location, dtype))
                 if form is not None:
                     return form
         return super().forward(
             num_queries, num_keys, query_start, text_start=text_start, device=device, dtype=dtype, dense=dense
         )
 
+    def _forms(self, dependencies: Sequence[Tensor]) -> "Cache":
+        """The cache of forms that were computed from tensors equal to `dependencies`; an empty one if there is none."""
+        forms: Cache | None = self.__dict__.get("_form_cache")
+        if forms is None or not forms.computed_from(dependencies):
+            # The copies come first: if another thread writes to a parameter after that, the copy differs from it, and what
+            # was computed meanwhile is not returned again.
+            with torch.inference_mode(False), torch.no_grad():
+                forms = self.__dict__["_form_cache"] = Cache([tensor.clone() for tensor in dependencies])
+        return forms
+
     def _cached_form(
         self,
+        forms: "Cache",
         sizes: tuple[int, int, int | None],
         text_start: Tensor | int | None,
         location: "Location",
         dtype: torch.dtype,
-        dependencies: Sequence[Tensor],
     ) -> Form | None:
         """The form of a call, from the cache or into it; None if a form of this call is not cached."""
         lowest, highest = cached_range(*sizes, self.reach, self.future_reach)
         key = ("strip", location, dtype, lowest, highest)
-        return self._from_cache(key, lambda: self._strip(lowest, highest, location.device, dtype), dependencies)
+        return forms.get(key, lambda: self._strip(lowest, highest, location.device, dtype))
 
     def _strip(self, lowest: int, highest: int, device: torch.device | str | None, dtype: torch.dtype | None) -> Strip:
         if not self._may_cache():
@@ -107,7 +123,11 @@ class CachedScheme(Scheme):
         location = location_of(device) if self._may_cache() else None
         if location is None:
             return compute()
-        return self._from_cache(("constants", location, self._dtype(), lowest, highest), compute)
+        # Taken before `compute` reads settings: if another thread sets one meanwhile, this cache and the result are dropped.
+        constants = self.__dict__.get("_constant_cache")
+        if constants is None:
+            constants = self.__dict__["_constant_cache"] = Cache()
+        return constants.get((location, self._dtype(), lowest, highest), compute)
 
     def _may_cache(self) -> bool:
         """Whether tensors have values and no tangents, which a cached form would lose, and no method is overridden."""
@@ -115,61 +135,77 @@ class CachedScheme(Scheme):
             return False
         return "depends_on" in vars(type(self)) and _METHODS.isdisjoint(self.__dict__)
 
-    def _from_cache(self, key: Hashable, compute: Callable[[], Any], dependencies: Sequence[Tensor] = ()) -> Any:
-        """The cached result under this key, if it was computed from tensors equal to `dependencies`; else a new one."""
-        # Taken before `compute` reads settings: if another thread sets one meanwhile, this cache and the result are dropped.
-        cache = self.__dict__.get("_cache")
-        if cache is None:
-            cache = self.__dict__["_cache"] = Cache()
-        entry = cache.entries.get(key)
-        if entry is not None and entry.is_valid(dependencies):
-            return entry.result
-        # Not in inference mode: a later backward may need the result. The copies come first: if another thread writes to a
-        # parameter after that, the copy differs from it, and the result is not returned again.
-        with torch.inference_mode(False), torch.no_grad():
-            copies = [tensor.clone() for tensor in dependencies]
-            result = compute()
-        tensors = result.tensors if isinstance(result, Form) else result if isinstance(result, tuple) else (result,)
-        cache.add(key, Entry(result, [(tensor, tensor._version) for tensor in tensors], copies))
-        return result
-
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        self.__dict__.pop("_cache", None)
+        for cache in _CACHES:
+            self.__dict__.pop(cache, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
+        return {name: value for name, value in self.__dict__.items() if name not in _CACHES}
 
 
 class Entry(NamedTuple):
-    """A cached result, its tensors with their versions, and copies of the tensors that it was computed from."""
+    """A cached result, and its tensors with their versions."""
 
     result: Any
     tensors: list[tuple[Tensor, int]]
-    copies: list[Tensor]
 
-    def is_valid(self, dependencies: Sequence[Tensor]) -> bool:
-        """Whether these tensors would give the same result, and no caller has written to the one returned before."""
-        for tensor, version in self.tensors:
+    @classmethod
+    def of(cls, result: Any) -> "Entry":
+        parts = result.tensors if isinstance(result, Form) else result if isinstance(result, tuple) else (result,)
+        return cls(result, [(part, part._version) for part in parts if isinstance(part, Tensor)])
+
+    def is_unchanged(self) -> bool:
+        """Whether no caller has written to the result that was returned before."""
+        for tensor, version in self.tensors:  # noqa: SIM110  `all` takes longer
             if tensor._version != version or tensor.requires_grad:
-                return False
-        for copy, tensor in zip(self.copies, dependencies):  # noqa: B905  `strict` costs as much as the loop
-            if copy.dtype != tensor.dtype or not torch.equal(copy, tensor):
                 return False
         return True
 
     @property
     def size(self) -> int:
-        return sum(tensor.numel() for tensor, _ in self.tensors) + sum(copy.numel() for copy in self.copies)
+        return sum(tensor.numel() for tensor, _ in self.tensors)
 
 
 class Cache:
-    """A few entries, the newest first. `add` replaces the whole dict, so that another thread never sees half a change."""
+    """A few results, the newest first, and copies of the tensors that they were computed from."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: Sequence[Tensor] = ()) -> None:
+        self.copies = copies
         self.entries: dict[Hashable, Entry] = {}
+        self._last: tuple[Hashable, Entry] = (None, Entry(None, []))
 
-    def add(self, key: Hashable, new: Entry) -> None:
+    def computed_from(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these tensors would give the same results."""
+        for copy, tensor in zip(self.copies, tensors):  # noqa: B905  `strict` costs as much as the loop
+            if copy.dtype != tensor.dtype or not torch.equal(copy, tensor):
+                return False
+        return True
+
+    def of_last_call(self, call: Hashable) -> Form | None:
+        """The form that `last_call` got with an equal `call`, which is not None."""
+        last, entry = self._last
+        return entry.result if call is not None and call == last and entry.is_unchanged() else None
+
+    def last_call(self, call: Hashable, form: Form | None) -> Form | None:
+        """Remember the form of a call, beside the entries. Returns it."""
+        new = Entry.of(form)
+        if new.size <= _MOST_NUMBERS:
+            self._last = (call, new)
+        return form
+
+    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """The result under this key: a cached one, or else a new one."""
+        entry = self.entries.get(key)
+        if entry is not None and entry.is_unchanged():
+            return entry.result
+        with torch.inference_mode(False), torch.no_grad():  # a later backward may need it
+            result = compute()
+        self._add(key, Entry.of(result))
+        return result
+
+    def _add(self, key: Hashable, new: Entry) -> None:
+        """Add an entry. Replaces the whole dict, so that another thread never sees half a change."""
         numbers = new.size
         if numbers > _MOST_NUMBERS:
             return

@@ -11,7 +11,7 @@ from falloff.eager import is_eager
 from falloff.forms import Form, Warp
 from falloff.offsets import check_count, first_query_position, is_position, offset_matrix, offset_range
 from falloff.schemes.base import full_precision
-from falloff.schemes.cached import CachedScheme, Location, cached_range
+from falloff.schemes.cached import Cache, CachedScheme, Location, cached_range
 from falloff.shapes import Float, Int
 
 _EPSILON = 1e-6
@@ -140,22 +140,22 @@ class FIRE(CachedScheme):
 
     def _cached_form(
         self,
+        forms: Cache,
         sizes: tuple[int, int, int | None],
         text_start: Tensor | int | None,
         location: Location,
         dtype: torch.dtype,
-        dependencies: Sequence[Tensor],
     ) -> Form | None:
-        first, end = first_query_position(*sizes), first_query_position(*sizes) + sizes[0]
+        first = first_query_position(*sizes)
         if text_start is not None or first < 0:
             return None
-        if _ends_by(self._threshold().item(), end - 1, None):
-            return super()._cached_form(sizes, None, location, dtype, dependencies)
+        if _ends_by(forms.get("threshold", lambda: self._threshold().item()), first + sizes[0] - 1, None):
+            return super()._cached_form(forms, sizes, None, location, dtype)
         lowest, highest = cached_range(*sizes, None, None)
         length = max(highest, -lowest) + 1  # of the square case, which has the multipliers of all positions
         key = ("warp", location, dtype, length)
-        warp = self._from_cache(key, lambda: self.form(length, length, device=location.device, dtype=dtype), dependencies)
-        return Warp(warp.g, warp.a[first:end], warp.knots, warp.slope, warp.intercept, rising=True)
+        warp: Warp = forms.get(key, lambda: self.form(length, length, device=location.device, dtype=dtype))
+        return warp.of_rows(first, sizes[0])
 
     def _knows_threshold(self, text_start: Tensor | int | None) -> bool:
         """Whether the value of L may be read, to choose the cheaper Strip: not if reading it would wait for a GPU."""
