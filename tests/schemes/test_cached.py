@@ -414,6 +414,5 @@ def test_a_position_that_is_no_int_is_refused_after_an_equal_one(name):
     scheme = MAKERS[name]()
     with torch.no_grad():
         scheme(1, 7, 1)
-        for equal in (True, 1.0):
-            with pytest.raises(ValueError, match="query_start"):
-                scheme(1, 7, equal)
+        with pytest.raises(ValueError, match="query_start: got True"):
+            scheme(1, 7, True)
