@@ -1,12 +1,13 @@
-// Memory handed out in parts. Known to all instruction sets: nothing in here may be emitted as a function, see simd.h.
+// Scratch memory, handed out in parts. All instruction sets include it: nothing in here may be emitted as a function, see
+// simd.h.
 #pragma once
 
 #include <cstddef>
 
 namespace falloff {
 
-// Hands out parts that begin on a cache line. Without memory it only counts, so that the function that takes the parts is the
-// one that says how much memory they need.
+// Hands out parts that begin on a cache line. Without memory it only counts bytes: the same function takes the parts and says
+// how much memory they need.
 class Arena {
 public:
     static constexpr size_t LINE = 64;

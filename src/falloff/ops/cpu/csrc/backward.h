@@ -1,68 +1,77 @@
-// Backward: a kv tile is visited by all q tiles; P is computed anew from the log-sum-exp.
+// Backward: every q tile visits a kv tile before the next kv tile begins. P is computed anew from the log-sum-exp.
 //
-// With P = exp(S - lse) and dP = dO V^T, the gradient of the scores is dS = P * (dP - delta), where delta is the
-// sum of dO * O along a row. Then dV = P^T dO, dK = scale * dS^T Q, dQ = scale * dS K, and the gradient of a bias is a sum of
-// dS: along diagonals for a strip, in place for a band, by segment for a warp. A thread owns all heads that share a key head,
-// or a part of their keys, so that every sum has one owner and one order. 48 x 192 tiles: 192 keys are 32 slivers
-// of dK and dV, and three tiles of scores, five of keys or values and two q tiles stay in a second-level cache.
+//   P = exp(S - lse)    dP = dO V^T    delta = rowsum(dO * O) - dLSE    dS = P * (dP - delta)
+//   dV = P^T dO         dK = scale * dS^T Q        dQ = scale * dS K
+// The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp.
+// With dropout, P in dV and in P * dP is what dropout leaves of it.
+// A thread owns the heads that share a key head, or a part of their keys: every sum has one owner and one order.
+// Tiles of 48 x 192: three of scores, five of keys or values and two of queries stay in the second-level cache.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "arena.h"
 #include "bias.h"
+#include "dropout.h"
+#include "mask.h"
 #include "pack.h"
 #include "problem.h"
+#include "product.h"
+#include "scores.h"
 #include "simd.h"
 #include "skip.h"
 #include "softmax.h"
-#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 
 constexpr long BACKWARD_Q_TILE = 48, BACKWARD_KV_TILE = 192;
-constexpr long LEFT = 48;  // zeros before and after each row of a tile, for add_diagonals
-constexpr long TILE_ROW = LEFT + BACKWARD_KV_TILE + 64;
-static_assert(BACKWARD_Q_TILE <= Steps::MOST * SLIVER_ROWS);
-static_assert(BACKWARD_Q_TILE % 2 == 0);  // multiply_rows makes pairs of rows
+constexpr long TILE_MARGIN = 48;  // zeros before each row of a tile of scores, for add_diagonals; as many behind its keys
+constexpr long TILE_ROW = TILE_MARGIN + BACKWARD_KV_TILE + 64;
+static_assert(BACKWARD_Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
+static_assert(BACKWARD_Q_TILE % 2 == 0);  // add_transposed_product makes pairs of rows
 static_assert(BACKWARD_KV_TILE % PANEL == 0 && BACKWARD_KV_TILE <= STRIP_PAD);
-// What add_diagonals reads of a row before its first key and behind its last; `diagonals` has TILE_ROW too.
-static_assert(LEFT >= BACKWARD_Q_TILE - 1 && TILE_ROW - LEFT >= BACKWARD_KV_TILE + BACKWARD_Q_TILE + W);
-static_assert(LEFT % W == 0 && TILE_ROW % W == 0);  // vectors of scores do not straddle cache lines
+// add_diagonals reads so far before a row's first key and behind its last; `diagonals` has TILE_ROW numbers too.
+static_assert(TILE_MARGIN >= BACKWARD_Q_TILE - 1 && TILE_ROW - TILE_MARGIN >= BACKWARD_KV_TILE + BACKWARD_Q_TILE + W);
+static_assert(TILE_MARGIN % W == 0 && TILE_ROW % W == 0);  // vectors of scores do not straddle cache lines
 
 inline long q_tiles(const Problem& p) { return (p.N + BACKWARD_Q_TILE - 1) / BACKWARD_Q_TILE; }
 
-// delta, and what certified skipping needs, of one head.
+// delta of one head's rows, and what certified skipping needs of them.
 inline long prepare_items(const Backward& p) { return p.B * p.H; }
 inline size_t prepare_bytes(const Backward& p) { return 2 * BACKWARD_Q_TILE * padded(p) * sizeof(float); }
 inline void prepare_backward(const Backward& p, long head, Arena arena) {
     const long b = head / p.H, h = head % p.H, Dp = padded(p);
-    float *left = arena.take<float>(BACKWARD_Q_TILE * Dp), *right = arena.take<float>(BACKWARD_Q_TILE * Dp);
+    float *grad_out = arena.take<float>(BACKWARD_Q_TILE * Dp), *out = arena.take<float>(BACKWARD_Q_TILE * Dp);  // (rows, Dp)
     for (long q_tile = 0; q_tile < q_tiles(p); q_tile++) {
         const long first = q_tile * BACKWARD_Q_TILE, rows = smaller(BACKWARD_Q_TILE, p.N - first);
         const float* lse = p.lse + head * p.N + first;
-        pack_rows(p, p.grad_out, b, h, first, rows, left);
-        pack_rows(p, p.out, b, h, first, rows, right);
+        pack_rows(p, p.grad_out, b, h, first, rows, grad_out);
+        pack_rows(p, p.out, b, h, first, rows, out);
         for (long i = 0; i < rows; i++) {
-            // In the order in which products are summed in a tile: where one key has all the weight, dP - delta is 0 exactly.
+            // Summed in the order of dP = dO V^T: where one key has all the weight, dP - delta is exactly 0.
             float products = 0.0f;
-            for (long d = 0; d < p.D; d++) products = __builtin_fmaf(left[i * Dp + d], right[i * Dp + d], products);
-            // What comes back for the log-sum-exp of a row that saw nothing may be anything, also NaN.
-            const float back = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
-            p.delta[head * p.N + first + i] = products - back;
-            // Nothing is skipped of a row that is not finite, here or in what comes back.
+            for (long d = 0; d < p.D; d++) products = __builtin_fmaf(grad_out[i * Dp + d], out[i * Dp + d], products);
+            // Of a row that saw nothing, the gradient of the log-sum-exp may be anything, NaN too: it does not count.
+            const float grad_lse = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
+            p.delta[head * p.N + first + i] = products - grad_lse;
+            // Nothing is skipped of a row whose output or gradient is not finite.
             const bool finite = lse[i] == lse[i] && products - products == 0.0f;
-            p.reached[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
+            p.log_mass[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
         }
-        if (p.key_norm) query_norms(p, {b, h, first, rows}, left, p.query_norm + head * p.N + first);
+        if (p.key_norm) query_norms(p, {b, h, first, rows}, out, p.query_norm + head * p.N + first);
     }
 }
 
 struct BackwardScratch {
-    // Of queries and of the output's gradient a q tile, as left and right factors; of keys and values a kv tile.
-    float *query, *query_right, *grad_out, *grad_out_right, *keys, *key_panels, *value_panels, *grad_key, *grad_value;
-    float *prob, *dropped, *ds, *diagonals;  // a tile of scores each; used: after dropout
+    // (BACKWARD_Q_TILE, Dp) each, as left and as right factors: the same memory but for pairs of bfloat16.
+    float *query, *query_right, *grad_out, *grad_out_right;
+    float *keys, *key_panels, *value_panels, *grad_key, *grad_value;  // (BACKWARD_KV_TILE, Dp) each
+    // (BACKWARD_Q_TILE, TILE_ROW) each, from the first row's first key on: P, P after dropout, dS. The second is the memory of
+    // the first where it is not needed.
+    float *prob, *prob_dropped, *ds;
+    float* diagonals;  // (TILE_ROW)
 
     BackwardScratch(const Backward& p, Arena& arena) {
         const long Dp = padded(p);
@@ -71,9 +80,9 @@ struct BackwardScratch {
         query_right = in_pairs(p) ? take(BACKWARD_Q_TILE * Dp) : query;
         grad_out = take(BACKWARD_Q_TILE * Dp);
         grad_out_right = in_pairs(p) ? take(BACKWARD_Q_TILE * Dp) : grad_out;
-        prob = take(BACKWARD_Q_TILE * TILE_ROW) + LEFT;
-        dropped = p.dropout.on || in_pairs(p) ? take(BACKWARD_Q_TILE * TILE_ROW) + LEFT : prob;
-        ds = take(BACKWARD_Q_TILE * TILE_ROW) + LEFT;
+        prob = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
+        prob_dropped = p.dropout.on || in_pairs(p) ? take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN : prob;
+        ds = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
         diagonals = take(TILE_ROW);
         keys = take(BACKWARD_KV_TILE * Dp);
         key_panels = take(BACKWARD_KV_TILE * Dp);
@@ -90,25 +99,55 @@ inline size_t backward_bytes(const Backward& p) {
 }
 inline long backward_items(const Backward& p) { return p.B * p.G * p.key_chunks; }
 
+// C (span, Dp) += A^T B with A (rows of the q tile, span), P or dS, and B (rows of the q tile, Dp) from pack_right. Causal: the
+// rows above a key's first add nothing and are left out. Where B is in pairs of bfloat16, A's rows are repacked in pairs into
+// `pairs`, which must not be A; A has memory for an even number of rows.
+inline void add_transposed_product(
+    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, float* a, long a_row, float* pairs,
+    const float* b, float* c
+) {
+    const long Dp = padded(p);
+    long inner_row = a_row;
+    if (in_pairs(p)) {
+        inner_row = 2 * a_row;
+        for (long i = 0; i < q_tile.rows; i += 2) {
+            const long width = round_up(steps.of_row(i), W) + W;
+            float* odd = a + (i + 1) * a_row;
+            if (i + 1 == q_tile.rows) std::memset(odd, 0, width * sizeof(float));
+            pair_rows(a + i * a_row, odd, width, pairs + i * a_row);
+        }
+        a = pairs;
+    }
+    for (long key = 0; key < span.count(); key += SLIVER_ROWS) {
+        long first = p.causal ? smaller(larger(span.begin + key - position(p, q_tile.first), 0), q_tile.rows) : 0;
+        if (in_pairs(p)) first /= 2;
+        add_product(
+            smaller(span.count() - key, SLIVER_ROWS), Dp, inner_of_rows(p, q_tile.rows) - first,
+            Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p)
+        );
+    }
+}
+
+// Adds what a tile of dS gives to the gradient of the form.
 inline void add_form_gradient(
     const Backward& p, long chunk, const QTile& q_tile, Span span, const Steps& steps, const BackwardScratch& at
 ) {
     const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     double* lines = p.line_sums + head * 2 * p.S;
-    float* kv_tile = p.form == Form::warp ? at.dropped : at.ds;
+    float* tile = p.form == Form::warp ? at.prob_dropped : at.ds;  // (BACKWARD_Q_TILE, TILE_ROW): what diagonals are summed of
     for (long i = 0; i < q_tile.rows; i++) {
         const long row = q_tile.first + i, count = steps.of_row(i);
-        float *ds = at.ds + i * TILE_ROW, *along = kv_tile + i * TILE_ROW;
+        float *ds = at.ds + i * TILE_ROW, *tile_row = tile + i * TILE_ROW;
         if (p.form == Form::band) {
-            add_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
+            write_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
             continue;
         }
         if (p.form == Form::warp)
-            add_warp_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds, along, lines, p.a_sums + head * p.N);
-        for (long c = count; c < span.count() + BACKWARD_Q_TILE + W; c++) along[c] = 0.0f;
+            add_warp_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds, tile_row, lines, p.a_sums + head * p.N);
+        for (long c = count; c < span.count() + BACKWARD_Q_TILE + W; c++) tile_row[c] = 0.0f;
     }
     if (p.form == Form::band) return;
-    add_diagonals(kv_tile, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+    add_diagonals(tile, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
     add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.K, p.start, p.form == Form::warp);
 }
 
@@ -127,53 +166,57 @@ inline void attend_backward(
     }
 
     const bool needs_scores = p.needs_query || p.needs_key || p.needs_form;
-    float* dropped = p.dropout.on ? at.dropped : at.prob;
+    float* prob_dropped = p.dropout.on ? at.prob_dropped : at.prob;
     for (long s = 0; s < steps.slivers; s++) {
         const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s);
-        float *prob = at.prob + first * TILE_ROW, *after = dropped + first * TILE_ROW, *ds = at.ds + first * TILE_ROW;
-        // As in forward, bit for bit: what the log-sum-exp is subtracted from must be the scores that it was made of.
-        Vec most[SLIVER_ROWS];
-        score_sliver(p, q_tile, span, steps, s, at.query, at.key_panels + skipped * inner, prob, TILE_ROW, most);
+        float *prob = at.prob + first * TILE_ROW, *kept = prob_dropped + first * TILE_ROW, *ds = at.ds + first * TILE_ROW;
+        // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
+        Vec row_max_lanes[SLIVER_ROWS];  // not needed here
+        score_sliver(p, q_tile, span, steps, s, at.query, at.key_panels + skipped * inner, prob, TILE_ROW, row_max_lanes);
         for (long i = 0; i < rows; i++) {
-            to_weights(prob + i * TILE_ROW, width, lse[first + i] == -INF ? INF : lse[first + i]);  // 0 where nothing was seen
-            if (p.dropout.on) drop(p, q_tile, first + i, span.begin, width, prob + i * TILE_ROW, after + i * TILE_ROW);
-            store(after + i * TILE_ROW + width, Vec{});  // six keys at once, of which this row sees some, may reach there
+            const float row_lse = lse[first + i];
+            exponentiate(prob + i * TILE_ROW, width, row_lse == -INF ? INF : row_lse);  // P is 0 where the row sees no key
+            if (p.dropout.on) drop(p, q_tile, first + i, span.begin, width, prob + i * TILE_ROW, kept + i * TILE_ROW);
+            // dK and dV are summed for six keys at once: those behind the last one that this row computes add 0.
+            store(kept + i * TILE_ROW + width, Vec{});
             store(ds + i * TILE_ROW + width, Vec{});
         }
         // dS = P * (dP - delta) with dP = dO V^T
         if (needs_scores)
             multiply_sliver(
-                rows, width, inner_of(p), Left{at.grad_out + first * inner, inner, 1},
+                rows, width, inner_of_head(p), Left{at.grad_out + first * inner, inner, 1},
                 Right{at.value_panels + skipped * inner, PANEL, inner * PANEL}, in_pairs(p),
                 [](int, long) { return Vec{}; },
                 [=]<int V>(int i, long c, const Vec (&sums)[V]) {
                     for (int v = 0; v < V; v++) {
                         const long x = i * TILE_ROW + c + v * W;
-                        store(ds + x, load(after + x) * sums[v] - load(prob + x) * delta[first + i]);
+                        store(ds + x, load(kept + x) * sums[v] - load(prob + x) * delta[first + i]);
                     }
                 }
             );
     }
-    // From here on `prob` is free, and where pairs are made of `dropped` it is the memory for them, or the other way round.
-    float* pairs = dropped == at.prob ? at.dropped : at.prob;
+    // P itself is dead from here on; of the two tiles of P, the one that dV does not read is memory for pairs.
+    float* pairs = prob_dropped == at.prob ? at.prob_dropped : at.prob;
     if (p.needs_value)
         add_transposed_product(
-            p, q_tile, span, steps, dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp
+            p, q_tile, span, steps, prob_dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp
         );
     if (!needs_scores) return;
     if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, steps, at);
     if (p.needs_key)
-        add_transposed_product(p, q_tile, span, steps, at.ds, TILE_ROW, at.dropped, at.query_right, at.grad_key + skipped * Dp);
+        add_transposed_product(
+            p, q_tile, span, steps, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp
+        );
     if (p.needs_query) {
-        float* to = p.query_sums + ((chunk * p.B * p.H + head) * p.N + q_tile.first) * Dp;
+        float* grad_query = p.query_sums + ((chunk * p.B * p.H + head) * p.N + q_tile.first) * Dp;  // (rows, Dp)
         for (long s = 0; s < steps.slivers; s++) {
             const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s);
             float* ds = at.ds + first * TILE_ROW;
             if (in_pairs(p))
                 for (long i = 0; i < rows; i++) pair_columns(ds + i * TILE_ROW, steps.width(s));
             add_product(
-                rows, Dp, along(p, steps.count[s]), Left{ds, TILE_ROW, 1}, Right{at.keys + along(p, skipped) * Dp, Dp, PANEL},
-                to + first * Dp, Dp, in_pairs(p)
+                rows, Dp, inner_of_rows(p, steps.count[s]), Left{ds, TILE_ROW, 1},
+                Right{at.keys + inner_of_rows(p, skipped) * Dp, Dp, PANEL}, grad_query + first * Dp, Dp, in_pairs(p)
             );
         }
     }
@@ -186,14 +229,14 @@ inline void backward(const Backward& p, long item, Arena arena) {
     const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
     for (size_t x = 0; x < arena.bytes() / sizeof(float); x++) scratch[x] = 0.0f;
     if (p.needs_query) {
-        float* to = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;
-        for (long x = 0; x < group * p.N * Dp; x++) to[x] = 0.0f;
+        float* sums = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;  // (group, N, Dp)
+        for (long x = 0; x < group * p.N * Dp; x++) sums[x] = 0.0f;
     }
     const long kv_tiles = (p.M + BACKWARD_KV_TILE - 1) / BACKWARD_KV_TILE;
     for (long index = kv_tiles * chunk / p.key_chunks; index < kv_tiles * (chunk + 1) / p.key_chunks; index++) {
         if (p.given_up()) return;
         const Span kv_tile{index * BACKWARD_KV_TILE, smaller((index + 1) * BACKWARD_KV_TILE, p.M)};
-        const int32_t* labels = hidden_from(p, b, kv_tile.begin);
+        const int32_t* labels = labels_from(p, b, kv_tile.begin);
         for (long x = 0; x < kv_tile.count() * Dp; x++) at.grad_key[x] = at.grad_value[x] = 0.0f;
         bool packed = false;
         for (long h = g * group; h < (g + 1) * group; h++)
@@ -202,7 +245,7 @@ inline void backward(const Backward& p, long item, Arena arena) {
                 Span span = seen_by_tile(p, q_tile, kv_tile);
                 if (span.empty()) continue;
                 const long row = (b * p.H + h) * p.N + q_tile.first;
-                span = that_matters(p, q_tile, span, p.query_norm + row, p.reached + row);
+                span = that_matters(p, q_tile, span, p.query_norm + row, p.log_mass + row);
                 if (span.empty()) continue;
                 if (!packed) {
                     pack_panels(p, p.value, b, g, kv_tile.begin, kv_tile.count(), at.keys, at.value_panels, labels);
@@ -218,12 +261,12 @@ inline void backward(const Backward& p, long item, Arena arena) {
     }
 }
 
-// Sums the chunks' gradients of a head's queries, in their order.
+// Adds up the gradients of a head's queries that the parts of the keys gave, in the order of the parts.
 inline long finish_items(const Backward& p) { return p.needs_query ? p.B * p.H : 0; }
 inline size_t finish_bytes(const Backward& p) { return padded(p) * sizeof(float); }
 inline void finish_backward(const Backward& p, long head, Arena arena) {
     const long Dp = padded(p);
-    float* sums = arena.take<float>(Dp);
+    float* sums = arena.take<float>(Dp);  // (Dp)
     for (long i = 0; i < p.N; i++) {
         for (long d = 0; d < Dp; d++) sums[d] = p.query_sums[(head * p.N + i) * Dp + d];
         for (long chunk = 1; chunk < p.key_chunks; chunk++)

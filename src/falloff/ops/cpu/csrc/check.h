@@ -1,6 +1,5 @@
-// What was handed over for a call, checked: a Problem that comes out of here reads and writes within its tensors alone.
-// Nothing is taken on trust. Known to module.cpp, which fills it from Python, and to sanitize.cpp, which fills it with what does
-// not fit.
+// Checks the arguments of a call: a Problem that comes out of here reads and writes within its tensors alone. Nothing is taken
+// on trust. module.cpp passes what Python gave; sanitize.cpp also passes what does not fit.
 #pragma once
 
 #include <cstdint>

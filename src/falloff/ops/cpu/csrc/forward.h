@@ -1,26 +1,28 @@
-// Forward: a chunk of query rows visits the keys tile by tile, from the diagonal outwards.
-// A tile is ROWS x KEYS scores; kernels.cpp says why of that size.
+// Forward: the q tiles of a chunk visit the kv tiles one by one, from the diagonal outwards.
+// kernels.cpp says why tiles have their size.
 #pragma once
 
 #include <cstddef>
 
 #include "arena.h"
-#include "bias.h"
+#include "dropout.h"
+#include "mask.h"
 #include "pack.h"
 #include "problem.h"
+#include "product.h"
+#include "scores.h"
 #include "simd.h"
 #include "skip.h"
 #include "softmax.h"
-#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 
 constexpr long Q_TILE = 48, KV_TILE = 256;
-static_assert(Q_TILE <= Steps::MOST * SLIVER_ROWS);
+static_assert(Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(KV_TILE % PANEL == 0 && KV_TILE <= STRIP_PAD);
 
-// A chunk: q tiles that share the packed keys. They follow one another in one head or, where a head has no more than one q
-// tile, are of the heads of a GQA group. Depends on the shape alone: so does the order of all sums.
+// A chunk: q tiles that share packed keys. They follow one another in one head or, where a head has no more than one q tile,
+// belong to the heads of one group. Chunks depend on the shape alone, and so does the order of all sums.
 struct Chunks {
     bool by_head;
     long all;       // q tiles of a head, or of a group
@@ -43,7 +45,10 @@ inline long chunk_rows(const Problem& p) { return Q_TILE * Chunks(p).q_tiles; }
 inline long forward_items(const Forward& p) { return chunks(p) * p.splits; }
 
 struct ForwardScratch {
-    float *query, *acc_out, *row_max, *row_sum, *norm, *scores, *keys, *values, *rows;
+    float *query, *acc_out;               // (rows of a chunk, Dp)
+    float *row_max, *row_sum, *norm;      // (rows of a chunk); norm: |query| |scale|
+    float* scores;                        // (SLIVER_ROWS, KV_TILE)
+    float *key_panels, *values, *rows;    // (KV_TILE, Dp); rows: what pack_panels and query_norms need
 
     ForwardScratch(const Forward& p, Arena& arena) {
         const long Dp = padded(p), rows_of_chunk = chunk_rows(p);
@@ -53,7 +58,7 @@ struct ForwardScratch {
         row_sum = arena.take<float>(rows_of_chunk);
         norm = arena.take<float>(rows_of_chunk);
         scores = arena.take<float>(SLIVER_ROWS * KV_TILE);
-        keys = arena.take<float>(KV_TILE * Dp);
+        key_panels = arena.take<float>(KV_TILE * Dp);
         values = arena.take<float>(KV_TILE * Dp);
         rows = arena.take<float>(KV_TILE * Dp);
     }
@@ -65,24 +70,27 @@ inline size_t forward_bytes(const Forward& p) {
     return counted.bytes();
 }
 
-// One tile, sliver by sliver, so that a sliver's scores stay in the first-level cache from S = Q K^T to O += P V.
+// One tile, sliver by sliver: a sliver's scores stay in the first-level cache from S = Q K^T to O += P V. The q tile's rows
+// begin at `chunk_row` of the chunk. Values are read in place, from the caller's tensor, or packed.
 inline void attend(
-    const Forward& p, const QTile& q_tile, Span kv_tile, Span span, const ForwardScratch& at, long local, bool in_place
+    const Forward& p, const QTile& q_tile, Span kv_tile, Span span, const ForwardScratch& at, long chunk_row,
+    bool values_in_place
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin;
     const Steps steps(p, q_tile, span);
-    const Right values = in_place
+    const Right values = values_in_place
         ? Right{row_of_float(p.value, q_tile.b, q_tile.h / p.group(), span.begin), p.value.row, PANEL}
-        : Right{at.values + along(p, skipped) * Dp, Dp, PANEL};
+        : Right{at.values + inner_of_rows(p, skipped) * Dp, Dp, PANEL};
     for (long s = 0; s < steps.slivers; s++) {
         const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s);
         if (width == 0) continue;
         Vec row_max_lanes[SLIVER_ROWS];
-        float *scores = at.scores, *out = at.acc_out + (local + first) * Dp;
+        float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
         score_sliver(
-            p, q_tile, span, steps, s, at.query + local * inner, at.keys + skipped * inner, scores, KV_TILE, row_max_lanes
+            p, q_tile, span, steps, s, at.query + chunk_row * inner, at.key_panels + skipped * inner, scores, KV_TILE,
+            row_max_lanes
         );
-        float *row_max = at.row_max + local + first, *row_sum = at.row_sum + local + first;
+        float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
         softmax_sliver(rows, width, row_max_lanes, scores, KV_TILE, row_max, row_sum, out, Dp);
         if (p.dropout.on)
             for (long i = 0; i < rows; i++)
@@ -90,16 +98,17 @@ inline void attend(
         if (in_pairs(p))
             for (long i = 0; i < rows; i++) pair_columns(scores + i * KV_TILE, width);
         add_product(
-            rows, Dp, along(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p)
+            rows, Dp, inner_of_rows(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p)
         );
     }
 }
 
-// What a q tile gives: its share of a split, or the output.
-inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const ForwardScratch& at, long local) {
+// Writes the output and the log-sum-exp of a q tile, or what merge makes them of.
+inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const ForwardScratch& at, long chunk_row) {
     const long Dp = padded(p), head = q_tile.b * p.H + q_tile.h;
     for (long i = 0; i < q_tile.rows; i++) {
-        const float *acc_out = at.acc_out + (local + i) * Dp, row_max = at.row_max[local + i], row_sum = at.row_sum[local + i];
+        const float* acc_out = at.acc_out + (chunk_row + i) * Dp;
+        const float row_max = at.row_max[chunk_row + i], row_sum = at.row_sum[chunk_row + i];
         const long row = head * p.N + q_tile.first + i;
         if (p.splits > 1) {
             float* partial = p.partial + ((head * p.splits + split) * p.N + q_tile.first + i) * (Dp + 2);
@@ -107,7 +116,7 @@ inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const
             partial[Dp] = row_max;
             partial[Dp + 1] = row_sum;
         } else {
-            const bool nothing = row_sum == 0.0f;  // nothing to attend to: zeros, and a log-sum-exp of -inf
+            const bool nothing = row_sum == 0.0f;  // the row sees no key: zeros, and a log-sum-exp of -inf
             p.lse[row] = nothing ? -INF : row_max + __builtin_logf(row_sum);
             const long row_start = q_tile.b * p.out.batch + q_tile.h * p.out.head + (q_tile.first + i) * p.out.row;
             unpack_row(p, acc_out, nothing ? 1.0f : 1.0f / row_sum, p.out.data, row_start);
@@ -146,10 +155,10 @@ inline void forward(const Forward& p, long item, Arena arena) {
     auto visit = [&](long index) {
         if (p.given_up()) return;
         const Span kv_tile{index * KV_TILE, smaller((index + 1) * KV_TILE, p.M)};
-        // Values need no packing where they lie as packed ones would.
-        const bool in_place = p.type == Type::float32 && p.D % W == 0 && (few(p) || p.value.row == p.D) &&
+        // Values need no packing where they lie in memory as packed ones would.
+        const bool values_in_place = p.type == Type::float32 && p.D % W == 0 && (keys_in_place(p) || p.value.row == p.D) &&
                               !hides_some(p, b, kv_tile);
-        bool packed = few(p) && in_place;
+        bool packed = keys_in_place(p) && values_in_place;
         for (long n = 0; n < q_tiles; n++) {
             const QTile q_tile = q_tile_at(n);
             Span span = seen_by_tile(p, q_tile, kv_tile);
@@ -157,12 +166,12 @@ inline void forward(const Forward& p, long item, Arena arena) {
             span = that_matters(p, q_tile, span, at.norm + n * Q_TILE, at.row_max + n * Q_TILE);
             if (span.empty()) continue;
             if (!packed) {
-                if (!few(p)) pack_panels(p, p.key, b, g, kv_tile.begin, kv_tile.count(), at.rows, at.keys);
-                const int32_t* labels = hidden_from(p, b, kv_tile.begin);
-                if (!in_place) pack_right(p, p.value, b, g, kv_tile.begin, kv_tile.count(), at.values, labels);
+                if (!keys_in_place(p)) pack_panels(p, p.key, b, g, kv_tile.begin, kv_tile.count(), at.rows, at.key_panels);
+                const int32_t* labels = labels_from(p, b, kv_tile.begin);
+                if (!values_in_place) pack_right(p, p.value, b, g, kv_tile.begin, kv_tile.count(), at.values, labels);
                 packed = true;
             }
-            attend(p, q_tile, kv_tile, span, at, n * Q_TILE, in_place);
+            attend(p, q_tile, kv_tile, span, at, n * Q_TILE, values_in_place);
         }
     };
     for (long index = nearest; index >= part.begin; index--) visit(index);
@@ -170,12 +179,12 @@ inline void forward(const Forward& p, long item, Arena arena) {
     for (long n = 0; n < q_tiles; n++) finish_tile(p, q_tile_at(n), split, at, n * Q_TILE);
 }
 
-// Merges the splits of a head's rows.
+// Merges the splits of one head's rows, as FlashDecoding does.
 inline long merge_items(const Forward& p) { return p.splits > 1 ? p.B * p.H : 0; }
 inline size_t merge_bytes(const Forward& p) { return padded(p) * sizeof(float); }
 inline void merge(const Forward& p, long head, Arena arena) {
     const long Dp = padded(p);
-    float* acc_out = arena.take<float>(Dp);
+    float* acc_out = arena.take<float>(Dp);  // (Dp)
     for (long i = 0; i < p.N; i++) {
         auto part = [&](long split) { return p.partial + ((head * p.splits + split) * p.N + i) * (Dp + 2); };
         float row_max = -INF, row_sum = 0.0f;

@@ -11,7 +11,7 @@
 namespace falloff {
 namespace {
 
-// The parts of a lowered call, in their order. What a call does not have takes nothing.
+// The parts of a lowered call, in their order. A part that a call does not need takes no memory.
 struct Parts {
     int32_t *row_labels = nullptr, *key_labels = nullptr;
     float *strip = nullptr, *strip_max = nullptr, *strip_tail = nullptr, *key_norm = nullptr, *key_norm_before = nullptr;
@@ -50,7 +50,7 @@ struct Parts {
 };
 
 int64_t id_at(const Ids& ids, long b, long i) {
-    const char* at = static_cast<const char*>(ids.data) + (b * ids.batch + i * ids.along) * ids.bytes;
+    const char* at = static_cast<const char*>(ids.data) + (b * ids.batch + i * ids.row) * ids.bytes;
     auto read = [&](auto id) {
         std::memcpy(&id, at, sizeof id);
         return int64_t(id);
@@ -84,7 +84,7 @@ void write_labels(const Problem& p, const Parts& to) {
     }
 }
 
-// By falling offset, its ends continued.
+// By falling offset, with STRIP_PAD copies of the value at either end.
 void write_strip(const Problem& p, float* strip) {
     for (long h = 0; h < p.H; h++) {
         const float* values = p.values + h * p.K;
@@ -95,15 +95,16 @@ void write_strip(const Problem& p, float* strip) {
     }
 }
 
-// Whether a strip may hide keys by itself, for so many rows that looking for keys to skip can pay.
+// Whether a strip falls so far that keys may be skipped, and rows and keys are so many that looking for them can pay.
 bool falls_far(const Problem& p) {
     if (p.N < 32 || p.M <= 256) return false;
     const auto [low, high] = std::minmax_element(p.values, p.values + p.H * p.K);
     return !(*high - *low < 17.0f);
 }
 
-// The largest value of each block of a strip, and at least the log-sum-exp of all from there on. A NaN counts as infinity.
-// Tails are added up in double and rounded upwards: in float, a large bias would swallow the logarithm of a count.
+// strip_max and strip_tail: the largest value of each block of a strip, and an upper bound of the log-sum-exp of all values
+// from there on. NaN counts as infinity. Tails are summed in double and rounded upwards: in float, a large bias would swallow
+// the logarithm of a count.
 void write_bounds(const Problem& p, const Parts& to) {
     constexpr float infinity = std::numeric_limits<float>::infinity();
     const long blocks = strip_blocks(p);
@@ -115,7 +116,7 @@ void write_bounds(const Problem& p, const Parts& to) {
             float most = -infinity, total = 0.0f;
             for (long k = begin; k < end; k++) most = std::isnan(values[k]) ? infinity : std::max(most, values[k]);
             for (long k = begin; k < end; k++) total += std::exp(values[k] - most);
-            // Largest first; what is infinite, or not a number by way of it, stays infinite. 1e-4: `total` is rounded.
+            // log(exp(sum) + exp(tail)); infinite where either is infinite or NaN. 1e-4: `total` is rounded.
             const double sum = most + std::log(double(total)), high = std::max(sum, tail), low = std::min(sum, tail);
             const bool finite = most < infinity && high < infinity;
             tail = !finite ? infinity : high == -infinity ? high : high + std::log1p(std::exp(low - high)) + 1e-4;

@@ -1,7 +1,8 @@
-// A call is lowered once: what kernels read beside the tensors themselves. The forward writes it; the backward starts from it.
+// Lowering: works out, once per call, what kernels read beside the tensors themselves. The forward writes it; the backward
+// reads it again.
 //
-// It may lie in memory that a caller hands back for the backward, so nothing in it is trusted: kernels use its values as
-// numbers and as labels to compare, and clamp what they use as places (`bends`).
+// A caller may hold its memory between forward and backward, so nothing in it is trusted: kernels calculate with its values and
+// compare its labels, and clamp what they use as an index (`bends`).
 #pragma once
 
 #include "work.h"
@@ -14,7 +15,7 @@ size_t lowered_bytes(const Problem& p);
 // Writes the lowered call to `memory`, and lets the problem point to it.
 void lower(Problem& p, void* memory, const Kernels& kernels, Interrupt& interrupt);
 
-// Lets the problem point to a lowered call that was written before.
+// Lets the problem point to a lowered call that the forward wrote.
 void restore(Problem& p, void* memory);
 
 }  // namespace falloff

@@ -1,4 +1,4 @@
-// Memory of a call and of the threads that work on it.
+// The memory of a call, and of the threads that work on it.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@
 
 namespace falloff {
 
-// A block of memory, on a cache line. A thread keeps a block of each kind from call to call, as long as it is small: for short
-// calls, asking the system for it would take as long as the work. Borrowed while in use: a signal's handler may call attention
-// on the same thread, in the middle of an item.
+// A block of memory that begins on a cache line. A thread keeps one block of each kind from call to call unless it is large:
+// for short calls, asking the system for memory would take as long as the work. While a block is in use the thread does not
+// keep it: a signal's handler may call attention on the same thread, in the middle of an item.
 enum class Use { call, item };
 
 template <Use USE>
@@ -44,7 +44,7 @@ private:
     size_t size;
 };
 
-// The memory of a call: `take` takes its parts from an arena, twice.
+// The memory of a call. `take` takes its parts from an arena, twice: to count, then for good.
 class CallMemory {
 public:
     template <class Take>

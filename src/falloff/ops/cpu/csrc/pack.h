@@ -1,4 +1,5 @@
-// Copies of rows into scratch memory: float32, padded to whole vectors, or transposed into panels.
+// Packing: copies of rows in scratch memory, as the factors of product.h. float32, or pairs of bfloat16 where the processor
+// multiplies them; padded with zeros to whole vectors; as rows, or transposed into panels. And the way back, for results.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 namespace falloff::FALLOFF_ISA {
 
 inline long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
-inline long padded(const Problem& p) { return round_up(p.D, W); }  // a head's size in whole vectors
+inline long padded(const Problem& p) { return round_up(p.D, W); }  // Dp: D in whole vectors
 
 inline float from_bfloat16(uint16_t bits) {
     uint32_t wide = uint32_t(bits) << 16;
@@ -34,13 +35,13 @@ inline const uint16_t* row_of_bfloat16(const Rows& t, long b, long h, long i) {
     return static_cast<const uint16_t*>(t.data) + b * t.batch + h * t.head + i * t.row;
 }
 
-// Labels of the keys from `first` on, for packing: a key that key_mask hides (label -1) may hold anything, NaN too, and is
-// packed as zeros, for 0 * NaN is not 0. Null where nothing is hidden so.
-inline const int32_t* hidden_from(const Problem& p, long b, long first) {
+// Labels of the keys from `first` on, null where a call has none. Packing needs them: a key that key_mask hides (label -1) may
+// hold anything, and is packed as zeros, for 0 * NaN is not 0.
+inline const int32_t* labels_from(const Problem& p, long b, long first) {
     return p.key_labels ? p.key_labels + b * p.M + first : nullptr;
 }
 
-// `count` rows from row `first`: (count, Dp) floats, Dp = padded(p), zero beyond D and where `labels` are negative.
+// `count` rows from row `first` on, as floats (count, Dp): zero beyond D, and where `labels` are negative.
 inline void pack_rows(
     const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
 ) {
@@ -62,13 +63,13 @@ inline void pack_rows(
 }
 
 inline bool in_pairs(const Problem& p) { return HAS_PAIRS && p.type == Type::bfloat16; }
-// Numbers, or pairs of them, along a head; in whole vectors.
-inline long inner_of(const Problem& p) { return in_pairs(p) ? (p.D + 1) / 2 : p.D; }
-inline long padded_inner(const Problem& p) { return round_up(inner_of(p), W); }
-// Rows, or pairs of them.
-inline long along(const Problem& p, long rows) { return in_pairs(p) ? (rows + 1) / 2 : rows; }
+// The inner dimension of a product that is summed along a head's D numbers, in numbers or pairs; the same in whole vectors.
+inline long inner_of_head(const Problem& p) { return in_pairs(p) ? (p.D + 1) / 2 : p.D; }
+inline long padded_inner(const Problem& p) { return round_up(inner_of_head(p), W); }
+// The inner dimension of a product that is summed over rows, in rows or pairs of rows.
+inline long inner_of_rows(const Problem& p, long rows) { return in_pairs(p) ? (rows + 1) / 2 : rows; }
 
-// `count` rows as a left factor, and as what pack_panels takes: (count, padded_inner).
+// `count` rows as a left factor that is summed along a head, and as transpose_into_panels takes them: (count, padded_inner).
 inline void pack_left(
     const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
 ) {
@@ -81,7 +82,7 @@ inline void pack_left(
     }
 }
 
-// `count` rows as a right factor that is summed over the rows: (along(count), Dp).
+// `count` rows as a right factor that is summed over the rows: (inner_of_rows(count), Dp).
 inline void pack_right(
     const Problem& p, const Rows& t, long b, long h, long first, long count, float* to, const int32_t* labels = nullptr
 ) {
@@ -98,7 +99,8 @@ inline void pack_right(
     }
 }
 
-// Rows, as pack_left leaves them or in place, into panels of PANEL columns: panel[d][column], zero beyond `count`.
+// Rows (count, inner), as pack_left leaves them or in place, into panels (inner, PANEL), each of PANEL rows: zero beyond
+// `count`.
 inline void transpose_into_panels(const float* rows, long row_stride, long inner, long count, float* to) {
     for (long first = 0; first < count; first += PANEL, to += inner * PANEL)
         for (long column = 0; column < PANEL; column += W)
@@ -115,7 +117,8 @@ inline void transpose_into_panels(const float* rows, long row_stride, long inner
             }
 }
 
-// `count` rows into panels: the right factor of a product that is summed along a head. `rows`: (count, padded_inner) of memory.
+// `count` rows as a right factor that is summed along a head: panels (padded_inner, PANEL). `rows`: scratch memory,
+// (count, padded_inner).
 inline void pack_panels(
     const Problem& p, const Rows& t, long b, long h, long first, long count, float* rows, float* to,
     const int32_t* labels = nullptr
@@ -127,7 +130,7 @@ inline void pack_panels(
 }
 
 #if defined(__AVX512BF16__)
-// A row of floats becomes pairs of neighbours, in place.
+// A row of floats (width) becomes pairs of neighbours, in place.
 inline void pair_columns(float* row, long width) {
     for (long c = 0; c < width; c += 2 * W) {
         const __m512 low = (__m512)load(row + c), high = c + W < width ? (__m512)load(row + c + W) : __m512{};
@@ -135,7 +138,7 @@ inline void pair_columns(float* row, long width) {
     }
 }
 
-// Two rows of floats become pairs, one of each.
+// Two rows of floats (width) become a row of pairs (width), one number of each.
 inline void pair_rows(const float* even, const float* odd, long width, float* to) {
     for (long c = 0; c < width; c += W) {
         const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)load(even + c)));
@@ -148,7 +151,7 @@ inline void pair_columns(float*, long) {}
 inline void pair_rows(const float*, const float*, long, float*) {}
 #endif
 
-// A packed row (Dp), times `factor`, to `at` values behind `to`.
+// Writes a packed row (Dp) times `factor` to a row of D numbers, `at` numbers behind `to`.
 inline void unpack_row(const Problem& p, const float* from, float factor, void* to, long at) {
     if (p.type == Type::float32) {
         float* row = static_cast<float*>(to) + at;
@@ -159,7 +162,7 @@ inline void unpack_row(const Problem& p, const float* from, float factor, void* 
     }
 }
 
-// Packed rows (count, Dp), times `factor`, to a contiguous tensor (.., D); zeros where `labels` are negative.
+// Writes packed rows (count, Dp) times `factor` to a contiguous tensor (.., D); zeros where `labels` are negative.
 inline void unpack_rows(
     const Problem& p, float* rows, long count, float factor, void* to, long first_row, const int32_t* labels = nullptr
 ) {

@@ -1,4 +1,4 @@
-// One call of attention, as the kernels see it. Known to all instruction sets; plain data.
+// One call of attention as the kernels get it: plain data, the same for all instruction sets.
 #pragma once
 
 #include <cstddef>
@@ -18,30 +18,30 @@ struct Rows {
     long batch = 0, head = 0, row = 0;
 };
 
-// The same to write into.
+// The same, to write to.
 struct Target {
     void* data = nullptr;
     long batch = 0, head = 0, row = 0;
 };
 
-// Integers of `bytes` bytes for each batch entry and row: documents, or a mask. 0 bytes: there are none.
+// An integer of `bytes` bytes for each batch entry and row, or key: documents, or a mask. 0 bytes: the call has none.
 struct Ids {
     const void* data = nullptr;
     int bytes = 0;
-    long batch = 0, along = 0;
+    long batch = 0, row = 0;
 };
 
 enum class Form { none, strip, band, warp };
 
-// Which weights dropout keeps: see dropout.py, whose function this is.
+// Which weights dropout keeps: see dropout.h.
 struct Dropout {
     bool on = false;
     uint32_t seed_low = 0, seed_high = 0;
-    uint64_t threshold = 0;  // kept where the 32 random bits are not below
+    uint64_t threshold = 0;  // a weight is kept where its 32 random bits are not below
     float kept_scale = 1.0f;
 };
 
-// What was asked for, as the caller has it: sizes, tensors, masks, settings.
+// What the caller asks for: sizes, tensors, masks, settings.
 struct Inputs {
     long B = 0, H = 0, G = 0, N = 0, M = 0, D = 0;
     Type type = Type::float32;
@@ -71,25 +71,27 @@ struct Bias {
 
 // What is worked out once, before the first tile: see lower.h.
 struct Lowered {
-    // A row sees only keys of its label: documents, and -1 for padding. Null: it sees all.
+    // A row sees only keys of its own label: the number of its document. A key that key_mask hides has label -1. Null: no
+    // labels.
     const int32_t *row_labels = nullptr, *key_labels = nullptr;  // (B, N), (B, M)
-    // By falling offset, the ends continued by STRIP_PAD values.
-    const float* strip = nullptr;  // (H, strip_row)
+    // By falling offset, with STRIP_PAD copies of the value at either end.
+    const float* strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
     long strip_row = 0;
-    // `distances` holds g by falling offset for every offset of the call; `bends` the first distance beyond each knot.
-    const float* distances = nullptr;
+    // Of a warp: g by falling offset, for every offset of the call; for each row, the first distance beyond each knot.
+    const float* distances = nullptr;  // (N + M + 2 STRIP_PAD)
     int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
-    // Certified skipping: the largest |key| of each block of KEY_BLOCK keys, +inf where a key or value is not finite.
+    // Certified skipping (skip.h): the largest |key| of each block of KEY_BLOCK keys, +inf where a key or value is not finite.
     float* key_norm = nullptr;         // (B, G, blocks); null: nothing is skipped
-    float* key_norm_before = nullptr;  // the largest of a block and all before it
+    float* key_norm_before = nullptr;  // (B, G, blocks): the largest of a block and all before it
     const float* strip_max = nullptr;  // (H, blocks): the largest value of each block of STRIP_BLOCK values of `values`
-    const float* strip_tail = nullptr; // (H, blocks): log-sum-exp of the values of a block and all beyond, for M keys
+    // (H, blocks): at least the log-sum-exp of the values of a block and all beyond, for M keys
+    const float* strip_tail = nullptr;
 };
 
 struct Problem : Inputs, Bias, Lowered {
     void* kept = nullptr;  // where the lowered call is, for the backward; null: it is not kept
 
-    // Asked between tiles by whoever works on the call; see run.cpp.
+    // Whether the call is to end early: each thread asks between tiles. See Interrupt in work.h.
     bool (*stopped)(void*) = nullptr;
     void* interrupt = nullptr;
     [[gnu::always_inline]] bool given_up() const { return stopped && stopped(interrupt); }
@@ -98,8 +100,8 @@ struct Problem : Inputs, Bias, Lowered {
 struct Forward : Problem {
     Target out;                // (B, H, N, D)
     float* lse = nullptr;      // (B, H, N)
-    long splits = 1;           // parts of the keys that are attended to apart and merged
-    float* partial = nullptr;  // (B, H, splits, N, Dp + 2): sums, row maximum, row sum; null where splits is 1
+    long splits = 1;           // parts of the keys, whose results are merged
+    float* partial = nullptr;  // (B, H, splits, N, Dp + 2): O, row_max, row_sum; null where splits is 1
 };
 
 // Gradients of the form's tensors, float32: null where not needed.
@@ -117,11 +119,12 @@ struct Backward : Problem {
     BiasGradients grad_bias;
 
     // Scratch.
-    float* delta = nullptr;       // (B, H, N): sum of grad_out * out, less grad_lse
+    float* delta = nullptr;       // (B, H, N): rowsum(grad_out * out) - grad_lse
     float* query_norm = nullptr;  // (B, H, N): |query| |scale|
-    float* reached = nullptr;     // (B, H, N): the log-sum-exp; +inf where nothing was seen, -inf for NaN
-    long key_chunks = 1;          // parts of the keys whose gradients are summed apart
-    float* query_sums = nullptr;   // (key_chunks, B, H, N, Dp), before the factor `scale`; may be grad_query itself
+    // (B, H, N), for skipping: the log-sum-exp; +inf of a row that sees no key, -inf of one with NaN
+    float* log_mass = nullptr;
+    long key_chunks = 1;          // parts of the keys, each with sums of its own
+    float* query_sums = nullptr;   // (key_chunks, B, H, N, Dp): dQ / scale; may be the memory of grad_query
     double* strip_sums = nullptr;  // (key_chunks, B, H, K): of a strip, or of a warp's g
     double* line_sums = nullptr;   // (key_chunks, B, H, 2, S): slope, intercept
     double* a_sums = nullptr;      // (key_chunks, B, H, N)
@@ -134,8 +137,8 @@ constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
 
-// What each instruction set offers. An item is a piece of work that one thread does alone; items write apart from each other,
-// and no result depends on which thread does which.
+// What each instruction set offers. An item is a piece of work that one thread does alone. No two items write to the same
+// place, so that no result depends on which thread does which.
 template <class P>
 struct Work {
     long (*items)(const P&);

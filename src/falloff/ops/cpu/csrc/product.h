@@ -1,11 +1,11 @@
-// Small matrix products, the only place where kernels multiply: a sliver of A times B, with C in registers.
+// Small matrix products: a sliver of A times B, with C in registers. All products of packed factors are made here.
 //
-// A sliver is at most 6 rows. A block of C, ROWS x (VECTORS * W) floats, stays in registers while the inner dimension runs. Each
-// step loads a row of B and broadcasts ROWS numbers of A, which may lie with any strides, so that the same code takes A
-// transposed. 6 x 4 vectors fill 24 of the 32 registers of AVX-512 and NEON, 6 x 2 fill 12 of the 16 of AVX2; the rest hold B's
-// row and a broadcast.
-// A sliver's blocks follow one another within one function: a call for each block would empty the pipeline between them, which
-// at 64 steps costs 14% of the peak with AVX2. On Zen 4 a sliver runs at 97 to 99% of the peak.
+// A sliver is at most 6 rows. The micro kernel keeps a block of C, ROWS x (VECTORS * W) floats, in registers while it runs
+// along the inner dimension: each step loads a row of B and broadcasts ROWS numbers of A. A's strides are free, so that the
+// same code multiplies by A transposed. 6 x 4 vectors fill 24 of the 32 registers of AVX-512 and NEON, 6 x 2 fill 12 of the 16
+// of AVX2; the rest hold B's row and the broadcast.
+// One function makes all blocks of a sliver: a call for each block would empty the pipeline between them, which at 64 steps
+// costs 14% of the peak with AVX2. On Zen 4 a sliver runs at 97 to 99% of the peak.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ constexpr int PANEL_VECTORS = W == 8 ? 2 : 4;
 static_assert(SLIVER_ROWS == 6 && PANEL_VECTORS <= 4);  // micro_kernel is made for each number of them
 constexpr int PANEL = PANEL_VECTORS * W;  // columns of a panel: see pack_panels
 
-// Where the processor multiplies pairs of bfloat16, a lane of A and of B may hold two numbers that are neighbours along the
-// inner dimension, which then counts pairs: twice the products in the same time. Elsewhere bfloat16 is widened to float.
+// Some processors multiply pairs of bfloat16: there a lane of A and of B holds two neighbours along the inner dimension, which
+// then counts pairs, and twice as many products take the same time. Elsewhere bfloat16 is widened to float.
 #if defined(__AVX512BF16__)
 constexpr bool HAS_PAIRS = true;
 #else
@@ -43,7 +43,7 @@ struct Count {
     static constexpr int value = N;
 };
 
-// sums += x * row, lane by lane; in pairs, where a lane holds two bfloat16, the sum of both products.
+// sums + x * row, lane by lane; where a lane holds a pair of bfloat16, plus both products of the pair.
 template <bool PAIRS>
 inline Vec multiply_add(Vec sums, Vec x, Vec row) {
 #if defined(__AVX512BF16__)
@@ -52,14 +52,15 @@ inline Vec multiply_add(Vec sums, Vec x, Vec row) {
     return sums + x * row;
 }
 
-// One lane's bits in all lanes, be they a float or a pair.
+// The 32 bits at x, a float or a pair of bfloat16, in every lane.
 inline Vec broadcast_bits(const float* x) {
     int32_t bits;
     std::memcpy(&bits, x, sizeof bits);
     return (Vec)(bits - Int{});
 }
 
-// One block of C. `start(i, v)` is what the sums of row i and vector v begin with; `finish(i, sums)` takes those of a row.
+// One block of C, A (ROWS, inner) times B (inner, VECTORS * W): the sums of row i and vector v begin at start(i, v); those of a
+// row go to finish(i, sums).
 template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
 [[gnu::always_inline]] inline void micro_kernel(
     long inner, Left a, const float* b, long b_row, Start start, Finish finish
@@ -85,6 +86,7 @@ template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
     for (int i = 0; i < ROWS; i++) finish(i, sums[i]);
 }
 
+// A (ROWS, inner) times B (inner, columns), block by block.
 template <int ROWS, bool PAIRS, class Start, class Finish>
 [[gnu::noinline]] void multiply_rows(long columns, long inner, Left a, Right b, Start start, Finish finish) {
     long column = 0;
@@ -104,8 +106,8 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
     }
 }
 
-// A B for `rows` <= SLIVER_ROWS and `columns`, a multiple of W: sums begin with start(row, column), a vector of columns, and go
-// to finish(row, column, sums), some vectors of columns at once.
+// A (rows, inner) times B (inner, columns), with rows <= SLIVER_ROWS and whole vectors of columns. The sums of a vector of
+// columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns.
 template <class Start, class Finish>
 inline void multiply_sliver(
     long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
@@ -126,7 +128,7 @@ inline void multiply_sliver(
     }
 }
 
-// C += A B.
+// C (rows, columns) += A (rows, inner) B (inner, columns).
 inline void add_product(long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs) {
     multiply_sliver(
         rows, columns, inner, a, b, pairs, [=](int i, long j) { return load(c + i * c_row + j); },

@@ -124,7 +124,7 @@ void run_backward(Backward p, const Kernels& kernels, Pending pending) {
     const CallMemory memory([&](Arena& arena) {
         p.delta = arena.take<float>(heads * p.N);
         p.query_norm = arena.take<float>(heads * p.N);
-        p.reached = arena.take<float>(heads * p.N);
+        p.log_mass = arena.take<float>(heads * p.N);
         p.query_sums = arena.take<float>(p.needs_query && !in_place ? p.key_chunks * heads * p.N * Dp : 0);
         p.strip_sums = arena.take<double>(of_strip);
         p.line_sums = arena.take<double>(of_lines);

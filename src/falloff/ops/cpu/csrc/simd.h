@@ -1,8 +1,8 @@
-// Vectors of float by the vector extensions that GCC (11 and later) and clang share: one source for AVX2, AVX-512 and NEON.
+// Vectors of floats, by the vector extensions that GCC (11 and later) and clang share: one source for AVX2, AVX-512 and NEON.
 //
-// This header and all that kernels.cpp includes are compiled once per instruction set, each time in a namespace of its own,
-// and use nothing of the standard library that could be emitted as a function: the linker would merge such functions across
-// instruction sets and might keep one that this machine cannot run.
+// This header and all that kernels.cpp includes are compiled once per instruction set, each time in a namespace of its own.
+// They use nothing of the standard library that could be emitted as a function: the linker would merge such functions of all
+// instruction sets, and might keep one that this machine cannot run.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@
 #define FALLOFF_WIDTH 4
 #endif
 
-// Before a loop whose number of rounds, at most 32, is known to the compiler: no loop is left, and arrays become registers.
+// Before a loop of at most 32 rounds, whose number the compiler knows: it unrolls the loop, and arrays become registers.
 #if defined(__clang__)
 #define FALLOFF_UNROLL _Pragma("clang loop unroll(full)")
 #define FALLOFF_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
@@ -38,7 +38,7 @@ typedef uint32_t Word __attribute__((vector_size(W * 4)));
 
 constexpr float INF = __builtin_inff();
 
-inline Vec load(const float* from) {  // no alignment is asked for: unaligned loads are free
+inline Vec load(const float* from) {  // of any alignment: unaligned loads cost nothing
     Vec v;
     std::memcpy(&v, from, sizeof v);
     return v;
@@ -46,7 +46,8 @@ inline Vec load(const float* from) {  // no alignment is asked for: unaligned lo
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 inline Vec broadcast(float x) { return x - Vec{}; }
 
-// Of a NaN in `a` the result is `b`; of one in `b`, it is NaN. By name, where the compiler would compare and blend.
+// The larger of a and b, lane by lane. Where a is NaN the result is b; where b is NaN it is NaN. As an intrinsic where there is
+// one, for the compiler would compare and blend.
 inline Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
     return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
@@ -66,7 +67,8 @@ inline Int iota() {
     return lanes;
 }
 
-// Lane i of the result is lane from(i) of `a`, then `b`, counted on: from W for those of `b`. `from` captures nothing.
+// Lane i of the result is lane from(i) of a and b, whose lanes are numbered 0 .. W - 1 and W .. 2W - 1. `from` captures
+// nothing.
 template <class From, int... i>
 inline Vec shuffled(Vec a, Vec b, From from, std::integer_sequence<int, i...>) {
 #if defined(__clang__)
@@ -80,7 +82,7 @@ inline Vec shuffled(Vec a, Vec b, From from) {
     return shuffled(a, b, from, std::make_integer_sequence<int, W>());
 }
 
-// Lanes i and i ^ DISTANCE change places.
+// Lanes i and i ^ DISTANCE swap places.
 template <int DISTANCE>
 inline Vec swapped(Vec v) {
     return shuffled(v, v, [](int i) { return i ^ DISTANCE; });
@@ -102,10 +104,10 @@ inline float largest(Vec v) {
     else return largest<DISTANCE / 2>(larger(swapped<DISTANCE>(v), v));
 }
 
-// e^x, to a relative error of 1.6e-7 + 1.3e-8 |x|, for x from -87.6 to 88; below that it falls to 0, which it is from -88 on; NaN
-// for NaN. x = (n + f) * ln 2 with |f| <= 1/2; 2^f is a polynomial (degree 5, relative error below 9.2e-8, 1 at 0, by Estrin's
-// scheme: shorter chains than Horner's), and 2^n is built from n in the exponent's bits: adding `shifter` rounds to an integer
-// and leaves n + 127 in the lowest bits of the sum. At -88 that is 0, and so is what it builds.
+// e^x, with a relative error below 1.6e-7 + 1.3e-8 |x| for x from -87.6 to 88. Below -87.6 it falls to 0, which it is from -88
+// on; NaN gives NaN. x = (n + f) * ln 2 with |f| <= 1/2. 2^f is a polynomial: degree 5, relative error below 9.2e-8, exactly 1
+// at 0, by Estrin's scheme, whose chains are shorter than Horner's. 2^n is made of n as the bits of the exponent: adding
+// `shifter` rounds to an integer and leaves n + 127 in the lowest bits of the sum. At -88 these bits are 0, and 2^n is 0.
 inline Vec exp(Vec x) {
     const float log2_e = 1.44269504f, shifter = 12582912.0f + 127.0f;  // 1.5 * 2^23: there floats are the integers
     x = larger(broadcast(-88.0f), x);
@@ -124,7 +126,7 @@ inline Vec exp(Vec x) {
 }
 inline float exp(float x) { return exp(broadcast(x))[0]; }
 
-// Blocks of STEP x STEP of two rows change places: a's last ones against b's first ones.
+// Transposes 2 x 2 blocks of STEP lanes in two rows: the second block of each pair in a swaps places with the first in b.
 template <int STEP>
 inline void exchange(Vec& a, Vec& b) {
     const Vec first = shuffled(a, b, [](int lane) { return lane & STEP ? lane - STEP + W : lane; });
@@ -132,7 +134,7 @@ inline void exchange(Vec& a, Vec& b) {
     a = first;
 }
 
-// Of each four lanes of a and b the first or last two, in turns of SIZE: an interleaving that has an instruction of its own.
+// Of each four lanes of a and b, the first two or the last two, SIZE lanes of a and of b in turn: one instruction does it.
 template <int SIZE, bool LAST>
 inline Vec interleaved(Vec a, Vec b) {
     return shuffled(a, b, [](int lane) {
@@ -141,7 +143,7 @@ inline Vec interleaved(Vec a, Vec b) {
     });
 }
 
-// W x W floats, transposed in registers: blocks of 4 x 4 change places, and each is transposed by interleaving.
+// W x W floats, transposed in registers: first the blocks of 4 x 4 swap places, then each is transposed by interleaving.
 inline void transpose(Vec (&rows)[W]) {
     static_assert(W == 4 || W == 8 || W == 16);
     FALLOFF_UNROLL

@@ -5,31 +5,32 @@
 #include <cstdint>
 
 #include "arena.h"
+#include "mask.h"
 #include "pack.h"
 #include "problem.h"
 #include "simd.h"
-#include "tile.h"
 
 namespace falloff::FALLOFF_ISA {
 
-// A row's weights are counted against what it has reached: its running maximum, or its log-sum-exp. All
-// that is skipped of a row weighs less than 2^-24 of it together, by two certificates, each for half of that: either each of
-// at most M keys weighs less than its share, or all keys further in the past than some point do, since the biases from there
-// on sum up to little. A score is at most |query| |key| |scale| + bias. Norms are +inf where something is not finite, which
-// fails every comparison: nothing that is not finite is ever skipped.
+// All keys that are skipped of a row have less than 2^-24 of its softmax mass together. There are two certificates, each good
+// for half of that. A block of keys is skipped where each of its keys has less than 2^-25 / M of the mass. All keys before some
+// key are skipped where their biases sum up to so little that they have less than 2^-25 together. The row's mass is at least
+// exp(log_mass): the forward takes the running maximum for log_mass, the backward the log-sum-exp. A score is at most
+// |query| |key| |scale| + bias. Norms are +inf where something is not finite, which fails every comparison: nothing that is not
+// finite is ever skipped.
 //
 // Why the bound holds in float arithmetic. The comparison: rounding never turns x >= y into fl(x) < fl(y), so
-// fl(bias + product) < fl(reached - margin) says the same of what was rounded. The product: relative rounding of norms, of the
-// product and of the scores themselves (D <= 256 terms) is below 1e-4. Underflow, and processors that take denormals for 0,
-// lose less than 2^-125 of each square, so less than TINY of the sum of 256, which norms therefore count in addition: no norm
-// is below 2^-50, and where scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow
-// is below 2^-125 * 2^64 of a score. Overflow is +inf, or NaN, which skips nothing.
+// fl(bias + product) < fl(log_mass - margin) says the same of the exact numbers. The product: the relative rounding of norms,
+// of the product and of the scores themselves (D <= 256 terms) is below 1e-4. Underflow, and processors that take denormals
+// for 0, lose less than 2^-125 of each square, so less than TINY of the sum of 256 of them. Norms therefore add TINY: none is
+// below 2^-50, and where the scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow
+// is below 2^-125 * 2^64 of a score. Overflow gives +inf or NaN, which skips nothing.
 constexpr float TINY = 7.8886091e-31f;  // 2^-100
 constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
 static_assert(MOST_HEAD_SIZE <= 256);
 static_assert(KEY_BLOCK % PANEL == 0);  // a span begins with a panel, also where keys before it are skipped
 
-// At least the largest bias of a q tile and keys begin .. end - 1.
+// An upper bound of the biases of a q tile's rows and the keys begin .. end - 1.
 inline float bias_bound(const Problem& p, const QTile& q_tile, long begin, long end) {
     const long low = position(p, q_tile.first) - (end - 1) - p.start;
     const long high = position(p, q_tile.first + q_tile.rows - 1) - begin - p.start;
@@ -40,23 +41,23 @@ inline float bias_bound(const Problem& p, const QTile& q_tile, long begin, long 
     return bound;
 }
 
-// At least the log-sum-exp of the biases of a q tile's rows and all keys before `end`.
+// An upper bound, for each row of a q tile, of the log-sum-exp of its biases for all keys before `end`.
 inline float bias_tail(const Problem& p, const QTile& q_tile, long end) {
     const long nearest = position(p, q_tile.first) - (end - 1) - p.start;
     if (nearest < 0) return INF;
     return p.strip_tail[q_tile.h * strip_blocks(p) + smaller(nearest, p.K - 1) / STRIP_BLOCK];
 }
 
-// The span without the keys at its ends that cannot matter. For each row of the q tile: its |query| |scale|, and what it has
-// reached.
-inline Span that_matters(const Problem& p, const QTile& q_tile, Span span, const float* query_norm, const float* reached) {
+// The span without the keys at its ends that cannot matter. For each row of the q tile (rows): query_norm, its |query| |scale|,
+// and log_mass.
+inline Span that_matters(const Problem& p, const QTile& q_tile, Span span, const float* query_norm, const float* log_mass) {
     if (!p.key_norm) return span;
     const long first = (q_tile.b * p.G + q_tile.h / p.group()) * key_blocks(p);
     const float each = SKIP_MARGIN + __builtin_logf(float(p.M));
     auto all_below = [&](float bias, float key_norm, float margin) {
         bool below = true;
         for (long i = 0; i < q_tile.rows; i++)
-            below &= bias + query_norm[i] * key_norm * 1.0001f < reached[i] - margin;  // 1.0001: norms are rounded
+            below &= bias + query_norm[i] * key_norm * 1.0001f < log_mass[i] - margin;  // 1.0001: norms are rounded
         return below;
     };
     auto skipped = [&](long key) {
@@ -82,7 +83,7 @@ inline float norm(const float* row, long Dp) {
     return s == s ? s : INF;
 }
 
-// |query| |scale| of a q tile's rows. `scratch`: the rows as floats.
+// |query| |scale| of a q tile's rows: norms (rows). `scratch`: (rows, Dp).
 inline void query_norms(const Problem& p, const QTile& q_tile, float* scratch, float* norms) {
     pack_rows(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, scratch);
     for (long i = 0; i < q_tile.rows; i++)
@@ -93,19 +94,19 @@ inline long key_norm_items(const Problem& p) { return p.B * p.G; }
 inline size_t key_norm_bytes(const Problem& p) { return KEY_BLOCK * padded(p) * sizeof(float); }
 inline void key_norms(const Problem& p, long item, Arena arena) {
     const long b = item / p.G, g = item % p.G, Dp = padded(p);
-    float *rows = arena.take<float>(KEY_BLOCK * Dp), before = 0.0f;
+    float *rows = arena.take<float>(KEY_BLOCK * Dp), before = 0.0f;  // (KEY_BLOCK, Dp); the largest norm of all blocks so far
     for (long block = 0; block < key_blocks(p); block++) {
         const long first = block * KEY_BLOCK, count = smaller(p.M - first, KEY_BLOCK);
-        const int32_t* labels = hidden_from(p, b, first);
+        const int32_t* labels = labels_from(p, b, first);
         pack_rows(p, p.key, b, g, first, count, rows, labels);
-        float most = 0.0f;
-        for (long j = 0; j < count; j++) most = larger(norm(rows + j * Dp, Dp), most);
+        float largest_norm = 0.0f;
+        for (long j = 0; j < count; j++) largest_norm = larger(norm(rows + j * Dp, Dp), largest_norm);
         pack_rows(p, p.value, b, g, first, count, rows, labels);
-        Vec zero{};  // 0 * value: NaN where a value is not finite
+        Vec zero{};  // 0 * value is NaN where a value is not finite
         for (long x = 0; x < count * Dp; x += W) zero += 0.0f * load(rows + x);
-        if (sum(zero) != 0.0f) most = INF;  // NaN is not 0 either
-        before = larger(most, before);
-        p.key_norm[item * key_blocks(p) + block] = most;
+        if (sum(zero) != 0.0f) largest_norm = INF;  // NaN, too, is not 0
+        before = larger(largest_norm, before);
+        p.key_norm[item * key_blocks(p) + block] = largest_norm;
         p.key_norm_before[item * key_blocks(p) + block] = before;
     }
 }

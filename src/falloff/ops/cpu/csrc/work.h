@@ -11,19 +11,19 @@
 
 namespace falloff {
 
-// Asked now and then, by the thread that called, in a call that takes long: whether it is to be given up.
+// Whether a call is to end early. The thread that called asks now and then, in a call that takes long.
 using Pending = bool (*)();
 
-// Thrown where it was: results are unfinished, and no thread works on them any more.
+// Thrown by a call that ended early: results are unfinished, and no thread works on them any more.
 struct Interrupted {};
 
-// Whether a call is to be given up. The thread that called asks `pending`, every 50 ms: a short call never does, and a long
-// one does not notice. The others see what it found.
+// Whether a call is to end early. The thread that called asks `pending` every 50 ms: a short call never does, and a long one
+// loses no time by it. The other threads see the answer.
 class Interrupt {
 public:
     explicit Interrupt(Pending to_ask) : pending(to_ask) {}
     bool operator()();
-    // The caller, out of work in a long call, goes on looking while others work.
+    // In a long call the caller, when it has no work left, goes on asking while others work.
     void look_until_alone(const std::atomic<int>& working);
 
 private:
@@ -36,9 +36,9 @@ private:
     Clock::time_point next = Clock::now() + std::chrono::milliseconds(50);
 };
 
-// Does all items of `work`, on at most `threads` threads and no more than `multiply_adds` of work are worth: what is small runs
-// on the calling thread alone. A region of several threads costs some microseconds, and on a busy machine it waits until the
-// scheduler lets all of them run, 8 to 32 ms.
+// Does all items of `work` on at most `threads` threads, and on no more than so many multiply-adds are worth: small work stays
+// on the calling thread. Starting several threads costs some microseconds, and on a busy machine it waits until the scheduler
+// lets all of them run, 8 to 32 ms.
 void run_items(
     long items, size_t bytes, const std::function<void(long item, Arena scratch)>& work, int threads, double multiply_adds,
     Interrupt& interrupt
