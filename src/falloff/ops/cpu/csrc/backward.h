@@ -30,6 +30,7 @@ constexpr long BACKWARD_Q_TILE = 48, BACKWARD_KV_TILE = 192;
 constexpr long TILE_MARGIN = 48;  // zeros before each row of a tile of scores, for add_diagonals; as many behind its keys
 constexpr long TILE_ROW = TILE_MARGIN + BACKWARD_KV_TILE + 64;
 static_assert(BACKWARD_Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
+static_assert(BACKWARD_Q_TILE % W == 0);  // row_products takes W rows, also behind the last one of a q tile
 static_assert(BACKWARD_Q_TILE % 2 == 0);  // add_transposed_product makes pairs of rows
 static_assert(BACKWARD_KV_TILE % PANEL == 0 && BACKWARD_KV_TILE <= STRIP_PAD);
 // add_diagonals reads so far before a row's first key and behind its last; `diagonals` has TILE_ROW numbers too.
@@ -38,26 +39,40 @@ static_assert(TILE_MARGIN % W == 0 && TILE_ROW % W == 0);  // vectors of scores 
 
 inline long q_tiles(const Problem& p) { return (p.N + BACKWARD_Q_TILE - 1) / BACKWARD_Q_TILE; }
 
+// rowsum(A * B) of W rows of A and B, (W, D) of (.., row), which are transposed in registers to be summed lane by lane: each
+// row in the order of dP = dO V^T, so that dP - delta is exactly 0 where one key has all the weight.
+inline Vec row_products(const float* a, const float* b, long row, long D) {
+    Vec sums{};
+    for (long d = 0; d < D; d += W) {
+        Vec a_block[W], b_block[W];  // (W, W)
+        FALLOFF_UNROLL
+        for (int i = 0; i < W; i++) a_block[i] = load(a + i * row + d), b_block[i] = load(b + i * row + d);
+        transpose(a_block);
+        transpose(b_block);
+        for (int x = 0; x < smaller(D - d, W); x++) sums += a_block[x] * b_block[x];
+    }
+    return sums;
+}
+
 // delta of one head's rows, and what certified skipping needs of them.
 inline long prepare_items(const Backward& p) { return p.B * p.H; }
 inline size_t prepare_bytes(const Backward& p) { return 2 * BACKWARD_Q_TILE * padded(p) * sizeof(float); }
 inline void prepare_backward(const Backward& p, long head, Arena arena) {
     const long b = head / p.H, h = head % p.H, Dp = padded(p);
     float *grad_out = arena.take<float>(BACKWARD_Q_TILE * Dp), *out = arena.take<float>(BACKWARD_Q_TILE * Dp);  // (rows, Dp)
+    float row_sums[BACKWARD_Q_TILE];  // of dO * O
     for (long q_tile = 0; q_tile < q_tiles(p); q_tile++) {
         const long first = q_tile * BACKWARD_Q_TILE, rows = smaller(BACKWARD_Q_TILE, p.N - first);
         const float* lse = p.lse + head * p.N + first;
         pack_rows(p, p.grad_out, b, h, first, rows, grad_out);
         pack_rows(p, p.out, b, h, first, rows, out);
+        for (long i = 0; i < rows; i += W) store(row_sums + i, row_products(grad_out + i * Dp, out + i * Dp, Dp, p.D));
         for (long i = 0; i < rows; i++) {
-            // Summed in the order of dP = dO V^T: where one key has all the weight, dP - delta is exactly 0.
-            float products = 0.0f;
-            for (long d = 0; d < p.D; d++) products = __builtin_fmaf(grad_out[i * Dp + d], out[i * Dp + d], products);
             // Of a row that saw nothing, the gradient of the log-sum-exp may be anything, NaN too: it does not count.
             const float grad_lse = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
-            p.delta[head * p.N + first + i] = products - grad_lse;
+            p.delta[head * p.N + first + i] = row_sums[i] - grad_lse;
             // Nothing is skipped of a row whose output or gradient is not finite.
-            const bool finite = lse[i] == lse[i] && products - products == 0.0f;
+            const bool finite = lse[i] == lse[i] && row_sums[i] - row_sums[i] == 0.0f;
             p.log_mass[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
         }
         if (p.key_norm) query_norms(p, {b, h, first, rows}, out, p.query_norm + head * p.N + first);
@@ -99,12 +114,12 @@ inline size_t backward_bytes(const Backward& p) {
 }
 inline long backward_items(const Backward& p) { return p.B * p.G * p.key_chunks; }
 
-// C (span, Dp) += A^T B with A (rows of the q tile, span), P or dS, and B (rows of the q tile, Dp) from pack_right. Causal: the
-// rows above a key's first add nothing and are left out. Where B is in pairs of bfloat16, A's rows are repacked in pairs into
-// `pairs`, which must not be A; A has memory for an even number of rows.
+// C (span, Dp) += A^T B, or = where C is fresh, with A (rows of the q tile, span), P or dS, and B (rows of the q tile, Dp) from
+// pack_right. Causal: the rows above a key's first add nothing and are left out. Where B is in pairs of bfloat16, A's rows are
+// repacked in pairs into `pairs`, which must not be A; A has memory for an even number of rows.
 inline void add_transposed_product(
     const Problem& p, const QTile& q_tile, Span span, const Steps& steps, float* a, long a_row, float* pairs,
-    const float* b, float* c
+    const float* b, float* c, bool fresh
 ) {
     const long Dp = padded(p);
     long inner_row = a_row;
@@ -123,7 +138,8 @@ inline void add_transposed_product(
         if (in_pairs(p)) first /= 2;
         add_product(
             smaller(span.count() - key, SLIVER_ROWS), Dp, inner_of_rows(p, q_tile.rows) - first,
-            Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p)
+            Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p),
+            fresh
         );
     }
 }
@@ -151,9 +167,10 @@ inline void add_form_gradient(
     add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.K, p.start, p.form == Form::warp);
 }
 
-// One tile of one head: adds to dK and dV of the kv tile, to dQ of the q tile, and to the gradient of the form.
+// One tile of one head: adds to dQ of the q tile, to the gradient of the form, and to dK and dV of the span's keys, whose sums
+// it begins where they are `fresh`.
 inline void attend_backward(
-    const Backward& p, long chunk, const QTile& q_tile, Span kv_tile, Span span, const BackwardScratch& at
+    const Backward& p, long chunk, const QTile& q_tile, Span kv_tile, Span span, const BackwardScratch& at, bool fresh
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin, head = q_tile.b * p.H + q_tile.h;
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
@@ -199,17 +216,20 @@ inline void attend_backward(
     float* pairs = prob_dropped == at.prob ? at.prob_dropped : at.prob;
     if (p.needs_value)
         add_transposed_product(
-            p, q_tile, span, steps, prob_dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp
+            p, q_tile, span, steps, prob_dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp,
+            fresh
         );
     if (!needs_scores) return;
     if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, steps, at);
     if (p.needs_key)
         add_transposed_product(
-            p, q_tile, span, steps, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp
+            p, q_tile, span, steps, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp,
+            fresh
         );
     if (p.needs_query) {
         float* grad_query = p.query_sums + ((chunk * p.B * p.H + head) * p.N + q_tile.first) * Dp;  // (rows, Dp)
         for (long s = 0; s < steps.slivers; s++) {
+            if (steps.count[s] == 0) continue;
             const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s);
             float* ds = at.ds + first * TILE_ROW;
             if (in_pairs(p))
@@ -222,12 +242,22 @@ inline void attend_backward(
     }
 }
 
+// dK and dV of the keys begin .. end - 1 become 0.
+inline void clear_sums(const Backward& p, long begin, long end, Span kv_tile, const BackwardScratch& at) {
+    const long Dp = padded(p), first = (begin - kv_tile.begin) * Dp, count = (end - begin) * Dp;
+    std::memset(at.grad_key + first, 0, count * sizeof(float));
+    std::memset(at.grad_value + first, 0, count * sizeof(float));
+}
+
 inline void backward(const Backward& p, long item, Arena arena) {
-    float* scratch = arena.take<float>(0);
     const BackwardScratch at(p, arena);
     const long Dp = padded(p), group = p.group();
     const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
-    for (size_t x = 0; x < arena.bytes() / sizeof(float); x++) scratch[x] = 0.0f;
+    // Scratch memory holds what earlier items left. All of it is written before it is read, but for these zeros of
+    // add_diagonals.
+    float* summed = p.form == Form::warp ? at.prob_dropped : at.ds;
+    for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++)
+        std::memset(summed + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
     if (p.needs_query) {
         float* sums = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;  // (group, N, Dp)
         for (long x = 0; x < group * p.N * Dp; x++) sums[x] = 0.0f;
@@ -237,7 +267,6 @@ inline void backward(const Backward& p, long item, Arena arena) {
         if (p.given_up()) return;
         const Span kv_tile{index * BACKWARD_KV_TILE, smaller((index + 1) * BACKWARD_KV_TILE, p.M)};
         const int32_t* labels = labels_from(p, b, kv_tile.begin);
-        for (long x = 0; x < kv_tile.count() * Dp; x++) at.grad_key[x] = at.grad_value[x] = 0.0f;
         bool packed = false;
         for (long h = g * group; h < (g + 1) * group; h++)
             for (long n = 0; n < q_tiles(p); n++) {
@@ -251,10 +280,13 @@ inline void backward(const Backward& p, long item, Arena arena) {
                     pack_panels(p, p.value, b, g, kv_tile.begin, kv_tile.count(), at.keys, at.value_panels, labels);
                     pack_panels(p, p.key, b, g, kv_tile.begin, kv_tile.count(), at.keys, at.key_panels, labels);
                     pack_right(p, p.key, b, g, kv_tile.begin, kv_tile.count(), at.keys, labels);
-                    packed = true;
+                    clear_sums(p, kv_tile.begin, span.begin, kv_tile, at);
+                    clear_sums(p, span.end, kv_tile.end, kv_tile, at);
                 }
-                attend_backward(p, chunk, q_tile, kv_tile, span, at);
+                attend_backward(p, chunk, q_tile, kv_tile, span, at, !packed);
+                packed = true;
             }
+        if (!packed) clear_sums(p, kv_tile.begin, kv_tile.end, kv_tile, at);
         const long row = (b * p.G + g) * p.M + kv_tile.begin;
         if (p.needs_key) unpack_rows(p, at.grad_key, kv_tile.count(), p.scale, p.grad_key, row, labels);
         if (p.needs_value) unpack_rows(p, at.grad_value, kv_tile.count(), 1.0f, p.grad_value, row, labels);

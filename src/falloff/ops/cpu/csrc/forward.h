@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 #include "arena.h"
 #include "dropout.h"
@@ -19,6 +20,7 @@ namespace falloff::FALLOFF_ISA {
 
 constexpr long Q_TILE = 48, KV_TILE = 256;
 static_assert(Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
+static_assert(Q_TILE % SLIVER_ROWS == 0);
 static_assert(KV_TILE % PANEL == 0 && KV_TILE <= STRIP_PAD);
 
 // A chunk: q tiles that share packed keys. They follow one another in one head or, where a head has no more than one q tile,
@@ -45,8 +47,9 @@ inline long chunk_rows(const Problem& p) { return Q_TILE * Chunks(p).q_tiles; }
 inline long forward_items(const Forward& p) { return chunks(p) * p.splits; }
 
 struct ForwardScratch {
-    float *query, *acc_out;               // (rows of a chunk, Dp)
+    float *query, *acc_out;               // (rows of a chunk, Dp); acc_out: O before it is divided by row_sum
     float *row_max, *row_sum, *norm;      // (rows of a chunk); norm: |query| |scale|
+    bool* begun;                          // (slivers of a chunk): whether acc_out holds sums
     float* scores;                        // (SLIVER_ROWS, KV_TILE)
     float *key_panels, *values, *rows;    // (KV_TILE, Dp); rows: what pack_panels and query_norms need
 
@@ -57,6 +60,7 @@ struct ForwardScratch {
         row_max = arena.take<float>(rows_of_chunk);
         row_sum = arena.take<float>(rows_of_chunk);
         norm = arena.take<float>(rows_of_chunk);
+        begun = arena.take<bool>(rows_of_chunk / SLIVER_ROWS);
         scores = arena.take<float>(SLIVER_ROWS * KV_TILE);
         key_panels = arena.take<float>(KV_TILE * Dp);
         values = arena.take<float>(KV_TILE * Dp);
@@ -86,20 +90,23 @@ inline void attend(
         if (width == 0) continue;
         Vec row_max_lanes[SLIVER_ROWS];
         float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
+        bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
             p, q_tile, span, steps, s, at.query + chunk_row * inner, at.key_panels + skipped * inner, scores, KV_TILE,
             row_max_lanes
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
-        softmax_sliver(rows, width, row_max_lanes, scores, KV_TILE, row_max, row_sum, out, Dp);
+        softmax_sliver(rows, width, row_max_lanes, scores, KV_TILE, row_max, row_sum, begun ? out : nullptr, Dp);
         if (p.dropout.on)
             for (long i = 0; i < rows; i++)
                 drop(p, q_tile, first + i, span.begin, width, scores + i * KV_TILE, scores + i * KV_TILE);
         if (in_pairs(p))
             for (long i = 0; i < rows; i++) pair_columns(scores + i * KV_TILE, width);
         add_product(
-            rows, Dp, inner_of_rows(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p)
+            rows, Dp, inner_of_rows(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p),
+            !begun
         );
+        begun = true;
     }
 }
 
@@ -107,6 +114,7 @@ inline void attend(
 inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const ForwardScratch& at, long chunk_row) {
     const long Dp = padded(p), head = q_tile.b * p.H + q_tile.h;
     for (long i = 0; i < q_tile.rows; i++) {
+        if (!at.begun[(chunk_row + i) / SLIVER_ROWS]) std::memset(at.acc_out + (chunk_row + i) * Dp, 0, Dp * sizeof(float));
         const float* acc_out = at.acc_out + (chunk_row + i) * Dp;
         const float row_max = at.row_max[chunk_row + i], row_sum = at.row_sum[chunk_row + i];
         const long row = head * p.N + q_tile.first + i;
@@ -127,7 +135,7 @@ inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const
 inline void forward(const Forward& p, long item, Arena arena) {
     const ForwardScratch at(p, arena);
     const Chunks chunks(p);
-    const long Dp = padded(p), split = item % p.splits, head = item / p.splits % chunks.heads(p);
+    const long split = item % p.splits, head = item / p.splits % chunks.heads(p);
     const long chunk = chunks.per_head - 1 - item / p.splits / chunks.heads(p);  // causal: the longest rows first
     const long b = chunks.by_head ? head / p.G : head / p.H, g = chunks.by_head ? head % p.G : head % p.H / p.group();
     const long q_tiles = smaller(chunks.q_tiles, chunks.all - chunk * chunks.q_tiles);
@@ -145,7 +153,7 @@ inline void forward(const Forward& p, long item, Arena arena) {
             at.row_sum[n * Q_TILE + i] = 0.0f;
         }
     }
-    for (long x = 0; x < q_tiles * Q_TILE * Dp; x += W) store(at.acc_out + x, Vec{});
+    for (long s = 0; s < q_tiles * (Q_TILE / SLIVER_ROWS); s++) at.begun[s] = false;
 
     const long kv_tiles = (p.M + KV_TILE - 1) / KV_TILE;
     const Span part{kv_tiles * split / p.splits, kv_tiles * (split + 1) / p.splits};

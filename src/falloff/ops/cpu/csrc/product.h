@@ -59,8 +59,8 @@ inline Vec broadcast_bits(const float* x) {
     return (Vec)(bits - Int{});
 }
 
-// One block of C, A (ROWS, inner) times B (inner, VECTORS * W): the sums of row i and vector v begin at start(i, v); those of a
-// row go to finish(i, sums).
+// One block of C, A (ROWS, inner) times B (inner, VECTORS * W), where inner is at least 1: the sums of row i and vector v begin
+// at start(i, v); those of a row go to finish(i, sums).
 template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
 [[gnu::always_inline]] inline void micro_kernel(
     long inner, Left a, const float* b, long b_row, Start start, Finish finish
@@ -70,6 +70,7 @@ template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
     for (int i = 0; i < ROWS; i++)
         FALLOFF_UNROLL
         for (int v = 0; v < VECTORS; v++) sums[i][v] = start(i, v);
+    if (inner < 1) __builtin_unreachable();  // no test before the first step; a do-while GCC would not unroll
     FALLOFF_UNROLL_TWICE
     for (long k = 0; k < inner; k++) {
         Vec row[VECTORS];
@@ -106,8 +107,8 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
     }
 }
 
-// A (rows, inner) times B (inner, columns), with rows <= SLIVER_ROWS and whole vectors of columns. The sums of a vector of
-// columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns.
+// A (rows, inner) times B (inner, columns), with rows <= SLIVER_ROWS, inner >= 1 and whole vectors of columns. The sums of a
+// vector of columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns.
 template <class Start, class Finish>
 inline void multiply_sliver(
     long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
@@ -128,10 +129,13 @@ inline void multiply_sliver(
     }
 }
 
-// C (rows, columns) += A (rows, inner) B (inner, columns).
-inline void add_product(long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs) {
+// C (rows, columns) += A (rows, inner) B (inner, columns), or C = A B where it is `fresh`: whoever is first to write a sum need
+// not set it to 0.
+inline void add_product(
+    long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs, bool fresh = false
+) {
     multiply_sliver(
-        rows, columns, inner, a, b, pairs, [=](int i, long j) { return load(c + i * c_row + j); },
+        rows, columns, inner, a, b, pairs, [=](int i, long j) { return fresh ? Vec{} : load(c + i * c_row + j); },
         [=]<int V>(int i, long j, const Vec (&sums)[V]) {
             for (int v = 0; v < V; v++) store(c + i * c_row + j + v * W, sums[v]);
         }

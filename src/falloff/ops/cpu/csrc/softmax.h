@@ -18,8 +18,8 @@ inline float exponentiate(float* scores, long width, float shift) {
 }
 
 // Online softmax of a sliver: its scores (rows, width) become P, in place. row_max and row_sum (rows) take in the new scores;
-// where row_max rises, row_sum and the row of O (rows, Dp) are rescaled by exp(old_max - new_max). All rows take each step
-// together, for within one row each step waits for the one before.
+// where row_max rises, row_sum and the row of O (rows, Dp) are rescaled by exp(old_max - new_max). `out` is null where there is
+// no O yet. All rows take each step together, for within one row each step waits for the one before.
 inline void softmax_sliver(
     long rows, long width, const Vec* row_max_lanes, float* scores, long score_row, float* row_max, float* row_sum, float* out,
     long Dp
@@ -35,8 +35,8 @@ inline void softmax_sliver(
         rises[i] = new_max != old_max;
         row_max[i] = new_max;
     }
-    for (int i = 0; i < ROWS; i += W) store(rescale + i, exp(load(rescale + i)));
-    for (long i = 0; i < rows; i++) {
+    for (int i = 0; i < ROWS && out; i += W) store(rescale + i, exp(load(rescale + i)));
+    for (long i = 0; i < rows && out; i++) {
         if (!rises[i]) continue;
         row_sum[i] *= rescale[i];
         for (long d = 0; d < Dp; d += W) store(out + i * Dp + d, load(out + i * Dp + d) * rescale[i]);
