@@ -17,6 +17,7 @@
 #include "dropout.h"
 #include "mask.h"
 #include "pack.h"
+#include "prefetch.h"
 #include "problem.h"
 #include "product.h"
 #include "scores.h"
@@ -133,13 +134,14 @@ inline void add_transposed_product(
         }
         a = pairs;
     }
+    NoPrefetch none;
     for (long key = 0; key < span.count(); key += SLIVER_ROWS) {
         long first = p.causal ? smaller(larger(span.begin + key - position(p, q_tile.first), 0), q_tile.rows) : 0;
         if (in_pairs(p)) first /= 2;
         add_product(
             smaller(span.count() - key, SLIVER_ROWS), Dp, inner_of_rows(p, q_tile.rows) - first,
             Left{a + first * inner_row + key, 1, inner_row}, Right{b + first * Dp, Dp, PANEL}, c + key * Dp, Dp, in_pairs(p),
-            fresh
+            fresh, none
         );
     }
 }
@@ -175,6 +177,7 @@ inline void attend_backward(
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin, head = q_tile.b * p.H + q_tile.h;
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
     const Steps steps(p, q_tile, span);
+    NoPrefetch none;
     pack_left(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.query);
     pack_left(p, p.grad_out, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.grad_out);
     if (in_pairs(p)) {
@@ -189,7 +192,7 @@ inline void attend_backward(
         float *prob = at.prob + first * TILE_ROW, *kept = prob_dropped + first * TILE_ROW, *ds = at.ds + first * TILE_ROW;
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
-        score_sliver(p, q_tile, span, steps, s, at.query, at.key_panels + skipped * inner, prob, TILE_ROW, row_max_lanes);
+        score_sliver(p, q_tile, span, steps, s, at.query, at.key_panels + skipped * inner, prob, TILE_ROW, row_max_lanes, none);
         for (long i = 0; i < rows; i++) {
             const float row_lse = lse[first + i];
             exponentiate(prob + i * TILE_ROW, width, row_lse == -INF ? INF : row_lse);  // P is 0 where the row sees no key
@@ -202,7 +205,7 @@ inline void attend_backward(
         if (needs_scores)
             multiply_sliver(
                 rows, width, inner_of_head(p), Left{at.grad_out + first * inner, inner, 1},
-                Right{at.value_panels + skipped * inner, PANEL, inner * PANEL}, in_pairs(p),
+                Right{at.value_panels + skipped * inner, PANEL, inner * PANEL}, in_pairs(p), none,
                 [](int, long) { return Vec{}; },
                 [=]<int V>(int i, long c, const Vec (&sums)[V]) {
                     for (int v = 0; v < V; v++) {
@@ -236,7 +239,8 @@ inline void attend_backward(
                 for (long i = 0; i < rows; i++) pair_columns(ds + i * TILE_ROW, steps.width(s));
             add_product(
                 rows, Dp, inner_of_rows(p, steps.count[s]), Left{ds, TILE_ROW, 1},
-                Right{at.keys + inner_of_rows(p, skipped) * Dp, Dp, PANEL}, grad_query + first * Dp, Dp, in_pairs(p)
+                Right{at.keys + inner_of_rows(p, skipped) * Dp, Dp, PANEL}, grad_query + first * Dp, Dp, in_pairs(p),
+                false, none
             );
         }
     }

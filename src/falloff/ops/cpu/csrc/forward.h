@@ -9,6 +9,7 @@
 #include "dropout.h"
 #include "mask.h"
 #include "pack.h"
+#include "prefetch.h"
 #include "problem.h"
 #include "product.h"
 #include "scores.h"
@@ -78,7 +79,7 @@ inline size_t forward_bytes(const Forward& p) {
 // begin at `chunk_row` of the chunk. Values are read in place, from the caller's tensor, or packed.
 inline void attend(
     const Forward& p, const QTile& q_tile, Span kv_tile, Span span, const ForwardScratch& at, long chunk_row,
-    bool values_in_place
+    bool values_in_place, Prefetch& prefetch
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin;
     const Steps steps(p, q_tile, span);
@@ -93,7 +94,7 @@ inline void attend(
         bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
             p, q_tile, span, steps, s, at.query + chunk_row * inner, at.key_panels + skipped * inner, scores, KV_TILE,
-            row_max_lanes
+            row_max_lanes, prefetch
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
         softmax_sliver(rows, width, row_max_lanes, scores, KV_TILE, row_max, row_sum, begun ? out : nullptr, Dp);
@@ -104,7 +105,7 @@ inline void attend(
             for (long i = 0; i < rows; i++) pair_columns(scores + i * KV_TILE, width);
         add_product(
             rows, Dp, inner_of_rows(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p),
-            !begun
+            !begun, prefetch
         );
         begun = true;
     }
@@ -132,59 +133,105 @@ inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const
     }
 }
 
-inline void forward(const Forward& p, long item, Arena arena) {
-    const ForwardScratch at(p, arena);
-    const Chunks chunks(p);
-    const long split = item % p.splits, head = item / p.splits % chunks.heads(p);
-    const long chunk = chunks.per_head - 1 - item / p.splits / chunks.heads(p);  // causal: the longest rows first
-    const long b = chunks.by_head ? head / p.G : head / p.H, g = chunks.by_head ? head % p.G : head % p.H / p.group();
-    const long q_tiles = smaller(chunks.q_tiles, chunks.all - chunk * chunks.q_tiles);
-    auto q_tile_at = [&](long n) {
+// An item of the forward: the q tiles of a chunk, and the kv tiles of a split in the order in which they are visited.
+struct ForwardItem {
+    Chunks chunks;
+    long split, chunk, b, h, g, q_tiles;  // h: where the q tiles are of one head
+    Span part;                            // kv tiles
+    long nearest;                         // the one on the diagonal
+
+    ForwardItem(const Forward& p, long item) : chunks(p) {
+        const long head = item / p.splits % chunks.heads(p);
+        split = item % p.splits;
+        chunk = chunks.per_head - 1 - item / p.splits / chunks.heads(p);  // causal: the longest rows first
+        b = chunks.by_head ? head / p.G : head / p.H, h = chunks.by_head ? 0 : head % p.H;
+        g = chunks.by_head ? head % p.G : h / p.group();
+        q_tiles = smaller(chunks.q_tiles, chunks.all - chunk * chunks.q_tiles);
+        const long kv_tiles = (p.M + KV_TILE - 1) / KV_TILE;
+        part = {kv_tiles * split / p.splits, kv_tiles * (split + 1) / p.splits};
+        const QTile first = q_tile(p, 0), last = q_tile(p, q_tiles - 1);
+        const long middle = position(p, p.causal ? last.first + last.rows - 1 : (first.first + last.first + last.rows) / 2);
+        nearest = smaller(larger(middle / KV_TILE, part.begin), part.end - 1);
+    }
+    QTile q_tile(const Problem& p, long n) const {
         const long index = chunk * chunks.q_tiles + n;
-        if (chunks.by_head) return QTile{b, g * p.group() + index, 0, p.N};
-        return QTile{b, head % p.H, index * Q_TILE, smaller(Q_TILE, p.N - index * Q_TILE)};
+        if (chunks.by_head) return {b, g * p.group() + index, 0, p.N};
+        return {b, h, index * Q_TILE, smaller(Q_TILE, p.N - index * Q_TILE)};
+    }
+    // From the nearest kv tile back to the first, then on from the nearest to the last.
+    Span kv_tile(const Problem& p, long n) const {
+        const long index = n <= nearest - part.begin ? nearest - n : part.begin + n;
+        return {index * KV_TILE, smaller((index + 1) * KV_TILE, p.M)};
+    }
+};
+
+// While the n-th kv tile of an item is attended to, asks for what is read next: the next kv tile or, at the last one, what this
+// thread's next item begins with, and for the memory of the output.
+inline void look_ahead(const Forward& p, const ForwardItem& at, long item, long n, Prefetch& prefetch) {
+    prefetch.clear();
+    if (keys_in_place(p)) return;  // which is as fast as memory is read
+    auto add_keys = [&](const ForwardItem& of, Span kv_tile) {
+        prefetch.add(p, p.key, of.b, of.g, kv_tile.begin, kv_tile.count());
+        prefetch.add(p, p.value, of.b, of.g, kv_tile.begin, kv_tile.count());
     };
-    for (long n = 0; n < q_tiles; n++) {
-        const QTile q_tile = q_tile_at(n);
-        pack_left(p, p.query, b, q_tile.h, q_tile.first, q_tile.rows, at.query + n * Q_TILE * padded_inner(p));
-        if (p.key_norm) query_norms(p, q_tile, at.rows, at.norm + n * Q_TILE);
-        for (long i = 0; i < q_tile.rows; i++) {
-            at.row_max[n * Q_TILE + i] = -INF;
-            at.row_sum[n * Q_TILE + i] = 0.0f;
+    auto add_queries = [&](const Rows& t, const ForwardItem& of) {
+        const QTile first = of.q_tile(p, 0), last = of.q_tile(p, of.q_tiles - 1);
+        if (!of.chunks.by_head) prefetch.add(p, t, of.b, of.h, first.first, last.first + last.rows - first.first);
+    };
+    const long next = item + p.threads * p.splits;  // each thread takes about every so many-th item
+    if (n + 1 < at.part.count()) {
+        add_keys(at, at.kv_tile(p, n + 1));
+    } else {
+        add_queries({p.out.data, p.out.batch, p.out.head, p.out.row}, at);
+        if (next < forward_items(p)) {
+            const ForwardItem then(p, next);
+            add_queries(p.query, then);
+            add_keys(then, then.kv_tile(p, 0));
         }
     }
-    for (long s = 0; s < q_tiles * (Q_TILE / SLIVER_ROWS); s++) at.begun[s] = false;
+    const long rows = at.q_tiles * smaller(p.N, Q_TILE), blocks = (at.kv_tile(p, n).count() + padded(p)) / PANEL;
+    prefetch.spread(rows * blocks * 7 / (p.causal && n == 0 ? 16 : 8));  // on a diagonal, half of the tile is computed
+}
 
-    const long kv_tiles = (p.M + KV_TILE - 1) / KV_TILE;
-    const Span part{kv_tiles * split / p.splits, kv_tiles * (split + 1) / p.splits};
-    const QTile first = q_tile_at(0), last = q_tile_at(q_tiles - 1);
-    const long middle = position(p, p.causal ? last.first + last.rows - 1 : (first.first + last.first + last.rows) / 2);
-    const long nearest = smaller(larger(middle / KV_TILE, part.begin), part.end - 1);
-    auto visit = [&](long index) {
-        if (p.given_up()) return;
-        const Span kv_tile{index * KV_TILE, smaller((index + 1) * KV_TILE, p.M)};
+inline void forward(const Forward& p, long item, Arena arena) {
+    const ForwardScratch scratch(p, arena);
+    const ForwardItem at(p, item);
+    for (long n = 0; n < at.q_tiles; n++) {
+        const QTile q_tile = at.q_tile(p, n);
+        pack_left(p, p.query, at.b, q_tile.h, q_tile.first, q_tile.rows, scratch.query + n * Q_TILE * padded_inner(p));
+        if (p.key_norm) query_norms(p, q_tile, scratch.rows, scratch.norm + n * Q_TILE);
+        for (long i = 0; i < q_tile.rows; i++) {
+            scratch.row_max[n * Q_TILE + i] = -INF;
+            scratch.row_sum[n * Q_TILE + i] = 0.0f;
+        }
+    }
+    for (long s = 0; s < at.q_tiles * (Q_TILE / SLIVER_ROWS); s++) scratch.begun[s] = false;
+
+    Prefetch prefetch;
+    for (long visit = 0; visit < at.part.count() && !p.given_up(); visit++) {
+        const Span kv_tile = at.kv_tile(p, visit);
+        look_ahead(p, at, item, visit, prefetch);
         // Values need no packing where they lie in memory as packed ones would.
         const bool values_in_place = p.type == Type::float32 && p.D % W == 0 && (keys_in_place(p) || p.value.row == p.D) &&
-                              !hides_some(p, b, kv_tile);
+                                     !hides_some(p, at.b, kv_tile);
         bool packed = keys_in_place(p) && values_in_place;
-        for (long n = 0; n < q_tiles; n++) {
-            const QTile q_tile = q_tile_at(n);
+        for (long n = 0; n < at.q_tiles; n++) {
+            const QTile q_tile = at.q_tile(p, n);
             Span span = seen_by_tile(p, q_tile, kv_tile);
             if (span.empty()) continue;
-            span = that_matters(p, q_tile, span, at.norm + n * Q_TILE, at.row_max + n * Q_TILE);
+            span = that_matters(p, q_tile, span, scratch.norm + n * Q_TILE, scratch.row_max + n * Q_TILE);
             if (span.empty()) continue;
             if (!packed) {
-                if (!keys_in_place(p)) pack_panels(p, p.key, b, g, kv_tile.begin, kv_tile.count(), at.rows, at.key_panels);
-                const int32_t* labels = labels_from(p, b, kv_tile.begin);
-                if (!values_in_place) pack_right(p, p.value, b, g, kv_tile.begin, kv_tile.count(), at.values, labels);
+                const long first = kv_tile.begin, count = kv_tile.count();
+                if (!keys_in_place(p)) pack_panels(p, p.key, at.b, at.g, first, count, scratch.rows, scratch.key_panels);
+                const int32_t* labels = labels_from(p, at.b, first);
+                if (!values_in_place) pack_right(p, p.value, at.b, at.g, first, count, scratch.values, labels);
                 packed = true;
             }
-            attend(p, q_tile, kv_tile, span, at, n * Q_TILE, values_in_place);
+            attend(p, q_tile, kv_tile, span, scratch, n * Q_TILE, values_in_place, prefetch);
         }
-    };
-    for (long index = nearest; index >= part.begin; index--) visit(index);
-    for (long index = nearest + 1; index < part.end; index++) visit(index);
-    for (long n = 0; n < q_tiles; n++) finish_tile(p, q_tile_at(n), split, at, n * Q_TILE);
+    }
+    for (long n = 0; n < at.q_tiles; n++) finish_tile(p, at.q_tile(p, n), at.split, scratch, n * Q_TILE);
 }
 
 // Merges the splits of one head's rows, as FlashDecoding does.

@@ -5,6 +5,7 @@
 //   arena.h     scratch memory, handed out in parts
 //   product.h   the micro kernel: blocks of 6 x 4 vectors of a product, held in registers
 //   pack.h      copies into the shapes that product.h reads: left factors, right factors, panels
+//   prefetch.h  what is needed next, asked for while the processor multiplies
 //   mask.h      which keys the rows of a q tile see
 //   skip.h      certified skipping: which keys cannot matter
 //   bias.h      the bias of a row of a tile for each form, and the gradient of the form

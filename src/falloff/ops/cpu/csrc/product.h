@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "prefetch.h"
 #include "simd.h"
 
 namespace falloff::FALLOFF_ISA {
@@ -61,9 +62,9 @@ inline Vec broadcast_bits(const float* x) {
 
 // One block of C, A (ROWS, inner) times B (inner, VECTORS * W), where inner is at least 1: the sums of row i and vector v begin
 // at start(i, v); those of a row go to finish(i, sums).
-template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
+template <int ROWS, int VECTORS, bool PAIRS, class Ahead, class Start, class Finish>
 [[gnu::always_inline]] inline void micro_kernel(
-    long inner, Left a, const float* b, long b_row, Start start, Finish finish
+    long inner, Left a, const float* b, long b_row, Ahead& prefetch, Start start, Finish finish
 ) {
     Vec sums[ROWS][VECTORS];  // (ROWS, VECTORS * W)
     FALLOFF_UNROLL
@@ -84,17 +85,22 @@ template <int ROWS, int VECTORS, bool PAIRS, class Start, class Finish>
         }
     }
     FALLOFF_UNROLL
-    for (int i = 0; i < ROWS; i++) finish(i, sums[i]);
+    for (int i = 0; i < ROWS; i++) {
+        finish(i, sums[i]);
+        prefetch.step();
+    }
 }
 
 // A (ROWS, inner) times B (inner, columns), block by block.
-template <int ROWS, bool PAIRS, class Start, class Finish>
-[[gnu::noinline]] void multiply_rows(long columns, long inner, Left a, Right b, Start start, Finish finish) {
+template <int ROWS, bool PAIRS, class Ahead, class Start, class Finish>
+[[gnu::noinline]] void multiply_rows(
+    long columns, long inner, Left a, Right b, Ahead& prefetch, Start start, Finish finish
+) {
     long column = 0;
     const float* panel = b.data;
     auto block = [&](auto vectors) __attribute__((always_inline)) {
         micro_kernel<ROWS, decltype(vectors)::value, PAIRS>(
-            inner, a, panel, b.row, [&](int i, int v) { return start(i, column + v * W); },
+            inner, a, panel, b.row, prefetch, [&](int i, int v) { return start(i, column + v * W); },
             [&](int i, const auto& sums) { finish(i, column, sums); }
         );
     };
@@ -108,15 +114,16 @@ template <int ROWS, bool PAIRS, class Start, class Finish>
 }
 
 // A (rows, inner) times B (inner, columns), with rows <= SLIVER_ROWS, inner >= 1 and whole vectors of columns. The sums of a
-// vector of columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns.
-template <class Start, class Finish>
+// vector of columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns. Between
+// rows of blocks, `prefetch` asks for other memory.
+template <class Ahead, class Start, class Finish>
 inline void multiply_sliver(
-    long rows, long columns, long inner, Left a, Right b, bool pairs, Start start, Finish finish
+    long rows, long columns, long inner, Left a, Right b, bool pairs, Ahead& prefetch, Start start, Finish finish
 ) {
     auto run = [&](auto count) {
         constexpr int ROWS = decltype(count)::value;
-        if (pairs && HAS_PAIRS) multiply_rows<ROWS, HAS_PAIRS>(columns, inner, a, b, start, finish);
-        else multiply_rows<ROWS, false>(columns, inner, a, b, start, finish);
+        if (pairs && HAS_PAIRS) multiply_rows<ROWS, HAS_PAIRS>(columns, inner, a, b, prefetch, start, finish);
+        else multiply_rows<ROWS, false>(columns, inner, a, b, prefetch, start, finish);
     };
     static_assert(SLIVER_ROWS == 6);
     switch (rows) {
@@ -131,11 +138,12 @@ inline void multiply_sliver(
 
 // C (rows, columns) += A (rows, inner) B (inner, columns), or C = A B where it is `fresh`: whoever is first to write a sum need
 // not set it to 0.
+template <class Ahead>
 inline void add_product(
-    long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs, bool fresh = false
+    long rows, long columns, long inner, Left a, Right b, float* c, long c_row, bool pairs, bool fresh, Ahead& prefetch
 ) {
     multiply_sliver(
-        rows, columns, inner, a, b, pairs, [=](int i, long j) { return fresh ? Vec{} : load(c + i * c_row + j); },
+        rows, columns, inner, a, b, pairs, prefetch, [=](int i, long j) { return fresh ? Vec{} : load(c + i * c_row + j); },
         [=]<int V>(int i, long j, const Vec (&sums)[V]) {
             for (int v = 0; v < V; v++) store(c + i * c_row + j + v * W, sums[v]);
         }

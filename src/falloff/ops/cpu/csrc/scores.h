@@ -4,6 +4,7 @@
 #include "bias.h"
 #include "mask.h"
 #include "pack.h"
+#include "prefetch.h"
 #include "problem.h"
 #include "product.h"
 #include "simd.h"
@@ -54,9 +55,10 @@ inline Vec max_lanes(const float* scores, long width) {
 
 // Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner);
 // `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
+template <class Ahead>
 inline void score_sliver(
     const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, const float* query, const float* key_panels,
-    float* scores, long score_row, Vec* row_max_lanes
+    float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
 ) {
     const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s), inner = padded_inner(p);
     const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width);
@@ -73,7 +75,7 @@ inline void score_sliver(
     } else {
         multiply_sliver(
             rows, width, inner_of_head(p), Left{query + first * inner, inner, 1}, Right{key_panels, PANEL, inner * PANEL},
-            in_pairs(p), [](int, long) { return Vec{}; },
+            in_pairs(p), prefetch, [](int, long) { return Vec{}; },
             [=]<int V>(int i, long c, const Vec (&sums)[V]) {
                 Vec largest_so_far = row_max_lanes[i];
                 for (int v = 0; v < V; v++) {
