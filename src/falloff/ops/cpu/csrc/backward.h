@@ -192,7 +192,10 @@ inline void attend_backward(
         float *prob = at.prob + first * TILE_ROW, *kept = prob_dropped + first * TILE_ROW, *ds = at.ds + first * TILE_ROW;
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
-        score_sliver(p, q_tile, span, steps, s, at.query, at.key_panels + skipped * inner, prob, TILE_ROW, row_max_lanes, none);
+        score_sliver(
+            p, q_tile, span, steps, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, prob, TILE_ROW,
+            row_max_lanes, none
+        );
         for (long i = 0; i < rows; i++) {
             const float row_lse = lse[first + i];
             exponentiate(prob + i * TILE_ROW, width, row_lse == -INF ? INF : row_lse);  // P is 0 where the row sees no key

@@ -47,6 +47,9 @@ inline long chunk_rows(const Problem& p) { return Q_TILE * Chunks(p).q_tiles; }
 
 inline long forward_items(const Forward& p) { return chunks(p) * p.splits; }
 
+// Numbers of A are broadcast one by one: rows of queries may lie anywhere. multiply_in_place reads them in whole vectors.
+inline bool queries_in_place(const Problem& p) { return p.type == Type::float32 && !keys_in_place(p); }
+
 struct ForwardScratch {
     float *query, *acc_out;               // (rows of a chunk, Dp); acc_out: O before it is divided by row_sum
     float *row_max, *row_sum, *norm;      // (rows of a chunk); norm: |query| |scale|
@@ -56,7 +59,7 @@ struct ForwardScratch {
 
     ForwardScratch(const Forward& p, Arena& arena) {
         const long Dp = padded(p), rows_of_chunk = chunk_rows(p);
-        query = arena.take<float>(rows_of_chunk * Dp);
+        query = arena.take<float>(queries_in_place(p) ? 0 : rows_of_chunk * Dp);
         acc_out = arena.take<float>(rows_of_chunk * Dp);
         row_max = arena.take<float>(rows_of_chunk);
         row_sum = arena.take<float>(rows_of_chunk);
@@ -76,7 +79,7 @@ inline size_t forward_bytes(const Forward& p) {
 }
 
 // One tile, sliver by sliver: a sliver's scores stay in the first-level cache from S = Q K^T to O += P V. The q tile's rows
-// begin at `chunk_row` of the chunk. Values are read in place, from the caller's tensor, or packed.
+// begin at `chunk_row` of the chunk. Queries and values are read in place, from the caller's tensor, or packed.
 inline void attend(
     const Forward& p, const QTile& q_tile, Span kv_tile, Span span, const ForwardScratch& at, long chunk_row,
     bool values_in_place, Prefetch& prefetch
@@ -86,6 +89,8 @@ inline void attend(
     const Right values = values_in_place
         ? Right{row_of_float(p.value, q_tile.b, q_tile.h / p.group(), span.begin), p.value.row, PANEL}
         : Right{at.values + inner_of_rows(p, skipped) * Dp, Dp, PANEL};
+    const Left query = queries_in_place(p) ? Left{row_of_float(p.query, q_tile.b, q_tile.h, q_tile.first), p.query.row, 1}
+                                           : Left{at.query + chunk_row * inner, inner, 1};
     for (long s = 0; s < steps.slivers; s++) {
         const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s);
         if (width == 0) continue;
@@ -93,7 +98,7 @@ inline void attend(
         float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
         bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
-            p, q_tile, span, steps, s, at.query + chunk_row * inner, at.key_panels + skipped * inner, scores, KV_TILE,
+            p, q_tile, span, steps, s, query, at.key_panels + skipped * inner, scores, KV_TILE,
             row_max_lanes, prefetch
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
@@ -198,7 +203,8 @@ inline void forward(const Forward& p, long item, Arena arena) {
     const ForwardItem at(p, item);
     for (long n = 0; n < at.q_tiles; n++) {
         const QTile q_tile = at.q_tile(p, n);
-        pack_left(p, p.query, at.b, q_tile.h, q_tile.first, q_tile.rows, scratch.query + n * Q_TILE * padded_inner(p));
+        if (!queries_in_place(p))
+            pack_left(p, p.query, at.b, q_tile.h, q_tile.first, q_tile.rows, scratch.query + n * Q_TILE * padded_inner(p));
         if (p.key_norm) query_norms(p, q_tile, scratch.rows, scratch.norm + n * Q_TILE);
         for (long i = 0; i < q_tile.rows; i++) {
             scratch.row_max[n * Q_TILE + i] = -INF;

@@ -53,11 +53,12 @@ inline Vec max_lanes(const float* scores, long width) {
     return lanes;
 }
 
-// Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner);
+// Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner), in
+// place or packed;
 // `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
 template <class Ahead>
 inline void score_sliver(
-    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, const float* query, const float* key_panels,
+    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, Left query, const float* key_panels,
     float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
 ) {
     const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s), inner = padded_inner(p);
@@ -65,7 +66,7 @@ inline void score_sliver(
     const float scale = p.form == Form::warp ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
     for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
     if (keys_in_place(p)) {
-        multiply_in_place(p, q_tile, span.begin, width, query, scores, score_row);
+        multiply_in_place(p, q_tile, span.begin, width, query.data, scores, score_row);
         for (long i = 0; i < rows; i++)
             for (long c = 0; c < width; c += W) {
                 const Vec score = load(scores + i * score_row + c) * scale + load(bias.data + i * bias.row + c);
@@ -74,7 +75,8 @@ inline void score_sliver(
             }
     } else {
         multiply_sliver(
-            rows, width, inner_of_head(p), Left{query + first * inner, inner, 1}, Right{key_panels, PANEL, inner * PANEL},
+            rows, width, inner_of_head(p), Left{query.data + first * query.row, query.row, 1},
+            Right{key_panels, PANEL, inner * PANEL},
             in_pairs(p), prefetch, [](int, long) { return Vec{}; },
             [=]<int V>(int i, long c, const Vec (&sums)[V]) {
                 Vec largest_so_far = row_max_lanes[i];
