@@ -54,8 +54,7 @@ inline Vec max_lanes(const float* scores, long width) {
 }
 
 // Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner), in
-// place or packed;
-// `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
+// place or packed; `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
 template <class Ahead>
 inline void score_sliver(
     const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, Left query, const float* key_panels,
