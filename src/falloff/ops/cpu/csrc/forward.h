@@ -172,7 +172,7 @@ struct ForwardItem {
 
 // While the n-th kv tile of an item is attended to, asks for what is read next: the next kv tile or, at the last one, what this
 // thread's next item begins with, and for the memory of the output.
-inline void look_ahead(const Forward& p, const ForwardItem& at, long item, long n, Prefetch& prefetch) {
+inline void look_ahead(const Forward& p, const ForwardItem& now, long item, long n, Prefetch& prefetch) {
     prefetch.clear();
     if (keys_in_place(p)) return;  // which is as fast as memory is read
     auto add_keys = [&](const ForwardItem& of, Span kv_tile) {
@@ -184,60 +184,60 @@ inline void look_ahead(const Forward& p, const ForwardItem& at, long item, long 
         if (!of.chunks.by_head) prefetch.add(p, t, of.b, of.h, first.first, last.first + last.rows - first.first);
     };
     const long next = item + p.threads * p.splits;  // each thread takes about every so many-th item
-    if (n + 1 < at.part.count()) {
-        add_keys(at, at.kv_tile(p, n + 1));
+    if (n + 1 < now.part.count()) {
+        add_keys(now, now.kv_tile(p, n + 1));
     } else {
-        add_queries({p.out.data, p.out.batch, p.out.head, p.out.row}, at);
+        add_queries({p.out.data, p.out.batch, p.out.head, p.out.row}, now);
         if (next < forward_items(p)) {
             const ForwardItem then(p, next);
             add_queries(p.query, then);
             add_keys(then, then.kv_tile(p, 0));
         }
     }
-    const long rows = at.q_tiles * smaller(p.N, Q_TILE), blocks = (at.kv_tile(p, n).count() + padded(p)) / PANEL;
+    const long rows = now.q_tiles * smaller(p.N, Q_TILE), blocks = (now.kv_tile(p, n).count() + padded(p)) / PANEL;
     prefetch.spread(rows * blocks * 7 / (p.causal && n == 0 ? 16 : 8));  // on a diagonal, half of the tile is computed
 }
 
 inline void forward(const Forward& p, long item, Arena arena) {
     const ForwardScratch scratch(p, arena);
-    const ForwardItem at(p, item);
-    for (long n = 0; n < at.q_tiles; n++) {
-        const QTile q_tile = at.q_tile(p, n);
+    const ForwardItem now(p, item);
+    for (long n = 0; n < now.q_tiles; n++) {
+        const QTile q_tile = now.q_tile(p, n);
         if (!queries_in_place(p))
-            pack_left(p, p.query, at.b, q_tile.h, q_tile.first, q_tile.rows, scratch.query + n * Q_TILE * padded_inner(p));
+            pack_left(p, p.query, now.b, q_tile.h, q_tile.first, q_tile.rows, scratch.query + n * Q_TILE * padded_inner(p));
         if (p.key_norm) query_norms(p, q_tile, scratch.rows, scratch.norm + n * Q_TILE);
         for (long i = 0; i < q_tile.rows; i++) {
             scratch.row_max[n * Q_TILE + i] = -INF;
             scratch.row_sum[n * Q_TILE + i] = 0.0f;
         }
     }
-    for (long s = 0; s < at.q_tiles * (Q_TILE / SLIVER_ROWS); s++) scratch.begun[s] = false;
+    for (long s = 0; s < now.q_tiles * (Q_TILE / SLIVER_ROWS); s++) scratch.begun[s] = false;
 
     Prefetch prefetch;
-    for (long visit = 0; visit < at.part.count() && !p.given_up(); visit++) {
-        const Span kv_tile = at.kv_tile(p, visit);
-        look_ahead(p, at, item, visit, prefetch);
+    for (long visit = 0; visit < now.part.count() && !p.given_up(); visit++) {
+        const Span kv_tile = now.kv_tile(p, visit);
+        look_ahead(p, now, item, visit, prefetch);
         // Values need no packing where they lie in memory as packed ones would.
         const bool values_in_place = p.type == Type::float32 && p.D % W == 0 && (keys_in_place(p) || p.value.row == p.D) &&
-                                     !hides_some(p, at.b, kv_tile);
+                                     !hides_some(p, now.b, kv_tile);
         bool packed = keys_in_place(p) && values_in_place;
-        for (long n = 0; n < at.q_tiles; n++) {
-            const QTile q_tile = at.q_tile(p, n);
+        for (long n = 0; n < now.q_tiles; n++) {
+            const QTile q_tile = now.q_tile(p, n);
             Span span = seen_by_tile(p, q_tile, kv_tile);
             if (span.empty()) continue;
             span = that_matters(p, q_tile, span, scratch.norm + n * Q_TILE, scratch.row_max + n * Q_TILE);
             if (span.empty()) continue;
             if (!packed) {
                 const long first = kv_tile.begin, count = kv_tile.count();
-                if (!keys_in_place(p)) pack_panels(p, p.key, at.b, at.g, first, count, scratch.rows, scratch.key_panels);
-                const int32_t* labels = labels_from(p, at.b, first);
-                if (!values_in_place) pack_right(p, p.value, at.b, at.g, first, count, scratch.values, labels);
+                if (!keys_in_place(p)) pack_panels(p, p.key, now.b, now.g, first, count, scratch.rows, scratch.key_panels);
+                const int32_t* labels = labels_from(p, now.b, first);
+                if (!values_in_place) pack_right(p, p.value, now.b, now.g, first, count, scratch.values, labels);
                 packed = true;
             }
             attend(p, q_tile, kv_tile, span, scratch, n * Q_TILE, values_in_place, prefetch);
         }
     }
-    for (long n = 0; n < at.q_tiles; n++) finish_tile(p, at.q_tile(p, n), at.split, scratch, n * Q_TILE);
+    for (long n = 0; n < now.q_tiles; n++) finish_tile(p, now.q_tile(p, n), now.split, scratch, n * Q_TILE);
 }
 
 // Merges the splits of one head's rows, as FlashDecoding does.
