@@ -34,7 +34,9 @@ if _checked:
 
 _many_locals = " = ".join(f"x{i}" for i in range(20000))
 _frame: dict = {}
-exec(f"def call_from_large_frame(call, **arguments):\n if not call: {_many_locals} = 0\n return call(**arguments)", _frame)
+exec(
+    f"def call_from_large_frame(call, /, **arguments):\n if not call: {_many_locals} = 0\n return call(**arguments)", _frame
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -577,9 +577,9 @@ def main():
     settings = parser.parse_args()
     chosen = list(targets(settings.impl, settings.isa))
     if "triton" in settings.impl and not torch.cuda.is_available():
-        from ops.triton.interpreted import teach_bfloat16  # imports triton
+        from ops.triton.interpreted import mend  # imports triton
 
-        teach_bfloat16()
+        mend()
     if settings.case is None:
         return bool(fuzz(settings.seed, settings.first, settings.cases, chosen, settings.jobs))
     set_up_process()

@@ -1,4 +1,4 @@
-"""The tests of the GPU kernels run on a GPU where there is one, and else in Triton's interpreter, at smaller sizes."""
+"""The tests of the GPU kernels run on a GPU where there is one, and else in Triton's interpreter (see `ops/conftest.py`)."""
 
 import json
 import os
@@ -18,22 +18,6 @@ def _on_the_gpu():
     torch.set_default_device("cuda")
     yield
     torch.set_default_device(None)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_interpreter(monkeypatch):
-    """Larger tiles of float32, for the interpreter takes its time for each; and bfloat16, which it knows but half."""
-    if torch.cuda.is_available():
-        return
-    from falloff.ops.triton import tiles
-    from ops.triton.interpreted import teach_bfloat16
-
-    size = tiles.Tiles(64, 64, 4, 1)
-    table = {kernel: {256: size} for kernel in ("forward", "dq", "dkdv", "diagonal")}
-    table["decode"] = {256: tiles.Tiles(16, 64, 4, 1)}
-    monkeypatch.setattr(tiles, "FLOAT32", table)
-
-    teach_bfloat16(monkeypatch.setattr)
 
 
 def pytest_terminal_summary(terminalreporter):
