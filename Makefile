@@ -36,8 +36,8 @@ test: setup  ## all tests
 # .pth files in that folder are not read. It has its own falloff, and its own torch if one is installed there.
 borrow = $(BIN)/python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' \
 	> "$$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
-ATTENTION_TESTS := tests/ops/test_cpu.py tests/ops/test_dropout.py tests/ops/test_not_finite.py tests/ops/test_misuse.py \
-	tests/ops/test_interrupt.py
+CPU_TESTS := tests/ops/conformance tests/ops/test_cpu.py tests/ops/test_dropout.py tests/ops/test_misuse.py \
+	tests/ops/test_interrupt.py -k "not triton and not blockwise"
 
 CLANG ?= clang++
 test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test them
@@ -46,7 +46,7 @@ test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test
 	CXX=$(CLANG) $(BIN)/pip --python build/venv-clang install --quiet --disable-pip-version-check --no-deps \
 		--config-settings build-dir=build/clang .
 	build/venv-clang/bin/python -c 'from falloff.ops.cpu import _kernels; print("CPU kernels of", _kernels.compiler)' | grep clang
-	$(TEST_ENVIRONMENT) build/venv-clang/bin/python -m pytest -q -n 2 $(ATTENTION_TESTS)
+	$(TEST_ENVIRONMENT) build/venv-clang/bin/python -m pytest -q -n 2 $(CPU_TESTS)
 
 TORCH ?= 2.14.1
 test-torch: setup  ## test attention and schemes on another torch (TORCH=2.14.1, maybe gigabytes) in an environment of its own
@@ -55,7 +55,8 @@ test-torch: setup  ## test attention and schemes on another torch (TORCH=2.14.1,
 	$(call borrow,venv-torch-$(TORCH))
 	build/venv-torch-$(TORCH)/bin/pip install --quiet --disable-pip-version-check --no-deps .
 	build/venv-torch-$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)' | grep -F $(TORCH)
-	$(TEST_ENVIRONMENT) build/venv-torch-$(TORCH)/bin/python -m pytest -q -n 2 tests/ops tests/schemes --ignore tests/ops/triton
+	$(TEST_ENVIRONMENT) build/venv-torch-$(TORCH)/bin/python -m pytest -q -n 2 tests/ops tests/schemes --ignore tests/ops/triton \
+		-k "not (conformance and triton)"
 
 CASES ?= 10000
 SEED ?= 0
@@ -92,7 +93,8 @@ wheel: setup  ## build the source distribution and this machine's wheel into dis
 	! unzip -l dist/*.whl | grep -E 'csrc|_peak'
 	$(call borrow,venv-wheel)
 	$(BIN)/pip --python build/venv-wheel install --quiet --disable-pip-version-check --no-deps dist/*.whl
-	env -u CXX PATH="$(CURDIR)/build/venv-wheel/bin" $(TEST_ENVIRONMENT) $(CURDIR)/build/venv-wheel/bin/python -m pytest -q tests/ops/test_cpu.py
+	env -u CXX PATH="$(CURDIR)/build/venv-wheel/bin" $(TEST_ENVIRONMENT) $(CURDIR)/build/venv-wheel/bin/python -m pytest -q \
+		tests/ops/test_cpu.py tests/ops/conformance -k cpu
 
 lint: setup  ## check style
 	$(BIN)/ruff check
@@ -116,7 +118,8 @@ IN_PARALLEL = $(shell $(GPU_PYTHON) -c 'import xdist; print("-n 8")' 2> /dev/nul
 test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton and pytest alone)
 	mkdir -p $(GPU_RESULTS)
 	FALLOFF_SHAPE_CHECKS=0 FALLOFF_TEST_REPORT=$(GPU_RESULTS)/test-gpu.json PYTHONPATH=src \
-		$(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q -p no:cacheprovider tests/ops/triton --ignore tests/ops/triton/test_compile.py
+		$(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q -p no:cacheprovider -k triton \
+		tests/ops/conformance tests/ops/triton --ignore tests/ops/triton/test_compile.py
 
 bench-gpu:  ## time the Triton kernels beside PyTorch's on this machine's GPU (needs torch and triton alone)
 	mkdir -p $(GPU_RESULTS)

@@ -44,7 +44,9 @@ def pytest_pyfunc_call(pyfuncitem):
     """Call each test from a frame with 20000 locals.
 
     Python stores frames in chunks of 16 KB. If a loop calls a function just at the end of a chunk, each call allocates and
-    frees the next chunk, which may take half of the time. A large frame gets a chunk with room for all frames after it.
+    frees the next chunk. A large frame gets a chunk with room for all frames after it.
+    Triton's interpreter is such a loop: without the frame, OMP_NUM_THREADS=1 pytest tests/ops/conformance -k "triton and
+    padding and float32 and 83" took 33 s of CPU instead of 26, of which 10 are the start (two runs of each in turn).
     """
     pyfuncitem.obj = partial(_frame["call_from_large_frame"], pyfuncitem.obj)
 

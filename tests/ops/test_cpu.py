@@ -1,31 +1,18 @@
-"""The CPU kernels against the definition in float64: every form, mask, size, instruction set; hard inputs; threads."""
+"""What holds of the CPU kernels alone: threads, processes, bits, and what they refuse. What they give: `conformance/`."""
 
 import os
 import subprocess
 import sys
 import threading
-from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from falloff import ALiBi, Band, Sandwich, Strip, T5Bias, Warp, attention
+from falloff import ALiBi, Strip, T5Bias, Warp, attention
 from falloff.ops import cpu
 from falloff.ops.call import Call
-from ops import agreement
-from ops.agreement import (
-    ADVERSARIES,
-    FALLS,
-    MASKS,
-    UNDERFLOWS,
-    bias_of,
-    falling,
-    hidden_keys_reach_nothing,
-    underflow_changes_nothing,
-)
-from ops.cases import BIASES, results, tensors
+from ops.cases import tensors
+from ops.conformance.hard import falling
 
 INSTRUCTION_SETS = [] if cpu.unavailable() else cpu._module().instruction_sets()
 
@@ -34,174 +21,6 @@ def test_the_kernels_were_built():
     """The tests run where a compiler is; without the kernels, this whole file would test nothing."""
     assert cpu.unavailable() is None
     assert INSTRUCTION_SETS
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def isa(request, monkeypatch):
-    monkeypatch.setenv("FALLOFF_CPU_ISA", request.param)
-    assert cpu.instruction_set() == request.param
-
-
-agree = partial(agreement.agree, impl="cpu")
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", BIASES)
-@pytest.mark.parametrize("sizes", [(70, 70), (5, 117), (117, 5), (1, 9)], ids=str)
-def test_forms_and_masks(name, mask, sizes):
-    query, key, value = tensors(2, 4, 2, *sizes, 18, torch.float32)
-    bias, leaves = bias_of(name, 4, 2, sizes[0], torch.float32)
-    agree(query, key, value, bias, leaves, **MASKS[mask])
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", BIASES)
-def test_padding_and_documents(name, causal):
-    query, key, value = tensors(3, 2, 1, 83, 83, 8, torch.float32)
-    bias, leaves = bias_of(name, 2, 3, 83, torch.float32)
-    key_mask = torch.rand(3, 83) > 0.4
-    key_mask[1] = False  # nothing to attend to at all
-    document_ids = torch.stack([torch.arange(83) // 20, torch.arange(83) % 2, torch.full((83,), 5)])
-    agree(query, key, value, bias, leaves, causal=causal, key_mask=key_mask)
-    masks = {"causal": causal, "key_mask": key_mask, "document_ids": document_ids}
-    agree(query, key, value, bias, leaves, **masks, window=26, dropout_p=0.2)
-
-
-# Derandomized: in one of some thousand cases a few numbers are right by luck in plain torch, and the budget is no budget.
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    st.integers(1, 3),
-    st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (6, 2)]),
-    st.integers(1, 300),
-    st.integers(1, 300),
-    st.one_of(st.integers(1, 40), st.sampled_from([64, 80, 96, 128, 256])),
-    st.sampled_from(BIASES),
-    st.booleans(),
-    st.one_of(st.none(), st.integers(1, 320)),
-    st.sampled_from(INSTRUCTION_SETS),
-    st.integers(0, 2**32),
-)
-def test_ragged_sizes(batch, heads, num_queries, num_keys, head_size, name, causal, window, isa, seed):
-    torch.manual_seed(seed)
-    query, key, value = tensors(batch, *heads, num_queries, num_keys, head_size, torch.float32)
-    bias, leaves = bias_of(name, heads[0], batch, num_queries, torch.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FALLOFF_CPU_ISA", isa)
-        agree(query, key, value, bias, leaves, causal=causal, window=window)
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32), st.sampled_from(["strip", "band", "warp", "warp by text", "none"]), st.data())
-def test_any_form_with_any_masks(seed, kind, data):
-    """Also forms that no scheme makes, and all masks at once."""
-    torch.manual_seed(seed)
-    pick = data.draw
-    batch, (heads, groups) = pick(st.integers(1, 3)), pick(st.sampled_from([(1, 1), (4, 2), (6, 3), (4, 1)]))
-    documents = pick(st.booleans())
-    num_queries = pick(st.integers(1, 150))
-    num_keys = num_queries if documents else pick(st.integers(1, 400))
-
-    def leaf(*shape):
-        return torch.randn(*shape).requires_grad_(pick(st.booleans()))
-
-    if kind == "strip":
-        bias = Strip(leaf(heads, pick(st.integers(1, 600))), pick(st.integers(-500, 500)))
-    elif kind == "band":
-        bias = Band(leaf(batch, heads, num_queries, pick(st.integers(1, 400))))
-    elif kind.startswith("warp"):
-        segments = pick(st.integers(1, 9))
-        g, a = torch.rand(pick(st.integers(1, 300))), torch.rand((batch, num_queries) if "text" in kind else (num_queries,))
-        knots = (torch.rand(segments - 1) * 8).sort().values
-        bias = Warp(g.cumsum(0).requires_grad_(), a.requires_grad_(), knots, leaf(heads, segments), leaf(heads, segments))
-    else:
-        bias = None
-    masks = {
-        "causal": pick(st.booleans()),
-        "window": pick(st.sampled_from([None, 1, 3, 50, 200])),
-        "key_mask": torch.rand(batch, num_keys) > 0.4 if pick(st.booleans()) else None,
-        "document_ids": torch.randint(-2, 3, (batch, num_queries)) if documents else None,
-        "query_start": None if documents else pick(st.sampled_from([None, 0, -5, -100, 7, 200])),
-        "dropout_p": pick(st.sampled_from([0.0, 0.3, 1.0])),
-        "bias_scale": pick(st.sampled_from([1.0, 0.0, -2.0])),
-        "scale": pick(st.sampled_from([None, 0.0, -1.0])),
-    }
-    query, key, value = tensors(
-        batch, heads, groups, num_queries, num_keys, pick(st.sampled_from([1, 5, 33])), torch.float32
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FALLOFF_CPU_ISA", pick(st.sampled_from(INSTRUCTION_SETS)))
-        agree(query, key, value, bias, [t for t in (bias.tensors if bias else []) if t.requires_grad], **masks)
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("adversary", ADVERSARIES)
-@pytest.mark.parametrize("shape", ["steep", "gentle", "rising again", "sandwich", "t5 with a large far bucket", "cliff"])
-@pytest.mark.parametrize("causal", [False, True])
-def test_skipping_hides_nothing_that_matters(shape, adversary, causal):
-    """Keys are skipped only where all that is skipped weighs less than rounding."""
-    torch.manual_seed(3)
-    query, key, value = tensors(1, 2, 2, 700, 900, 16, torch.float32)
-    with torch.no_grad():
-        ADVERSARIES[adversary](key, value)
-    bias = {
-        "steep": lambda: falling(2, 900, 1.0),
-        "gentle": lambda: falling(2, 900, 0.05),
-        "rising again": lambda: Strip((torch.arange(900.0) - 450).abs().mul(0.4).repeat(2, 1).requires_grad_()),
-        "sandwich": lambda: Strip(Sandwich(2).form(700, 900).values.mul(20).requires_grad_()),
-        "t5 with a large far bucket": lambda: Strip(torch.cat([torch.zeros(2, 40), torch.full((2, 1), 50.0)], 1)),
-        "cliff": lambda: Strip(torch.cat([torch.zeros(2, 300), torch.full((2, 1), -200.0)], 1)),
-    }[shape]()
-    agree(query, key, value, bias, [t for t in bias.tensors if t.requires_grad], causal=causal)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("late", [1, 60])
-@pytest.mark.parametrize("norm", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("fall", FALLS)
-def test_the_mass_that_is_skipped(fall, norm, late, causal):
-    """At most 2^-24 of each row. Values are such that an output component is the weight of one block of keys."""
-    torch.manual_seed(3)
-    query, key = torch.randn(1, 1, 700, 16) * norm, torch.randn(1, 1, 960, 16)
-    key[..., 40, :] *= late
-    value = torch.nn.functional.one_hot(torch.arange(960) // 64, 16).float()[None, None]
-    strip = FALLS[fall](torch.arange(960.0))[None]
-    got = attention(query, key, value, Strip(strip), causal=causal, impl="cpu")
-    exact = attention(*(t.double() for t in (query, key, value)), Strip(strip.double()), causal=causal, impl="reference")
-    assert torch.where(got == 0, exact, 0.0).sum(-1).max() <= 2**-24
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("small", UNDERFLOWS, ids=str)
-def test_norms_that_underflow_skip_nothing(small):
-    """A norm of 0 that is none would let a key be skipped that has all the weight: its score is 20."""
-    underflow_changes_nothing("cpu", small, 320, 600)
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("head_size", [16, 18])
-@pytest.mark.parametrize("num_queries", [1, 3, 70])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_a_hidden_key_holds_reaches_nothing(dtype, num_queries, head_size):
-    hidden_keys_reach_nothing("cpu", dtype, num_queries, head_size)
-    hidden_keys_reach_nothing("cpu", dtype, num_queries, head_size, causal=True, dropout_p=1.0)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("which", ["query", "key", "value"])
-def test_what_is_not_finite_spreads_to_all_that_see_it(which, bad):
-    """As in masked softmax, however far away and however steep the bias. What a row does not see may reach it or not."""
-    inputs = dict(
-        zip(("query", "key", "value"), (t.detach() for t in tensors(1, 1, 1, 600, 600, 8, torch.float32)), strict=True)
-    )
-    inputs[which][0, 0, 300 if which == "query" else 5, 1] = bad
-    out = attention(*inputs.values(), falling(1, 600, 2.0), causal=True, impl="cpu").detach()
-    expected = attention(*inputs.values(), falling(1, 600, 2.0), causal=True, impl="reference").detach()
-    seen = slice(5, None) if which == "value" else slice(None)
-    out, expected = out[:, :, seen], expected[:, :, seen]
-    assert not expected.isfinite().all()
-    assert torch.equal(out.isfinite(), expected.isfinite())  # inf * a weight that underflows to 0 is NaN: either may come
-    torch.testing.assert_close(out[out.isfinite()], expected[out.isfinite()], rtol=1e-4, atol=1e-5)
 
 
 def test_nan_in_a_bias_and_with_a_payload():
@@ -216,17 +35,6 @@ def test_nan_in_a_bias_and_with_a_payload():
     assert attention(query, key, value, impl="cpu")[0, 0, 3].isnan().all()
 
 
-@pytest.mark.parametrize("num_queries", [1, 4, 5, 120])
-@pytest.mark.parametrize("magnitude", [1e4, -1e4])
-def test_large_logits(magnitude, num_queries):
-    for seed in range(5):
-        torch.manual_seed(seed)
-        query, key, value = tensors(1, 2, 2, num_queries, 120, 64, torch.float32)
-        with torch.no_grad():
-            query *= magnitude / 8
-        agree(query, key, value, ALiBi(2), [], causal=True)
-
-
 def test_a_row_that_sees_one_key_has_no_gradient_of_its_scores():
     """Exactly: its weight is 1 whatever its score is, and the two products that cancel are summed in one order."""
     query, key, value = tensors(2, 4, 2, 70, 70, 37, torch.float32)
@@ -234,57 +42,6 @@ def test_a_row_that_sees_one_key_has_no_gradient_of_its_scores():
     grad_query, grad_key = torch.autograd.grad(out.sin().sum(), [query, key])
     assert (grad_query == 0).all()
     assert (grad_key == 0).all()
-
-
-@pytest.mark.parametrize("query_start", [2**31, -(2**31), 2**60, -(2**60)])
-@pytest.mark.parametrize("name", BIASES)
-def test_far_positions(name, query_start):
-    query, key, value = (t.detach() for t in tensors(1, 2, 2, 7, 20, 8, torch.float32))
-    knots = torch.tensor([1.0, 2.5])
-    if name.startswith("fire"):  # FIRE's own form would be as long as the distance
-        bias = Warp(torch.arange(5.0), torch.ones(7), knots, torch.randn(2, 3), torch.randn(2, 3))
-    elif name in ("kerple-power", "alibi", "tisa"):
-        bias = Strip(torch.randn(2, 9), start=-3)
-    else:
-        bias, _ = bias_of(name, 2, 1, 7, torch.float32)
-    both = [attention(query, key, value, bias, query_start=query_start, impl=impl) for impl in ("reference", "cpu")]
-    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
-
-
-def test_a_bias_of_minus_infinity_hides_keys():
-    strip = ALiBi(2).form(300, 300).values.clone()
-    strip[0, :] = -torch.inf  # head 0 sees nothing
-    strip[1, :20] = -torch.inf
-    query, key, value = tensors(1, 2, 2, 300, 300, 4, torch.float32)
-    agree(query, key, value, Strip(strip), [], causal=True)
-    assert (attention(query, key, value, Strip(strip), causal=True, impl="cpu")[0, 0] == 0).all()
-
-
-def test_strides_as_torch_gives_them():
-    query = torch.randn(2, 7, 4, 6).transpose(1, 2).requires_grad_()
-    key, value = (torch.randn(2, 2, 6, 7).mT.requires_grad_() for _ in range(2))
-    agree(query, key, value, ALiBi(4), [])
-    expanded = torch.randn(1, 1, 7, 6).expand(2, 2, 7, 6).detach().requires_grad_()
-    agree(query, expanded, expanded, ALiBi(4), [])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", BIASES)
-def test_the_same_bits_over_runs_and_threads(name, dtype):
-    query, key, value = tensors(1, 4, 2, 500, 1300, 16, dtype)
-    bias, leaves = bias_of(name, 4, 1, 500, torch.float32)
-    before = torch.get_num_threads()
-    runs = []
-    try:
-        for threads in (1, 2, 4, *[2] * 10):
-            torch.set_num_threads(threads)
-            torch.manual_seed(3)
-            out, lse = attention(query, key, value, bias, causal=True, dropout_p=0.1, return_lse=True, impl="cpu")
-            runs.append(results(out, lse, [query, key, value, *leaves]))
-    finally:
-        torch.set_num_threads(before)
-    for first, *others in zip(*runs, strict=True):
-        assert all(torch.equal(first, other) for other in others)
 
 
 def test_a_hundred_runs_and_decoding_give_the_same_bits():
@@ -403,12 +160,6 @@ def test_an_instruction_set_that_is_not_there_is_refused(monkeypatch):
     query, key, value = tensors(1, 1, 1, 3, 3, 4, torch.float32)
     with pytest.raises(ValueError, match="FALLOFF_CPU_ISA: got 'mmx', expected one of"):
         attention(query, key, value, impl="cpu")
-
-
-def test_band_gradient_beyond_what_rows_see():
-    query, key, value = tensors(1, 1, 1, 60, 60, 8, torch.float32)
-    values = torch.randn(1, 1, 60, 100, requires_grad=True)
-    agree(query, key, value, Band(values), [values], causal=True, window=30)
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 70])

@@ -7,6 +7,7 @@ error tells of (a segmentation fault) ends the process and so the test.
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,12 @@ def backward(arguments, **changes):
     return torch.ops.falloff.attention_backward(*first.values(), *rest)
 
 
+@cache
+def lowered_size(impl, form):
+    """Of a valid call, found by running it: which takes a second in Triton's interpreter."""
+    return forward(call(form, impl=impl))[2].shape
+
+
 def misuses(impl):
     """Every case for one implementation, as (name, argument, what runs)."""
     for name, (argument, make) in FORWARD.items():
@@ -184,7 +191,12 @@ def misuses(impl):
             yield f"{run.__name__}: {name}", argument, lambda run=run, make=make, asked=asked: run(make() | asked)
     for name, (argument, make) in BACKWARD.items():
         for form in ("", "strip", "band", "warp"):
-            yield f"{form}: {name}", argument, lambda form=form, make=make: backward(call(form, impl=impl), **make())
+
+            def run(form=form, make=make):
+                lowered = torch.zeros(lowered_size(impl, form), dtype=torch.int32)
+                return backward(call(form, impl=impl), **({"lowered": lowered} | make()))
+
+            yield f"{form}: {name}", argument, run
 
 
 @pytest.mark.usefixtures("unchecked")

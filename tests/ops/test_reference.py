@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from falloff import ALiBi, Band, Strip, T5Bias, Warp, attention
+from falloff import ALiBi, T5Bias, attention
 from ops.cases import bias_of, tensors
 
 
@@ -71,7 +71,7 @@ def test_bias_scale_of_the_books_notation():
     torch.testing.assert_close(attention(query, key, value, bias, bias_scale=16**-0.5, impl="reference"), expected)
 
 
-@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu", "auto", "triton"])
+@pytest.mark.parametrize("impl", ["reference", "auto"])
 @pytest.mark.parametrize("size", [1, 3, 8, 21])
 def test_a_value_size_of_its_own(size, impl):
     """As PyTorch's attention allows; at eed457e it was refused."""
@@ -84,44 +84,3 @@ def test_a_value_size_of_its_own(size, impl):
     torch.testing.assert_close(out, expected)
     grads = [torch.autograd.grad(t.sin().sum(), [query, key, value, bias.weight]) for t in (out, expected)]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("impl", ["reference", "blockwise", "cpu"])
-def test_masks_of_integers_and_of_one_row(impl):
-    query, key, value = tensors(2, 2, 2, 5, 5, 4, torch.float32)
-    seen = torch.tensor([[True, True, True, False, False]])
-    ids = torch.tensor([[0, 0, 1, 1, 1]])
-    whole = attention(query, key, value, key_mask=seen.expand(2, -1), document_ids=ids.expand(2, -1), impl=impl)
-    for mask in (seen, seen.long(), seen.int().expand(2, -1), seen.to(torch.uint8)):
-        assert torch.equal(attention(query, key, value, key_mask=mask, document_ids=ids, impl=impl), whole)
-
-
-FORMS = {
-    "strip": lambda dtype: Strip(torch.linspace(-9, 9, 12, dtype=dtype).repeat(2, 1), -3),
-    "band": lambda dtype: Band(torch.linspace(-9, 9, 1 * 2 * 6 * 4).view(1, 2, 6, 4).to(dtype)),
-    "warp": lambda dtype: Warp(
-        torch.arange(6, dtype=dtype), torch.ones(6, dtype=dtype), torch.tensor([2.0], dtype=dtype),
-        torch.tensor([[3.0, 0], [1, 2]], dtype=dtype), torch.tensor([[0.0, 6], [1, -1]], dtype=dtype),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize(
-    ("of_form", "of_query", "bias_scale", "impl"),
-    [
-        (torch.float16, torch.float32, 1e4, "cpu"),  # overflows in half precision: was NaN
-        (torch.float16, torch.float32, 1e4, "blockwise"),
-        (torch.bfloat16, torch.float32, 0.3, "cpu"),  # was rounded to eight bits
-        (torch.float32, torch.float64, 1 / 3, "blockwise"),  # lost eight digits
-    ],
-)
-def test_bias_scale_multiplies_a_form_in_the_precision_of_the_scores(name, of_form, of_query, bias_scale, impl):
-    query, key, value = tensors(1, 2, 2, 6, 6, 4, of_query)
-    form = FORMS[name](of_form)
-    out = attention(query, key, value, form, bias_scale=bias_scale, impl=impl)
-    exact = [t.double() for t in (query, key, value)]
-    expected = attention(*exact, form.to(torch.float64), bias_scale=bias_scale, impl="reference")
-    # Scores of 10^5 are known to 10^-2 in float32.
-    tolerance = 1e-12 if of_query == torch.float64 else 2e-2 if bias_scale > 1 else 1e-4
-    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)

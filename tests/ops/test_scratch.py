@@ -8,10 +8,12 @@ import torch
 
 from falloff import attention
 from falloff.ops import cpu
-from ops import agreement
-from ops.agreement import MASKS, bias_of
 from ops.cases import BIASES, tensors
+from ops.conformance.budget import Case, agree
+from ops.conformance.calls import SIZES, bias_of
+from ops.conformance.variants import Variant
 
+MASKS = SIZES["small"].masks
 INSTRUCTION_SETS = [] if cpu.unavailable() else cpu._module().instruction_sets()
 
 
@@ -69,7 +71,7 @@ def test_sums_begin_where_the_first_rows_see_only_some_keys(name):
     bias, leaves = bias_of(name, 4, 1, 130, torch.float32)
     leave_nan()
     settings = {"causal": True, "query_start": 150, "window": 45}
-    agreement.agree(query, key, value, bias, leaves, impl="cpu", **settings)
+    agree(Case(query, key, value, bias, leaves, settings), Variant("cpu", torch.float32))
     out = attention(query, key, value, bias, impl="cpu", **settings)
     grads = torch.autograd.grad(out.sin().sum(), [key, value])
     for grad in grads:
