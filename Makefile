@@ -110,12 +110,12 @@ types: setup  ## check types
 bench: setup  ## time attention beside PyTorch's, verified first
 	$(BIN)/falloff bench
 
-# On a machine with a GPU: its own Python, with torch, triton and pytest; nothing is installed.
+# On a machine with a GPU: its own Python, with torch, triton, pytest and hypothesis; nothing is installed.
 GPU_PYTHON ?= python3
 GPU_RESULTS ?= build
 IN_PARALLEL = $(shell $(GPU_PYTHON) -c 'import xdist; print("-n 8")' 2> /dev/null)
 
-test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton and pytest alone)
+test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton, pytest and hypothesis alone)
 	mkdir -p $(GPU_RESULTS)
 	FALLOFF_SHAPE_CHECKS=0 FALLOFF_TEST_REPORT=$(GPU_RESULTS)/test-gpu.json PYTHONPATH=src \
 		$(GPU_PYTHON) -m pytest $(IN_PARALLEL) -q -p no:cacheprovider -k triton \

@@ -332,6 +332,10 @@ def test_the_size_of_the_cache_is_bounded():
         for num_keys in range(1, 2000, 37):
             bias(scheme, 20, num_keys)
             assert all(len(vars(scheme)[cache].entries) <= cached._MOST_ENTRIES for cache in cached._CACHES)
+    scheme = PerOffsetBias(4, 2**20)
+    with torch.no_grad():
+        bias(scheme)
+    assert "_form_cache" not in vars(scheme)  # the copies of its parameters would be too large
     scheme = ALiBi(64)
     for num_keys in (100_000, 50_000, 40_000):  # the first is too large for the cache
         scheme(1, num_keys)
@@ -416,3 +420,11 @@ def test_a_position_that_is_no_int_is_refused_after_an_equal_one(name):
         scheme(1, 7, 1)
         with pytest.raises(ValueError, match="query_start: got True"):
             scheme(1, 7, True)
+
+
+def test_sizes_that_cannot_be_compared_get_the_error_of_form(unchecked):
+    scheme = ALiBi(2)
+    scheme(5, 5)
+    for start in (torch.zeros(2), [1]):
+        with pytest.raises(ValueError, match="query_start: got"):
+            scheme(5, 5, start)

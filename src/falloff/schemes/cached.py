@@ -15,7 +15,7 @@ from falloff.schemes.base import Scheme, full_precision, strip_range
 from falloff.shapes import Float, Int
 
 _MOST_ENTRIES = 8
-_MOST_NUMBERS = 2**22  # 16 MB of float32 for each cache: a strip of 32 heads at 128k keys
+_MOST_NUMBERS = 2**22  # of each cache, of its copies, and of a form that it remembers: a strip of 32 heads at 128k keys
 _FEW_QUERIES = 16  # generation: one token, or a few drafted ones, at a time
 _OFFSET_STEP = 128  # the length of a strip for few queries is rounded up to this: it serves as many tokens
 _CACHES = ("_constant_cache", "_form_cache")
@@ -67,16 +67,26 @@ class CachedScheme(Scheme):
         dtype: torch.dtype | None = None,
         dense: bool = False,
     ) -> Form | Tensor:
-        """As `Scheme.forward`, but the form may be shared with other calls. To write to a form, take it from `form`."""
-        if not dense and self._may_cache() and (location := location_of(self._device(device))) is not None:
-            tensors, sizes = self._dependencies(), (num_queries, num_keys, query_start)
+        """As `Scheme.forward`, but the form may be shared with other calls, and longer than this one needs.
+
+        To write to a form, take it from `form`.
+        """
+        sizes = (num_queries, num_keys, query_start)
+        # What is no int has its error from `form`, and is not compared with the sizes of another call: True == 1.
+        plain = type(num_queries) is type(num_keys) is int and (query_start is None or type(query_start) is int)
+        if not dense and plain and self._may_cache() and (location := location_of(self._device(device))) is not None:
+            tensors = self._dependencies()
             if _can_compare(tensors, location):
                 forms, dtype = self._forms(tensors), dtype or self._dtype()  # type: ignore[arg-type]
-                # The layers of a model often share a scheme, and ask it for the same sizes one after another.
-                call = (*sizes, *map(type, sizes), location, dtype) if text_start is None else None
-                form = forms.of_last_call(call)
-                if form is None:
-                    form = forms.last_call(call, self._cached_form(forms, sizes, text_start, location, dtype))
+                if text_start is not None:
+                    form = self._cached_form(forms, sizes, text_start, location, dtype)
+                else:
+                    # The layers of a model often share a scheme, and ask it for the same sizes one after another.
+                    call = (*sizes, location, dtype)
+                    form = forms.of_call(call)
+                    if form is None:
+                        form = self._cached_form(forms, sizes, None, location, dtype)
+                        forms.remember(call, form)
                 if form is not None:
                     return form
         return super().forward(
@@ -88,7 +98,7 @@ class CachedScheme(Scheme):
         forms: Cache | None = self.__dict__.get("_form_cache")
         if forms is None or not forms.computed_from(dependencies):
             # The copies come first: if another thread writes to a parameter after that, the copy differs from it, and what
-            # was computed meanwhile is not returned again.
+            # was computed meanwhile is not returned again. (Unless the parameter gets its old values back: nothing shows that.)
             with torch.inference_mode(False), torch.no_grad():
                 forms = self.__dict__["_form_cache"] = Cache([tensor.clone() for tensor in dependencies])
         return forms
@@ -182,17 +192,16 @@ class Cache:
                 return False
         return True
 
-    def of_last_call(self, call: Hashable) -> Form | None:
-        """The form that `last_call` got with an equal `call`, which is not None."""
+    def of_call(self, call: Hashable) -> Form | None:
+        """The form of this call, if it is the one to remember."""
         last, entry = self._last
-        return entry.result if call is not None and call == last and entry.is_unchanged() else None
+        return entry.result if call == last and entry.is_unchanged() else None
 
-    def last_call(self, call: Hashable, form: Form | None) -> Form | None:
-        """Remember the form of a call, beside the entries. Returns it."""
+    def remember(self, call: Hashable, form: Form | None) -> None:
+        """Remember the form of a call until the next one, beside the entries."""
         new = Entry.of(form)
         if new.size <= _MOST_NUMBERS:
             self._last = (call, new)
-        return form
 
     def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The result under this key: a cached one, or else a new one."""
@@ -239,8 +248,9 @@ def location_of(device: torch.device | str) -> Location | None:
 
 
 def _can_compare(dependencies: Sequence[Tensor | None], location: Location) -> bool:
-    """Whether all are plain tensors with memory on the CPU, and none needs a gradient."""
+    """Whether all are plain tensors with memory on the CPU, not too large, and none needs a gradient."""
     learns = torch.is_grad_enabled()
+    numbers = 0
     for tensor in dependencies:
         if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
             return False
@@ -248,7 +258,8 @@ def _can_compare(dependencies: Sequence[Tensor | None], location: Location) -> b
             return False
         if tensor.untyped_storage().nbytes() == 0:  # FSDP frees memory between uses
             return False
-    return True
+        numbers += tensor.numel()
+    return numbers <= _MOST_NUMBERS  # to copy and compare
 
 
 @lru_cache(maxsize=256, typed=True)

@@ -1,4 +1,4 @@
-"""The calls by name. A failure names the call and the variant; `pytest -k` runs it again.
+"""The calls by name. A failure names the call and the variant; pytest runs its node id again.
 
 Tiles of different sizes have their edges at different lengths: a variant takes the calls of its own size, and those of any.
 """
@@ -42,11 +42,11 @@ class Call:
         return self.make(dtype)
 
     def taken_by(self, variant):
-        """Whether a variant runs it: an interpreter its share; a GPU, where compiling takes the time, each other one."""
+        """Whether a variant runs it: an interpreter its share; a GPU, where compiling takes the time, each third one."""
         size = SIZE_OF.get(variant.impl, "small")
         if self.size not in ("any", size) or (self.long and variant.tiny):
             return False
-        share = self.share if variant.interpreted else min(self.share, 2) if variant.impl == "triton" else 1
+        share = self.share if variant.interpreted else min(self.share, 3) if variant.impl == "triton" else 1
         return self.place % share == 0
 
 

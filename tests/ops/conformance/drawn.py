@@ -45,6 +45,7 @@ DRAWS = {
         rows=300 if GPU else 150,
         keys=300 if GPU else 150,
         strip=200,
+        start=100,
         head_sizes=(5, 33),
         every_way=False,
     ),

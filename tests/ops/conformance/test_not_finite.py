@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from falloff import Strip, attention
+from falloff import Strip, Warp, attention
 from ops.cases import bias_of, tensors
 from ops.conformance.budget import results_of
 from ops.conformance.hard import falling
@@ -124,3 +124,30 @@ def test_a_row_that_sees_nan_is_nan_and_no_other_head_is(variant):
         assert out[0].isfinite().all()
         assert out[1, :2].isfinite().all()
         assert lse[0].isfinite().all()
+
+
+@every(FLOAT32)
+def test_a_gradient_of_the_log_sum_exp_that_is_not_finite_reaches_every_key_of_its_row(variant):
+    """However far away and however steep the bias: nothing is skipped of such a row."""
+    length = 1100 if variant.impl == "triton" else 600
+    query, key, value = tensors(1, 1, 1, length, length, 8, torch.float32)
+    sent = torch.zeros(1, 1, length)
+    sent[0, 0, length - 2] = torch.nan
+    _, lse = attention(query, key, value, falling(1, length, 2.0), causal=True, return_lse=True, impl=variant.impl)
+    of_query, of_key = torch.autograd.grad(lse, [query, key], sent)
+    assert of_query[0, 0, length - 2].isnan().all()
+    assert of_query[0, 0, : length - 128].isfinite().all()
+    assert of_key[0, 0, : length - 1].isnan().all()
+
+
+@every(FLOAT32)
+def test_a_warp_of_an_infinite_distance_has_its_last_line(variant):
+    """As in its definition: 0 * inf, in the segments that a score is not in, does not count."""
+    query, key, value = tensors(1, 2, 2, 9, 9, 8, torch.float32)
+    g = torch.tensor([0.0, 1.0, 2.0, 3.0, torch.inf])
+    form = Warp(g, torch.ones(9), torch.tensor([1.5]), torch.tensor([[1.0, -1.0], [0.5, -0.25]]), torch.randn(2, 2))
+    if variant.impl == "cpu":
+        pytest.skip("it refuses a warp that is not finite")
+    out, expected = (attention(query, key, value, form, causal=True, impl=impl) for impl in (variant.impl, "reference"))
+    assert expected.isfinite().all()
+    torch.testing.assert_close(out, expected)

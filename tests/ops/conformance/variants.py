@@ -24,7 +24,11 @@ def _nothing(patch):
 
 
 def _instruction_set(name):
-    return lambda patch: patch.setenv("FALLOFF_CPU_ISA", name)
+    def choose(patch):
+        patch.setenv("FALLOFF_CPU_ISA", name)
+        assert cpu.instruction_set() == name
+
+    return choose
 
 
 def _tiles(rows, keys, scores, features=None):

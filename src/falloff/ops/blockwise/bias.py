@@ -125,8 +125,8 @@ class WarpTiles(TileBias):
         segment = torch.bucketize(x, self.knots, out_int32=True)
         first, last = int(segment.min()), int(segment.max()) + 1
         lines = tile.heads, slice(first, last)
-        inside = (segment == torch.arange(first, last, device=x.device)[:, None]).to(x.dtype)  # (#b, s, n * m)
-        inside_x = inside * x
+        in_segment = segment == torch.arange(first, last, device=x.device)[:, None]  # (#b, s, n * m)
+        inside, inside_x = in_segment.to(x.dtype), torch.where(in_segment, x, 0.0)  # not a product: x may be infinite
         slope, intercept = (table[lines].expand(len(x), -1, -1) for table in (self.slope, self.intercept))  # (#b, h, s)
         bias = torch.baddbmm(intercept @ inside, slope, inside_x).unflatten(2, shape)  # (#b, h, n, m)
 

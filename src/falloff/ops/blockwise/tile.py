@@ -15,9 +15,10 @@ from torch import Tensor
 from falloff.forms import Form, Warp
 from falloff.ops.call import Call, sum_dtype
 
-# Tiles of at most 64 x 1024 (the query heads of a GQA group count as rows), and as many heads and batch entries at once as
-# keep the scores within 2 MB of float32: a tile stays in cache through the dozen elementwise passes of plain torch, and what
-# a form works out for a tile serves many heads. `benchmarks/blockwise.md` has the figures.
+# Tiles of at most 64 x 1024 (the query heads of a GQA group count as rows; there is at least one row of each), and as many
+# heads and batch entries at once as keep the scores within 2 MB of float32: a tile stays in cache through the dozen
+# elementwise passes of plain torch, and what a form works out for a tile serves many heads. `benchmarks/blockwise.md` has
+# the figures.
 _ROWS, _KEYS, _SCORES = 64, 1024, 1 << 19
 
 _FEATURES = 1 << 22  # entries of a warp's features at once: all segments of a network of width 32 over a whole tile

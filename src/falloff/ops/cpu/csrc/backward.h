@@ -41,7 +41,8 @@ static_assert(TILE_MARGIN % W == 0 && TILE_ROW % W == 0);  // vectors of scores 
 inline long q_tiles(const Problem& p) { return (p.N + BACKWARD_Q_TILE - 1) / BACKWARD_Q_TILE; }
 
 // rowsum(A * B) of W rows of A and B, (W, D) of (.., row), which are transposed in registers to be summed lane by lane: each
-// row in the order of dP = dO V^T, so that dP - delta is exactly 0 where one key has all the weight.
+// row in the order of dP = dO V^T, so that dP - delta is exactly 0 where one key has all the weight (but for pairs of bfloat16,
+// whose products are added two at a time).
 inline Vec row_products(const float* a, const float* b, long row, long D) {
     Vec sums{};
     for (long d = 0; d < D; d += W) {
@@ -71,9 +72,9 @@ inline void prepare_backward(const Backward& p, long head, Arena arena) {
         for (long i = 0; i < rows; i++) {
             // Of a row that saw nothing, the gradient of the log-sum-exp may be anything, NaN too: it does not count.
             const float grad_lse = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
-            p.delta[head * p.N + first + i] = row_sums[i] - grad_lse;
+            const float delta = p.delta[head * p.N + first + i] = row_sums[i] - grad_lse;
             // Nothing is skipped of a row whose output or gradient is not finite.
-            const bool finite = lse[i] == lse[i] && row_sums[i] - row_sums[i] == 0.0f;
+            const bool finite = lse[i] == lse[i] && delta - delta == 0.0f;
             p.log_mass[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
         }
         if (p.key_norm) query_norms(p, {b, h, first, rows}, out, p.query_norm + head * p.N + first);

@@ -142,8 +142,8 @@ inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const
 struct ForwardItem {
     Chunks chunks;
     long split, chunk, b, h, g, q_tiles;  // h: where the q tiles are of one head
-    Span part;                            // kv tiles
-    long nearest;                         // the one on the diagonal
+    Span part;                            // the split, in kv tiles: the only span that is not one of keys
+    long nearest;                         // the kv tile on the diagonal; without `causal`, at the position of the middle row
 
     ForwardItem(const Forward& p, long item) : chunks(p) {
         const long head = item / p.splits % chunks.heads(p);
@@ -195,7 +195,8 @@ inline void look_ahead(const Forward& p, const ForwardItem& now, long item, long
         }
     }
     const long rows = now.q_tiles * smaller(p.N, Q_TILE), blocks = (now.kv_tile(p, n).count() + padded(p)) / PANEL;
-    prefetch.spread(rows * blocks * 7 / (p.causal && n == 0 ? 16 : 8));  // on a diagonal, half of the tile is computed
+    // On a diagonal, half of the tile is computed. An eighth less than all steps, so that nothing is left when they end.
+    prefetch.spread(rows * blocks * 7 / (p.causal && n == 0 ? 16 : 8));
 }
 
 inline void forward(const Forward& p, long item, Arena arena) {

@@ -24,26 +24,32 @@ public:
     }
 
     // Spreads the rows over so many steps; those that are too many are not asked for.
-    void spread(long steps) { wait = period = rows > 0 && steps > rows ? steps / rows : 1; }
+    void spread(long steps) {
+        if (rows > 0) wait = period = steps > rows ? steps / rows : 1;
+    }
 
     void step() {
-        if (at == sets || --wait > 0) return;
-        wait = period;
-        for (long byte = 0; byte < set[at].bytes; byte += LINE)
-            __builtin_prefetch(set[at].start + byte, 0, 2);  // into the second-level cache
-        set[at].start += set[at].stride;
-        if (--set[at].count == 0) at++;
+        if (--wait == 0) ask_for_row();
     }
 
 private:
     static constexpr int MOST_SETS = 4;
-    static constexpr long LINE = Arena::LINE;
+    static constexpr long LINE = Arena::LINE, NEVER = INT64_MAX;
     struct {
         const char* start;
         long stride, count, bytes;
     } set[MOST_SETS] = {};
     int sets = 0, at = 0;
-    long rows = 0, period = 1, wait = 1;
+    long rows = 0, period = 1, wait = NEVER;
+
+    // No part of step(), which is inlined behind each row of each block: the kernels would take twice as long to compile.
+    [[gnu::noinline]] void ask_for_row() {
+        auto& now = set[at];
+        for (long byte = 0; byte < now.bytes; byte += LINE) __builtin_prefetch(now.start + byte, 0, 2);  // second level
+        now.start += now.stride;
+        if (--now.count == 0) at++;
+        wait = at < sets ? period : NEVER;
+    }
 };
 
 // Asks for nothing, and leaves no code. The backward takes it: its kv tile stays in the second-level cache while q tiles pass,

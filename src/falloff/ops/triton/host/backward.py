@@ -72,7 +72,6 @@ def _launch(
     """Write those of dq, dk and dv that are not None. Returns the form's gradients."""
     bias, cfg, dims = problem.bias, problem.cfg, problem.dims
     inputs = problem.biased(parts)
-    ranges = key_ranges(problem, parts, lse)
 
     do = strided(grad_out)
     delta, lse2 = torch.empty_like(lse), torch.empty_like(lse)
@@ -80,6 +79,7 @@ def _launch(
     delta_kernel[(problem.batch * problem.heads * q_tiles,)](
         do, strided(out), grad_lse, lse, delta, lse2, problem.seqlen_q, problem.heads, q_tiles, cfg, BLOCK_M=_DELTA_BLOCK_M
     )
+    ranges = key_ranges(problem, parts, (lse, delta))
 
     tiles = problem.tiles("dq")
     q_tiles = triton.cdiv(problem.seqlen_q, tiles.block_m)

@@ -54,10 +54,10 @@ def _lower_tails(values: Tensor, seqlen_k: int, tails: Sequence[Tensor]) -> None
         torch.nextafter(tail, infinity, out=_as(part, values.shape))
 
 
-def key_ranges(problem: Problem, parts: Sequence[Tensor], lse: Tensor | None) -> Tensor | None:
+def key_ranges(problem: Problem, parts: Sequence[Tensor], rows: tuple[Tensor, Tensor] | None) -> Tensor | None:
     """The half-open range of keys that each block of SKIP_BLOCK_M rows may need: (B, H, blocks, 2), int32. None: all keys.
 
-    lse: the log-sum-exp of the rows, contiguous, in the backward; None in the forward.
+    rows: their log-sum-exp and delta, contiguous, in the backward; None in the forward.
     """
     if not may_skip(problem):
         return None
@@ -69,7 +69,7 @@ def key_ranges(problem: Problem, parts: Sequence[Tensor], lse: Tensor | None) ->
     _, past_tail, future_tail, norms_up_to, norms_from = parts
     key_ranges_kernel[(problem.batch * problem.heads * q_blocks,)](
         problem.inputs,
-        lse,
+        *(rows or (None, None)),
         _strip(problem),
         past_tail,
         future_tail,

@@ -85,6 +85,7 @@ def rows_of_keys(key_ranges, head, start_n, DIAGONAL: tl.constexpr, dims, BLOCK_
 def key_ranges_kernel(
     inputs,
     lse,
+    delta,
     strip,
     past_tail,
     future_tail,
@@ -105,8 +106,8 @@ def key_ranges_kernel(
     """key_ranges (B, H, q_blocks, 2): the half-open range of keys that each SKIP_BLOCK_M query rows may need.
 
     strip (H, K). past_tail, future_tail (H, K): bounds on the log-sum-exp of the biases of all keys at an offset and further
-    away in that direction. norms_up_to, norms_from (B, G, k_blocks): the largest norm up to a block, and from it on. lse
-    (B, H, N), or None in the forward.
+    away in that direction. norms_up_to, norms_from (B, G, k_blocks): the largest norm up to a block, and from it on. lse,
+    delta (B, H, N), or None in the forward.
     """
     head = tl.program_id(0) // q_blocks
     start_m = tl.program_id(0) % q_blocks * SKIP_BLOCK_M
@@ -129,9 +130,12 @@ def key_ranges_kernel(
         rounding = 1e-4 * q_norm * tl.sqrt(tl.sum(k * k, 1) + TINY) + 1e-6 * tl.abs(bias)
         lower_bound = tl.where(exists, tl.sum(q * k, 1) * inputs.softmax_scale - rounding + bias, float("-inf"))
     else:
-        row_lse = tl.load(lse + tl.cast(head, tl.int64) * seqlen_q + i, mask=i < seqlen_q, other=0.0)
-        # A row that sees nothing needs no key.
+        rows = tl.cast(head, tl.int64) * seqlen_q + i  # (SKIP_BLOCK_M,)
+        row_lse = tl.load(lse + rows, mask=i < seqlen_q, other=0.0)
+        # A row that sees nothing needs no key; one whose gradient is not finite needs all that it sees.
         lower_bound = tl.where(row_lse == float("-inf"), float("inf"), row_lse)  # (SKIP_BLOCK_M,)
+        gradient = tl.load(delta + rows, mask=i < seqlen_q, other=0.0)
+        lower_bound = tl.where(gradient - gradient == 0.0, lower_bound, float("-inf"))
     finite = q_norm < float("inf")
     lower_bound = tl.where(finite & (lower_bound == lower_bound), lower_bound, float("-inf"))
     goal = tl.min(tl.where(i < seqlen_q, lower_bound, float("inf")), 0) - MARGIN
