@@ -98,7 +98,7 @@ class CachedScheme(Scheme):
         forms: Cache | None = self.__dict__.get("_form_cache")
         if forms is None or not forms.computed_from(dependencies):
             # The copies come first: if another thread writes to a parameter after that, the copy differs from it, and what
-            # was computed meanwhile is not returned again. (Unless the parameter gets its old values back: nothing shows that.)
+            # was computed meanwhile is not returned again - unless the parameter gets its old values back by then.
             with torch.inference_mode(False), torch.no_grad():
                 forms = self.__dict__["_form_cache"] = Cache([tensor.clone() for tensor in dependencies])
         return forms

@@ -10,8 +10,10 @@ Of output, log-sum-exp and every gradient, the root mean square error against th
   Where plain torch is right by luck, or exactly, this is what rounding costs.
 - `unit` is 2 units in the last place of the sums' dtype, plus a quarter of the rounding of the log-sum-exp, which any
   attention pays that goes from forward to backward by way of it, as PyTorch's fused kernels do: it counts where a bias
-  makes all scores of a row large. For bfloat16 and float16, plus one unit in the last place of what is stored; an eighth of
-  one for a leaf of the bias, which is a sum of rounded inputs and is not stored so itself; none for the log-sum-exp.
+  makes all scores of a row large. The log-sum-exp may be off by its own rounding, 4 times that; a leaf that is a single
+  number by 8 times, for plain torch may be right by luck there.
+  For bfloat16 and float16, plus one unit in the last place of what is stored; an eighth of one for a leaf of the bias, a
+  sum of numbers that are rounded and not rounded so itself; none for the log-sum-exp.
 
 In float64 the definition is no more exact than what is tested: there the largest error counts, and in place of an error of
 plain torch the unit is sixteen times as large.
@@ -114,8 +116,9 @@ class Budget:
         eps, stored = (torch.finfo(dtype).eps for dtype in (sum_dtype(case.query), case.query.dtype))
         unit = (32 + 4 * lse if self.in_float64 else 2 + lse / 4) * eps
         stored = stored if self.half else 0.0
+        of_leaves = [unit * (8 if leaf.numel() == 1 else 1) + stored / 8 for leaf in case.leaves]
         # Of output, log-sum-exp, query, key, value and the leaves of the bias.
-        self.units = [unit + part * stored for part in (1, 0, 1, 1, 1, *[1 / 8] * len(case.leaves))]
+        self.units = [unit + stored, 4 * unit, *[unit + stored] * 3, *of_leaves]
         # Below what is normal, numbers may be flushed to 0.
         self.tiny = torch.finfo(sum_dtype(case.query)).smallest_normal
 
