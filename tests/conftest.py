@@ -1,7 +1,7 @@
 """Shapes in annotations are checked at every call while the tests run: the hook must come before falloff is imported.
 
 FALLOFF_SHAPE_CHECKS=0 turns the checks off, for tests that trace the code. They are also off without jaxtyping or beartype:
-the tests of the GPU kernels need only torch, triton and pytest.
+the tests of the GPU kernels need only torch, triton, pytest and hypothesis.
 """
 
 import os
@@ -60,6 +60,15 @@ def unchecked(monkeypatch):
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def one_thread():
+    """torch has one thread on the CPU, or as many as the test sets; then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,14 @@
 """Toy sizes: what a suite does, not how fast it is."""
 
 import pytest
-import torch
 
 from falloff.bench import suites
 from falloff.bench.cases import Case
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Tests beside this one leave no core free."""
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from falloff.cli import app, run
 from falloff.lab.folder import RESULT_KEYS
@@ -17,11 +16,8 @@ QUICK = ["--preset", "quick", "--train-length", "16", "--steps", "3", "--schemes
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Tests beside this one leave no core free."""
 
 
 @pytest.fixture

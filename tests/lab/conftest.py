@@ -4,18 +4,13 @@ import math
 import random
 
 import pytest
-import torch
 
 from falloff.lab.config import Settings
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(one_thread):
     """Tests beside this one leave no core free: threads that wait for each other would only slow both down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _toy_settings(**changes):

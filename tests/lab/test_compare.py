@@ -19,6 +19,7 @@ from falloff.lab.compare import code_of, compare_schemes, resolve
 from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings
 from falloff.lab.folder import RESULT_KEYS, RunFolder
 from falloff.lab.progress import Progress
+from falloff.lab.training import cpu_threads
 from falloff.named import scheme_class
 
 
@@ -35,11 +36,8 @@ def _checkpoints(folder):
 def whole(tmp_path_factory, text_path, toy):
     """All schemes at toy size, uninterrupted."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    comparison = compare_schemes(toy(text=(str(text_path),)), out)
-    torch.set_num_threads(before)
-    return comparison
+    with cpu_threads(1):
+        return compare_schemes(toy(text=(str(text_path),)), out)
 
 
 def test_all_schemes_at_all_lengths(whole):

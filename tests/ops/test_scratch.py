@@ -7,28 +7,18 @@ import pytest
 import torch
 
 from falloff import attention
-from falloff.ops import cpu
 from ops.cases import BIASES, tensors
 from ops.conformance.budget import Case, agree
 from ops.conformance.calls import SIZES, bias_of
-from ops.conformance.variants import Variant
+from ops.conformance.variants import WAYS, Variant
 
 MASKS = SIZES["small"].masks
-INSTRUCTION_SETS = [] if cpu.unavailable() else cpu._module().instruction_sets()
 
 
-@pytest.fixture(autouse=True, params=INSTRUCTION_SETS)
-def isa(request, monkeypatch):
-    monkeypatch.setenv("FALLOFF_CPU_ISA", request.param)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So that it is this thread's memory that is left and found."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True, params=WAYS["cpu"].values(), ids=WAYS["cpu"])
+def _way(request, monkeypatch, one_thread):
+    """On each instruction set, by one thread: it is this thread's memory that is left and found."""
+    request.param(monkeypatch)
 
 
 def leave_nan():

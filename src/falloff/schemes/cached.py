@@ -78,15 +78,11 @@ class CachedScheme(Scheme):
             tensors = self._dependencies()
             if _can_compare(tensors, location):
                 forms, dtype = self._forms(tensors), dtype or self._dtype()  # type: ignore[arg-type]
-                if text_start is not None:
-                    form = self._cached_form(forms, sizes, text_start, location, dtype)
-                else:
-                    # The layers of a model often share a scheme, and ask it for the same sizes one after another.
-                    call = (*sizes, location, dtype)
-                    form = forms.of_call(call)
-                    if form is None:
-                        form = self._cached_form(forms, sizes, None, location, dtype)
-                        forms.remember(call, form)
+                # The layers of a model often share a scheme, and ask it for the same sizes one after another.
+                call = (*sizes, location, dtype) if text_start is None else None
+                form = forms.of_call(call) or forms.remember(
+                    call, self._cached_form(forms, sizes, text_start, location, dtype)
+                )
                 if form is not None:
                     return form
         return super().forward(
@@ -193,15 +189,16 @@ class Cache:
         return True
 
     def of_call(self, call: Hashable) -> Form | None:
-        """The form of this call, if it is the one to remember."""
+        """The form of this call, if it is the one that is remembered. None stands for a call that never is."""
         last, entry = self._last
         return entry.result if call == last and entry.is_unchanged() else None
 
-    def remember(self, call: Hashable, form: Form | None) -> None:
-        """Remember the form of a call until the next one, beside the entries."""
+    def remember(self, call: Hashable, form: Form | None) -> Form | None:
+        """Remember the form of a call until the next one, beside the entries. Returns it."""
         new = Entry.of(form)
-        if new.size <= _MOST_NUMBERS:
+        if new.size <= _MOST_NUMBERS and call is not None:
             self._last = (call, new)
+        return form
 
     def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The result under this key: a cached one, or else a new one."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ops.conformance.calls import CALLS, budget_of
-from ops.conformance.variants import variants
+from ops.conformance.variants import on_each, variants
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 EXACT = variants()
@@ -13,11 +13,7 @@ OTHERS = [variant for variant in variants(*DTYPES, all_ways=False) if str(varian
 
 def _pairs(calls, found):
     """As parameters; the variants of a call follow one another, so that they share the definition's results."""
-    for call in calls:
-        for variant in found:
-            values, marks = getattr(variant, "values", (variant,)), getattr(variant, "marks", ())
-            if call.taken_by(values[0]):
-                yield pytest.param(call, values[0], marks=marks, id=f"{call} on {values[0]}")
+    return [pair for call in calls for pair in on_each((call,), found, call.taken_by)]
 
 
 @pytest.mark.parametrize(("call", "variant"), [*_pairs(CALLS, EXACT), *_pairs(CALLS[::11], OTHERS)])

@@ -13,7 +13,7 @@ ORDER = ("t5 bidirectional", "none", "t5", "alibi", "kerple-power", "fire", "tis
 
 
 @pytest.mark.parametrize(("name", "variant"), share_of([(name,) for name in ORDER], FOUND, 5, {"blockwise": 3}))
-def test_the_same_bits_over_runs_and_threads(name, variant):
+def test_the_same_bits_over_runs_and_threads(name, variant, one_thread):
     """On a GPU a hundred runs, and on a CPU of several threads: a race would show."""
     if variant.impl == "triton":
         batch, heads, groups, rows, keys, head_size = (2, 2, 1, 1000, 1000, 64) if GPU else (1, 2, 1, 70, 70, 64)
@@ -26,18 +26,14 @@ def test_the_same_bits_over_runs_and_threads(name, variant):
         threads = [1, 2, 1]
     inputs = tensors(batch, heads, groups, rows, keys, head_size, variant.dtype)
     bias, leaves = bias_of(name, heads, batch, rows, torch.float32)
-    before = torch.get_num_threads()
     first = None
-    try:
-        for count in threads:
-            torch.set_num_threads(count)
-            torch.manual_seed(3)
-            out, lse = attention(*inputs, bias, causal=True, dropout_p=0.1, return_lse=True, impl=variant.impl)
-            run = results(out, lse, [*inputs, *leaves])
-            first = first or run
-            assert all(torch.equal(a, b) for a, b in zip(first, run, strict=True))
-    finally:
-        torch.set_num_threads(before)
+    for count in threads:
+        torch.set_num_threads(count)
+        torch.manual_seed(3)
+        out, lse = attention(*inputs, bias, causal=True, dropout_p=0.1, return_lse=True, impl=variant.impl)
+        run = results(out, lse, [*inputs, *leaves])
+        first = first or run
+        assert all(torch.equal(a, b) for a, b in zip(first, run, strict=True))
 
 
 assert set(ORDER) == set(BIASES)

@@ -7,6 +7,7 @@ one for each instruction set of this machine, blockwise tiles of other sizes, th
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -131,19 +132,25 @@ def variants(*dtypes, ways=WAYS, all_ways=True, reference=False):
     return found
 
 
+def on_each(case, found, takes):
+    """A case, a tuple, with each variant that takes it, as parameters."""
+    for one in found:
+        variant, marks = getattr(one, "values", (one,))[0], getattr(one, "marks", ())
+        if takes(variant):
+            yield pytest.param(*case, variant, marks=marks, id=f"{', '.join(map(str, case))} on {variant}")
+
+
 def share_of(cases, found, interpreted=1, steps=None):
     """Parameters: every case, a tuple, with every variant, one after the other so that they can share what a case costs.
 
     The interpreter runs each `interpreted`th of them, in its first way to work; an implementation of `steps` each so many.
     """
-    taken = []
-    for place, case in enumerate(cases):
-        for one in found:
-            variant, marks = getattr(one, "values", (one,))[0], getattr(one, "marks", ())
-            step = interpreted if variant.interpreted else (steps or {}).get(variant.impl, 1)
-            if place % step == 0 and not (variant.interpreted and variant.way != next(iter(WAYS["triton"]))):
-                taken.append(pytest.param(*case, variant, marks=marks, id=f"{', '.join(map(str, case))} on {variant}"))
-    return taken
+
+    def takes(place, variant):
+        step = interpreted if variant.interpreted else (steps or {}).get(variant.impl, 1)
+        return place % step == 0 and not (variant.interpreted and variant.way != next(iter(WAYS["triton"])))
+
+    return [pair for place, case in enumerate(cases) for pair in on_each(case, found, partial(takes, place))]
 
 
 def every(found):

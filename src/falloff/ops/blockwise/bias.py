@@ -8,6 +8,7 @@ element by element, and all sums run in a fixed order: the gradients are the sam
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -50,8 +51,11 @@ class StripTiles(TileBias):
         self.start, self.size, self.offsets = form.start, form.values.shape[1], Offsets(query, key, call)
         index = (self.offsets.falling - self.start).clamp(0, self.size - 1)
         self.values: Float[Tensor, "H width"] = form.values.to(sum_dtype(query)).index_select(1, index)
-        self.sums = float64_zeros(self.values)
         self.skew = Skew()
+
+    @cached_property
+    def sums(self) -> Float[Tensor, "H width"]:
+        return float64_zeros(self.values)
 
     def at(self, tile: Tile) -> OfTile:
         at = tile.heads, self.offsets.span(tile)
@@ -70,8 +74,12 @@ class BandTiles(TileBias):
 
     def __init__(self, form: Band, query: Tensor, key: Tensor, call: Call) -> None:
         self.values, self.extent, self.dtype = form.values, form.values.shape[3], sum_dtype(query)
-        self.grad: Tensor | None = None  # as large as the band: not before it is needed
         self.skew = Skew()
+
+    @cached_property
+    def grad(self) -> Float[Tensor, "B H N E"]:
+        # In the dtype of scores: an entry meets one key at most, so that float64 gains nothing.
+        return torch.zeros_like(self.values, dtype=self.dtype)
 
     def at(self, tile: Tile) -> OfTile | None:
         first = max(tile.top - (tile.num_rows - 1) - (self.extent - 1), 0)
@@ -83,20 +91,14 @@ class BandTiles(TileBias):
         # By falling offset: zeros, or fewer numbers, where the tile goes further than the band, or less far.
         beside = (tile.top - (self.extent - 1), -tile.bottom)
         rows = pad(self.values[at].to(self.dtype).flip(2, 3), beside)  # (b, h, n, n + m - 1)
-        bias = rows.flatten(-2).unfold(-1, tile.num_keys, rows.shape[-1] + 1)
 
         def accumulate(ds: Tensor) -> None:
-            self.grad = self._grad()
             self.grad[at] += pad(self.skew(ds), (-beside[0], -beside[1])).flip(2, 3)
 
-        return OfTile(bias, accumulate, keys)
+        return OfTile(shifted(rows, tile.num_keys), accumulate, keys)
 
     def gradients(self) -> list[Tensor]:
-        return [self._grad()]
-
-    def _grad(self) -> Tensor:
-        # In the dtype of scores: an entry meets one key at most, so that float64 gains nothing.
-        return torch.zeros_like(self.values, dtype=self.dtype) if self.grad is None else self.grad
+        return [self.grad]
 
 
 class WarpTiles(TileBias):
@@ -111,10 +113,12 @@ class WarpTiles(TileBias):
         g, self.a, self.knots, self.slope, self.intercept = (t.to(sum_dtype(query)).contiguous() for t in form.tensors)
         self.offsets, self.size = Offsets(query, key, call), g.shape[0]
         self.g: Float[Tensor, " width"] = g[self.offsets.falling.abs().clamp(max=self.size - 1)]
-        self.grad_g, self.grad_a, self.grad_slope, self.grad_intercept = (
-            float64_zeros(tensor) for tensor in (self.g, self.a, self.slope, self.intercept)
-        )
         self.skew = Skew()
+
+    @cached_property
+    def sums(self) -> list[Tensor]:
+        """For g by falling offset, a, slope and intercept."""
+        return [float64_zeros(tensor) for tensor in (self.g, self.a, self.slope, self.intercept)]
 
     def at(self, tile: Tile) -> OfTile:
         span, shape = self.offsets.span(tile), (tile.num_rows, tile.num_keys)
@@ -132,17 +136,19 @@ class WarpTiles(TileBias):
 
         def accumulate(ds: Tensor) -> None:
             ds = ds.sum_to_size(bias.shape).flatten(2)  # (#b, h, n * m)
-            self.grad_slope[lines] += (ds @ inside_x.mT).sum(0)
-            self.grad_intercept[lines] += (ds @ inside.mT).sum(0)
+            grad_g, grad_a, grad_slope, grad_intercept = self.sums
+            grad_slope[lines] += (ds @ inside_x.mT).sum(0)
+            grad_intercept[lines] += (ds @ inside.mT).sum(0)
             grad_x = (slope.mT @ ds).mul_(inside).sum(1).unflatten(1, shape)  # (#b, n, m)
-            self.grad_a[rows] += (grad_x * g).sum(-1).flip(-1).view(self.a[rows].shape)
-            self.grad_g[span] += self.skew((grad_x * a).sum(0)).sum(-2)
+            grad_a[rows] += (grad_x * g).sum(-1).flip(-1).view(self.a[rows].shape)
+            grad_g[span] += self.skew((grad_x * a).sum(0)).sum(-2)
 
         return OfTile(bias, accumulate)
 
     def gradients(self) -> list[Tensor]:
-        grad_g = at_distances(self.grad_g.flip(0)[None], self.offsets.lowest, self.size)[0]
-        return [grad_g, self.grad_a, torch.zeros_like(self.knots), self.grad_slope, self.grad_intercept]
+        by_offset, grad_a, grad_slope, grad_intercept = self.sums
+        grad_g = at_distances(by_offset.flip(0)[None], self.offsets.lowest, self.size)[0]
+        return [grad_g, grad_a, torch.zeros_like(self.knots), grad_slope, grad_intercept]
 
 
 class Offsets:
@@ -164,8 +170,13 @@ def along_diagonals(values: Float[Tensor, "*h n_plus_m_minus_1"], tile: Tile) ->
     return values.unfold(-1, tile.num_keys, 1)
 
 
+def shifted(rows: Float[Tensor, "*b n n_plus_m_minus_1"], num_keys: int) -> Float[Tensor, "*b n m"]:
+    """Rows by falling offset as a tile, a view: entry (r, c) is rows[..., r, r + c]."""
+    return rows.flatten(-2).unfold(-1, num_keys, rows.shape[-1] + 1)
+
+
 class Skew:
-    """A tile (..., n, m) as rows by falling offset (..., n, n + m - 1): entry (r, c) goes to (r, r + c), the rest is 0.
+    """The inverse of `shifted`: a tile (..., n, m) as rows by falling offset (..., n, n + m - 1), with zeros beside it.
 
     The result is overwritten by the next call: to fill anew what stays 0 would take as long as everything else.
     """
@@ -175,10 +186,10 @@ class Skew:
 
     def __call__(self, tile: Float[Tensor, "*b n m"]) -> Float[Tensor, "*b n n_plus_m_minus_1"]:
         *batch, rows, keys = tile.shape
-        width = rows + keys - 1
-        if self._rows is None or self._rows.shape != (*batch, rows, width):
-            self._rows = tile.new_zeros(*batch, rows, width)
-        self._rows.flatten(-2).unfold(-1, keys, width + 1).copy_(tile)
+        shape = (*batch, rows, rows + keys - 1)
+        if self._rows is None or self._rows.shape != shape:
+            self._rows = tile.new_zeros(shape)
+        shifted(self._rows, keys).copy_(tile)
         return self._rows
 
 

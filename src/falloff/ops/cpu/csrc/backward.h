@@ -88,6 +88,7 @@ struct BackwardScratch {
     // (BACKWARD_Q_TILE, TILE_ROW) each, from the first row's first key on: P, P after dropout, dS. The second is the memory of
     // the first where it is not needed.
     float *prob, *prob_dropped, *ds;
+    float* summed;     // one of these three: what is summed along diagonals, dS or, of a warp, dS * slope * a
     float* diagonals;  // (TILE_ROW)
 
     BackwardScratch(const Backward& p, Arena& arena) {
@@ -100,6 +101,7 @@ struct BackwardScratch {
         prob = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
         prob_dropped = p.dropout.on || in_pairs(p) ? take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN : prob;
         ds = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
+        summed = p.form == Form::warp ? prob_dropped : ds;
         diagonals = take(TILE_ROW);
         keys = take(BACKWARD_KV_TILE * Dp);
         key_panels = take(BACKWARD_KV_TILE * Dp);
@@ -153,10 +155,9 @@ inline void add_form_gradient(
 ) {
     const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     double* lines = p.line_sums + head * 2 * p.S;
-    float* tile = p.form == Form::warp ? at.prob_dropped : at.ds;  // (BACKWARD_Q_TILE, TILE_ROW): what diagonals are summed of
     for (long i = 0; i < q_tile.rows; i++) {
         const long row = q_tile.first + i, count = steps.of_row(i);
-        float *ds = at.ds + i * TILE_ROW, *tile_row = tile + i * TILE_ROW;
+        float *ds = at.ds + i * TILE_ROW, *tile_row = at.summed + i * TILE_ROW;
         if (p.form == Form::band) {
             write_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
             continue;
@@ -166,7 +167,7 @@ inline void add_form_gradient(
         for (long c = count; c < span.count() + BACKWARD_Q_TILE + W; c++) tile_row[c] = 0.0f;
     }
     if (p.form == Form::band) return;
-    add_diagonals(tile, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+    add_diagonals(at.summed, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
     add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.K, p.start, p.form == Form::warp);
 }
 
@@ -263,9 +264,8 @@ inline void backward(const Backward& p, long item, Arena arena) {
     const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
     // Scratch memory holds what earlier items left. All of it is written before it is read, but for these zeros of
     // add_diagonals.
-    float* summed = p.form == Form::warp ? at.prob_dropped : at.ds;
     for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++)
-        std::memset(summed + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+        std::memset(at.summed + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
     if (p.needs_query) {
         float* sums = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;  // (group, N, Dp)
         for (long x = 0; x < group * p.N * Dp; x++) sums[x] = 0.0f;

@@ -116,6 +116,14 @@ inline void attend(
     }
 }
 
+// Writes output and log-sum-exp of row i of a head, from O before it is divided (Dp).
+inline void write_row(const Forward& p, long head, long i, const float* acc_out, float row_max, float row_sum) {
+    const bool nothing = row_sum == 0.0f;  // the row sees no key: zeros, and a log-sum-exp of -inf
+    p.lse[head * p.N + i] = nothing ? -INF : row_max + __builtin_logf(row_sum);
+    const long row_start = head / p.H * p.out.batch + head % p.H * p.out.head + i * p.out.row;
+    unpack_row(p, acc_out, nothing ? 1.0f : 1.0f / row_sum, p.out.data, row_start);
+}
+
 // Writes the output and the log-sum-exp of a q tile, or what merge makes them of.
 inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const ForwardScratch& at, long chunk_row) {
     const long Dp = padded(p), head = q_tile.b * p.H + q_tile.h;
@@ -123,17 +131,13 @@ inline void finish_tile(const Forward& p, const QTile& q_tile, long split, const
         if (!at.begun[(chunk_row + i) / SLIVER_ROWS]) std::memset(at.acc_out + (chunk_row + i) * Dp, 0, Dp * sizeof(float));
         const float* acc_out = at.acc_out + (chunk_row + i) * Dp;
         const float row_max = at.row_max[chunk_row + i], row_sum = at.row_sum[chunk_row + i];
-        const long row = head * p.N + q_tile.first + i;
         if (p.splits > 1) {
             float* partial = p.partial + ((head * p.splits + split) * p.N + q_tile.first + i) * (Dp + 2);
             for (long d = 0; d < Dp; d++) partial[d] = acc_out[d];
             partial[Dp] = row_max;
             partial[Dp + 1] = row_sum;
         } else {
-            const bool nothing = row_sum == 0.0f;  // the row sees no key: zeros, and a log-sum-exp of -inf
-            p.lse[row] = nothing ? -INF : row_max + __builtin_logf(row_sum);
-            const long row_start = q_tile.b * p.out.batch + q_tile.h * p.out.head + (q_tile.first + i) * p.out.row;
-            unpack_row(p, acc_out, nothing ? 1.0f : 1.0f / row_sum, p.out.data, row_start);
+            write_row(p, head, q_tile.first + i, acc_out, row_max, row_sum);
         }
     }
 }
@@ -257,10 +261,7 @@ inline void merge(const Forward& p, long head, Arena arena) {
             row_sum += part(split)[Dp + 1] * weight;
             for (long d = 0; d < Dp; d++) acc_out[d] += part(split)[d] * weight;
         }
-        const bool nothing = row_sum == 0.0f;
-        p.lse[head * p.N + i] = nothing ? -INF : row_max + __builtin_logf(row_sum);
-        const long row_start = head / p.H * p.out.batch + head % p.H * p.out.head + i * p.out.row;
-        unpack_row(p, acc_out, nothing ? 1.0f : 1.0f / row_sum, p.out.data, row_start);
+        write_row(p, head, i, acc_out, row_max, row_sum);
     }
 }
 
