@@ -387,8 +387,8 @@ class Operators(TorchDispatchMode):
         (lambda heads: PerOffsetBias(heads, 100), 6),
         (ALiBi, 4),
         (Sandwich, 4),
-        (KerpleLog, 10),
-        (KerplePower, 10),
+        (KerpleLog, 11),  # 2 without gradients
+        (KerplePower, 11),
         (FIRE, 25),
         (lambda heads: FIRE(heads, init_L=16), 32),
     ],

@@ -130,6 +130,15 @@ def test_sandwich_heads_get_flatter():
     torch.testing.assert_close(values[0], 4 * values[3])
 
 
+@pytest.mark.parametrize("value", [-300.0, 1e-9, -1e30])
+def test_a_kerple_parameter_far_out_of_range_counts_as_the_end_of_it(value):
+    kerple, at_the_end = KerplePower(2), KerplePower(2)
+    for scheme, number in ((kerple, value), (at_the_end, 0.01)):
+        for parameter in scheme.parameters():
+            parameter.data.fill_(number)
+    assert torch.equal(kerple.at(torch.arange(5)), at_the_end.at(torch.arange(5)))
+
+
 def test_kerple_parameters_stay_in_range_and_can_come_back():
     kerple = KerplePower(2)
     kerple.bias_p.data.fill_(5.0)

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from falloff.offsets import check_count
 from falloff.schemes.cached import CachedScheme
@@ -39,10 +38,8 @@ class _Kerple(CachedScheme):
         value that has left its range, since its gradient is not 0.
         """
         both = self._upcast(torch.cat([self.bias_p, self.bias_a], 1))  # (H, 2, 1): one kernel launch for two parameters
-        with torch.no_grad():
-            values = both if forward_ad._current_level < 0 else both.detach()  # no_grad does not stop forward-mode tangents
-            correction = values.clamp(minimum, maximum) - values
-        return (both + correction).unbind(1)
+        values = both.detach()
+        return (values.clamp(minimum, maximum) + (both - values)).unbind(1)  # what is added is 0, and has the gradient
 
 
 class KerpleLog(_Kerple):

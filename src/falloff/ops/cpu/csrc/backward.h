@@ -30,7 +30,7 @@ namespace falloff::FALLOFF_ISA {
 constexpr long BACKWARD_Q_TILE = 48, BACKWARD_KV_TILE = 192;
 constexpr long TILE_MARGIN = 48;  // zeros before each row of a tile of scores, for add_diagonals; as many behind its keys
 constexpr long TILE_ROW = TILE_MARGIN + BACKWARD_KV_TILE + 64;
-static_assert(BACKWARD_Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
+static_assert(BACKWARD_Q_TILE <= SliverKeys::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(BACKWARD_Q_TILE % W == 0);  // row_products takes W rows, also behind the last one of a q tile
 static_assert(BACKWARD_Q_TILE % 2 == 0);  // add_transposed_product makes pairs of rows
 static_assert(BACKWARD_KV_TILE % PANEL == 0 && BACKWARD_KV_TILE <= STRIP_PAD);
@@ -122,7 +122,7 @@ inline long backward_items(const Backward& p) { return p.B * p.G * p.key_chunks;
 // pack_right. Causal: the rows above a key's first add nothing and are left out. Where B is in pairs of bfloat16, A's rows are
 // repacked in pairs into `pairs`, which must not be A; A has memory for an even number of rows.
 inline void add_transposed_product(
-    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, float* a, long a_row, float* pairs,
+    const Problem& p, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, float* a, long a_row, float* pairs,
     const float* b, float* c, bool fresh
 ) {
     const long Dp = padded(p);
@@ -130,7 +130,7 @@ inline void add_transposed_product(
     if (in_pairs(p)) {
         inner_row = 2 * a_row;
         for (long i = 0; i < q_tile.rows; i += 2) {
-            const long width = round_up(steps.of_row(i), W) + W;
+            const long width = round_up(sliver_keys.of_row(i), W) + W;
             float* odd = a + (i + 1) * a_row;
             if (i + 1 == q_tile.rows) std::memset(odd, 0, width * sizeof(float));
             pair_rows(a + i * a_row, odd, width, pairs + i * a_row);
@@ -151,12 +151,12 @@ inline void add_transposed_product(
 
 // Adds what a tile of dS gives to the gradient of the form.
 inline void add_form_gradient(
-    const Backward& p, long chunk, const QTile& q_tile, Span span, const Steps& steps, const BackwardScratch& at
+    const Backward& p, long chunk, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, const BackwardScratch& at
 ) {
     const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     double* lines = p.line_sums + head * 2 * p.S;
     for (long i = 0; i < q_tile.rows; i++) {
-        const long row = q_tile.first + i, count = steps.of_row(i);
+        const long row = q_tile.first + i, count = sliver_keys.of_row(i);
         float *ds = at.ds + i * TILE_ROW, *tile_row = at.summed + i * TILE_ROW;
         if (p.form == Form::band) {
             write_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
@@ -178,7 +178,7 @@ inline void attend_backward(
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin, head = q_tile.b * p.H + q_tile.h;
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
-    const Steps steps(p, q_tile, span);
+    const SliverKeys sliver_keys(p, q_tile, span);
     NoPrefetch none;
     pack_left(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.query);
     pack_left(p, p.grad_out, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.grad_out);
@@ -189,13 +189,13 @@ inline void attend_backward(
 
     const bool needs_scores = p.needs_query || p.needs_key || p.needs_form;
     float* prob_dropped = p.dropout.on ? at.prob_dropped : at.prob;
-    for (long s = 0; s < steps.slivers; s++) {
-        const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s);
+    for (long s = 0; s < sliver_keys.slivers; s++) {
+        const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
         float *prob = at.prob + first * TILE_ROW, *kept = prob_dropped + first * TILE_ROW, *ds = at.ds + first * TILE_ROW;
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
         score_sliver(
-            p, q_tile, span, steps, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, prob, TILE_ROW,
+            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, prob, TILE_ROW,
             row_max_lanes, none
         );
         for (long i = 0; i < rows; i++) {
@@ -224,26 +224,26 @@ inline void attend_backward(
     float* pairs = prob_dropped == at.prob ? at.prob_dropped : at.prob;
     if (p.needs_value)
         add_transposed_product(
-            p, q_tile, span, steps, prob_dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp,
+            p, q_tile, span, sliver_keys, prob_dropped, TILE_ROW, pairs, at.grad_out_right, at.grad_value + skipped * Dp,
             fresh
         );
     if (!needs_scores) return;
-    if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, steps, at);
+    if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, sliver_keys, at);
     if (p.needs_key)
         add_transposed_product(
-            p, q_tile, span, steps, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp,
+            p, q_tile, span, sliver_keys, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp,
             fresh
         );
     if (p.needs_query) {
         float* grad_query = p.query_sums + ((chunk * p.B * p.H + head) * p.N + q_tile.first) * Dp;  // (rows, Dp)
-        for (long s = 0; s < steps.slivers; s++) {
-            if (steps.count[s] == 0) continue;
-            const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s);
+        for (long s = 0; s < sliver_keys.slivers; s++) {
+            if (sliver_keys.count[s] == 0) continue;
+            const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s);
             float* ds = at.ds + first * TILE_ROW;
             if (in_pairs(p))
-                for (long i = 0; i < rows; i++) pair_columns(ds + i * TILE_ROW, steps.width(s));
+                for (long i = 0; i < rows; i++) pair_columns(ds + i * TILE_ROW, sliver_keys.width(s));
             add_product(
-                rows, Dp, inner_of_rows(p, steps.count[s]), Left{ds, TILE_ROW, 1},
+                rows, Dp, inner_of_rows(p, sliver_keys.count[s]), Left{ds, TILE_ROW, 1},
                 Right{at.keys + inner_of_rows(p, skipped) * Dp, Dp, PANEL}, grad_query + first * Dp, Dp, in_pairs(p),
                 false, none
             );

@@ -20,7 +20,7 @@
 namespace falloff::FALLOFF_ISA {
 
 constexpr long Q_TILE = 48, KV_TILE = 256;
-static_assert(Q_TILE <= Steps::MOST_SLIVERS * SLIVER_ROWS);
+static_assert(Q_TILE <= SliverKeys::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(Q_TILE % SLIVER_ROWS == 0);
 static_assert(KV_TILE % PANEL == 0 && KV_TILE <= STRIP_PAD);
 
@@ -85,20 +85,20 @@ inline void attend(
     bool values_in_place, Prefetch& prefetch
 ) {
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin;
-    const Steps steps(p, q_tile, span);
+    const SliverKeys sliver_keys(p, q_tile, span);
     const Right values = values_in_place
         ? Right{row_of_float(p.value, q_tile.b, q_tile.h / p.group(), span.begin), p.value.row, PANEL}
         : Right{at.values + inner_of_rows(p, skipped) * Dp, Dp, PANEL};
     const Left query = queries_in_place(p) ? Left{row_of_float(p.query, q_tile.b, q_tile.h, q_tile.first), p.query.row, 1}
                                            : Left{at.query + chunk_row * inner, inner, 1};
-    for (long s = 0; s < steps.slivers; s++) {
-        const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s);
+    for (long s = 0; s < sliver_keys.slivers; s++) {
+        const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
         if (width == 0) continue;
         Vec row_max_lanes[SLIVER_ROWS];
         float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
         bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
-            p, q_tile, span, steps, s, query, at.key_panels + skipped * inner, scores, KV_TILE,
+            p, q_tile, span, sliver_keys, s, query, at.key_panels + skipped * inner, scores, KV_TILE,
             row_max_lanes, prefetch
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
@@ -109,7 +109,7 @@ inline void attend(
         if (in_pairs(p))
             for (long i = 0; i < rows; i++) pair_columns(scores + i * KV_TILE, width);
         add_product(
-            rows, Dp, inner_of_rows(p, steps.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p),
+            rows, Dp, inner_of_rows(p, sliver_keys.count[s]), Left{scores, KV_TILE, 1}, values, out, Dp, in_pairs(p),
             !begun, prefetch
         );
         begun = true;

@@ -24,7 +24,7 @@
 //   chunk             the q tiles that share packed keys: one item of the forward
 //   split             a part of the keys, where a few rows meet many keys (FlashDecoding)
 //   panel             64 keys (16 with AVX2 and NEON), transposed: a row of it is one number of each key
-//   sliver            6 rows of a q tile, as high as a register block; it computes only the keys that its rows see (Steps)
+//   sliver            6 rows of a q tile, as high as a register block; it computes only the keys that its rows see (SliverKeys)
 //   span              the keys of a kv tile that some row of a q tile sees and that can matter
 //   label             what a row and a key must share to see each other: the number of a document; -1 is padding
 //   in place          read from the caller's tensor, without packing

@@ -58,14 +58,14 @@ inline bool hides_some(const Problem& p, long b, Span kv_tile) {
     return any;
 }
 
-// How many keys of a span each sliver of a q tile computes. On a causal diagonal these numbers rise like the steps of a stair:
+// How many keys of a span each sliver of a q tile computes. On a causal diagonal these numbers rise from sliver to sliver:
 // what no row of the sliver sees is not computed.
-struct Steps {
+struct SliverKeys {
     static constexpr long MOST_SLIVERS = 8;
     long count[MOST_SLIVERS] = {};  // keys
     long slivers;
 
-    Steps(const Problem& p, const QTile& q_tile, Span span) : slivers((q_tile.rows + SLIVER_ROWS - 1) / SLIVER_ROWS) {
+    SliverKeys(const Problem& p, const QTile& q_tile, Span span) : slivers((q_tile.rows + SLIVER_ROWS - 1) / SLIVER_ROWS) {
         for (long s = 0; s < slivers; s++) {
             const long last = smaller((s + 1) * SLIVER_ROWS, q_tile.rows) - 1;
             const long end = smaller(seen_by(p, q_tile.first + last).end, span.end);

@@ -57,10 +57,11 @@ inline Vec max_lanes(const float* scores, long width) {
 // place or packed; `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
 template <class Ahead>
 inline void score_sliver(
-    const Problem& p, const QTile& q_tile, Span span, const Steps& steps, long s, Left query, const float* key_panels,
-    float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
+    const Problem& p, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, long s, Left query,
+    const float* key_panels, float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
 ) {
-    const long first = s * SLIVER_ROWS, rows = steps.rows(q_tile, s), width = steps.width(s), inner = padded_inner(p);
+    const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
+    const long inner = padded_inner(p);
     const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width);
     const float scale = p.form == Form::warp ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
     for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
