@@ -4,6 +4,7 @@ FALLOFF_SHAPE_CHECKS=0 turns the checks off, for tests that trace the code. They
 the tests of the GPU kernels need only torch, triton, pytest and hypothesis.
 """
 
+import ast
 import os
 from functools import partial
 from importlib.util import find_spec
@@ -28,7 +29,16 @@ def _modules():
 
 if _checked:
     import jaxtyping
+    from jaxtyping import _import_hook
 
+    class _OutsideFunctions(_import_hook.JaxtypingTransformer):
+        """Wraps no function inside a function: that would compile its checks anew at each call of the outer one."""
+
+        def generic_visit(self, node):
+            if not isinstance(node, ast.FunctionDef):
+                super().generic_visit(node)
+
+    _import_hook.JaxtypingTransformer = _OutsideFunctions
     _hook = jaxtyping.install_import_hook(list(_modules()), "shape_checks.check")
 
 

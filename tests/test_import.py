@@ -14,6 +14,13 @@ def test_import_pulls_in_no_extra():
     assert result.stdout.strip() == "[]"
 
 
+def test_import_takes_no_compiler_of_torch():
+    """`torch._dynamo` takes as long to import as the rest of torch."""
+    code = "import sys, falloff; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 def test_public_names_exist():
     assert all(hasattr(falloff, name) for name in falloff.__all__)
 

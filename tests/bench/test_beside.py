@@ -130,7 +130,7 @@ def test_operators_are_counted_beside_falloffs_own(tiny):
 def test_an_instruction_set(monkeypatch, tiny):
     seen = []
     monkeypatch.setattr("falloff.bench.beside.time_all", lambda *arguments: seen.append(cpu.instruction_set()) or iter(()))
-    least = cpu._module().instruction_sets()[-1]
+    least = cpu._module.instruction_sets()[-1]
     forced = os.environ.get("FALLOFF_CPU_ISA")
     assert run_suite(Options("calls", isa=least), Progress())["isa"] == least
     assert seen == [least]

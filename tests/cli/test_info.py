@@ -45,7 +45,7 @@ def test_a_forced_instruction_set_that_is_not_there_is_reported(monkeypatch):
 
 def test_without_kernels(monkeypatch):
     monkeypatch.setitem(sys.modules, "falloff.ops.cpu._kernels", None)
-    monkeypatch.setattr(cpu, "_module", lambda: None)
+    monkeypatch.setattr(cpu, "_why_not", cpu._load()[1])
     found = json.loads(_info("--json"))
     assert found["instruction_set"] == {"in_use": None, "available": [], "forced": None}
     assert found["versions"]["compiler"] is None

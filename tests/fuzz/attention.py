@@ -565,7 +565,7 @@ def _command(seed, number):
 
 def main():
     """The command line."""
-    sets = cpu._module().instruction_sets() if cpu.unavailable() is None else []
+    sets = cpu._module.instruction_sets() if cpu.unavailable() is None else []
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=int, default=10_000, help="how many [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")

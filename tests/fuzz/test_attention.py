@@ -29,7 +29,7 @@ def _settings(monkeypatch):
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_random_calls_agree_with_the_definition(part):
-    isas = cpu._module().instruction_sets() if cpu.unavailable() is None else []
+    isas = cpu._module.instruction_sets() if cpu.unavailable() is None else []
     chosen = list(attention.targets(["cpu", "blockwise", "reference"], isas))
     for number in range(part * 60, (part + 1) * 60):
         case, found = attention.run(SEED, number, chosen)

@@ -254,7 +254,7 @@ def kernels(direction="forward", **changes):
     given = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form | changes
     of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start"
     call = tuple(given.pop(name) for name in (*of_call.split(), "window", "dropout_p"))
-    return getattr(cpu._module(), direction)(**given, call=call)
+    return getattr(cpu._module, direction)(**given, call=call)
 
 
 @pytest.mark.parametrize(

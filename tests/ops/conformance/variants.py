@@ -53,7 +53,7 @@ def _loop(shortest):
 
 
 WAYS = {
-    "cpu": {name: _instruction_set(name) for name in ([] if cpu.unavailable() else cpu._module().instruction_sets())},
+    "cpu": {name: _instruction_set(name) for name in ([] if cpu.unavailable() else cpu._module.instruction_sets())},
     "blockwise": {"as shipped": _nothing, "small tiles": _tiles(4, 7, 60), "tiny tiles": _tiles(3, 5, 1)},
     "triton": {"short loop": _loop(1024), "long loop": _loop(0)},
 }

@@ -7,7 +7,6 @@ If it was not built (no compiler at installation), `unavailable` returns this re
 
 import os
 from collections.abc import Sequence
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,15 +22,24 @@ CHECKS_INPUTS = True
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _load() -> tuple[ModuleType | None, str | None]:
+    """The extension module, and why it cannot be used on this machine, or None."""
+    try:
+        module = import_module("falloff.ops.cpu._kernels")
+    except ImportError:
+        return None, "falloff was installed without its CPU kernels: install it again where GCC or clang can compile them"
+    if not module.instruction_sets():
+        return module, "this processor has no AVX2, which the kernels need on x86"
+    return module, None
+
+
+# At import, which takes a millisecond: torch.compile can trace a constant, and nothing of the extension.
+_module, _why_not = _load()
+
+
 def unavailable() -> str | None:
     """Why the kernels cannot run on this machine, or None."""
-    module = _module()
-    if module is None:
-        return "falloff was installed without its CPU kernels: install it again where GCC or clang can compile them"
-    if not module.instruction_sets():
-        return "this processor has no AVX2, which the kernels need on x86"
-    return None
+    return _why_not
 
 
 def instruction_set() -> str:
@@ -58,14 +66,6 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     if isinstance(call.form, Warp) and not call.form.rising:
         return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()
-
-
-@cache
-def _module() -> ModuleType | None:
-    try:
-        return import_module("falloff.ops.cpu._kernels")
-    except ImportError:
-        return None
 
 
 def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
@@ -182,6 +182,5 @@ def backward(
 
 
 def _loaded() -> ModuleType:
-    module = _module()
-    assert module is not None  # otherwise `unavailable` has said so
-    return module
+    assert _module is not None  # otherwise `unavailable` has said so
+    return _module
