@@ -46,7 +46,7 @@ void check_dimensions(const char* name, const Tensor& t, int ndim) {
     if (t.ndim != ndim) refuse(name, std::to_string(t.ndim) + " dimensions", std::to_string(ndim));
 }
 
-// The product of sizes, as long as it is not absurd.
+// The product of sizes. Refuses one above MOST.
 int64_t count(const char* name, std::initializer_list<int64_t> sizes) {
     __int128 product = 1;
     for (const int64_t size : sizes) {
@@ -59,7 +59,7 @@ int64_t count(const char* name, std::initializer_list<int64_t> sizes) {
 
 enum class Layout { contiguous, rows, any };  // rows: the last dimension is contiguous
 
-// Dtype, shape and layout are these; the memory reaches to the end.
+// Refuses a tensor of another dtype, shape or layout, or whose storage ends before its last number.
 void check(
     const char* name, const Tensor& t, Dtype dtype, std::initializer_list<int64_t> shape, Layout layout = Layout::contiguous
 ) {
@@ -198,7 +198,7 @@ void add_form(Problem& p, const Arguments& in) {
     }
 }
 
-// The memory of a lowered call, of the size that it has.
+// The memory of a lowered call. Refuses another size than lower.cpp writes.
 void* lowered_of(const Problem& p, const Tensor& lowered) {
     check("lowered", lowered, Dtype::int32, {int64_t(lowered_bytes(p) / sizeof(int32_t))});
     return lowered.data;

@@ -16,7 +16,7 @@ using namespace falloff;
 
 namespace {
 
-// Tensors that were read, for as long as a call is made of them: a Tensor points to the sizes in here.
+// Reads the tensors of a call, and owns the sizes and strides that they point to: it must live as long as the call.
 class Reader {
 public:
     Reader() { read.reserve(MOST); }
@@ -39,7 +39,7 @@ private:
     std::vector<TorchTensor> read;
 };
 
-// What both directions are given: `_arguments` of cpu/__init__.py, in its order.
+// The arguments that forward and backward share: `_arguments` of cpu/__init__.py, in its order.
 Arguments arguments_of(Reader& read, const nb::tuple& call) {
     if (call.size() != 15) throw std::invalid_argument("call: got " + std::to_string(call.size()) + " arguments, expected 15");
     Arguments in;

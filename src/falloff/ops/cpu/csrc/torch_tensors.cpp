@@ -75,7 +75,7 @@ const Torch& torch() {
     return *found;
 }
 
-// What a method gives for the one argument.
+// Calls a method of one argument.
 nb::object ask(const nb::object& method, nb::handle of) {
     PyObject* answer = PyObject_CallFunctionObjArgs(method.ptr(), of.ptr(), nullptr);
     if (!answer) throw nb::python_error();
@@ -95,32 +95,31 @@ size_t integers(const nb::object& tuple, int64_t* to, size_t most) {
     return size_t(count);
 }
 
-// What is known of a tensor but for the length of its storage. Sizes and strides are written to `shape` and `strides`, at most
-// `most` of them.
-struct Seen {
+// The first facts about a tensor. Its sizes and strides are written to `shape` and `strides`, at most `most` of them.
+struct Facts {
     bool on_cpu;
     void* data;
     Dtype dtype;
     size_t ndim;
 };
 
-Seen see_by_methods(const Torch& t, nb::handle object, int64_t* shape, int64_t* strides, size_t most) {
+Facts read_by_methods(const Torch& t, nb::handle object, int64_t* shape, int64_t* strides, size_t most) {
     if (!ask(t.is_cpu, object).is(nb::handle(Py_True))) return {};
-    Seen seen{true, nullptr, Dtype::other, integers(ask(t.shape, object), shape, most)};
+    Facts facts{true, nullptr, Dtype::other, integers(ask(t.shape, object), shape, most)};
     integers(ask(t.stride, object), strides, most);
     const nb::object dtype = ask(t.dtype, object);
     for (const auto& [known, is] : t.dtypes)
-        if (dtype.is(known)) seen.dtype = is;
-    seen.data = PyLong_AsVoidPtr(ask(t.data_ptr, object).ptr());
-    if (!seen.data && PyErr_Occurred()) throw nb::python_error();
-    return seen;
+        if (dtype.is(known)) facts.dtype = is;
+    facts.data = PyLong_AsVoidPtr(ask(t.data_ptr, object).ptr());
+    if (!facts.data && PyErr_Occurred()) throw nb::python_error();
+    return facts;
 }
 
-Seen see(const Torch& t, nb::handle object, int64_t* shape, int64_t* strides, size_t most) {
+Facts read(const Torch& t, nb::handle object, int64_t* shape, int64_t* strides, size_t most) {
     nb::dlpack::dltensor found{};
     if (!t.exchange || t.exchange->from_python(object.ptr(), &found) != 0) {
         PyErr_Clear();  // not every device and dtype is known to DLPack
-        return see_by_methods(t, object, shape, strides, most);
+        return read_by_methods(t, object, shape, strides, most);
     }
     const size_t ndim = size_t(found.ndim), count = std::min(ndim, most);
     std::copy_n(found.shape, count, shape);
@@ -138,9 +137,9 @@ TorchTensor::TorchTensor(const char* name, nb::handle object) {
         throw std::invalid_argument(std::string(name) + ": got " + got + ", expected a torch.Tensor on the CPU");
     };
     if (!type.is(t.tensor) && !type.is(t.parameter)) refuse(nb::type_name(type).c_str());
-    const Seen seen = see(t, object, shape, strides, MOST_DIMENSIONS);
-    if (!seen.on_cpu) refuse("one on another device");
-    data = seen.data, dtype = seen.dtype, ndim = seen.ndim;
+    const Facts facts = read(t, object, shape, strides, MOST_DIMENSIONS);
+    if (!facts.on_cpu) refuse("one on another device");
+    data = facts.data, dtype = facts.dtype, ndim = facts.ndim;
     if (ndim > MOST_DIMENSIONS) refuse(std::to_string(ndim) + " dimensions");
     length = integer(ask(t.nbytes, ask(t.untyped_storage, object))) / size_of(dtype) - integer(ask(t.storage_offset, object));
 }
