@@ -6,7 +6,7 @@ import numpy as np
 
 from ops.triton.emulator import arithmetic, conversion, copies, global_memory, products, shared_memory, warpgroups, warps
 from ops.triton.emulator.isa import INSTRUCTIONS
-from ops.triton.emulator.ptx import UNSIGNED, Constant, Fault
+from ops.triton.emulator.ptx import UNSIGNED, Constant, EmulatorError
 
 KNOWN = (arithmetic, conversion, copies, global_memory, products, shared_memory, warpgroups, warps)
 """The modules that define instructions."""
@@ -60,7 +60,9 @@ class Block:
         if operand in self.products.writing:
             self.problem("a register is read while a wgmma writes it", self.instruction)
         if operand not in self.registers:
-            raise Fault(f"{operand} is read and was never written, at {self.instruction.place}: {self.instruction.text}")
+            raise EmulatorError(
+                f"{operand} is read and was never written, at {self.instruction.place}: {self.instruction.text}"
+            )
         values = self.registers[operand]
         if values.dtype == dtype or values.dtype == np.bool_:
             return values
@@ -143,5 +145,5 @@ class Block:
             mask = np.broadcast_to(predicate if mask is None else predicate & mask, (self.size,))
         function = INSTRUCTIONS.get(instruction.name)
         if function is None:
-            raise Fault(f"an instruction that the emulator does not know: {instruction.text}")
+            raise EmulatorError(f"an instruction that the emulator does not know: {instruction.text}")
         function(self, instruction, mask)

@@ -4,7 +4,7 @@ import numpy as np
 
 from ops.triton.emulator import half
 from ops.triton.emulator.isa import instruction
-from ops.triton.emulator.ptx import DTYPES, UNSIGNED, Fault
+from ops.triton.emulator.ptx import DTYPES, UNSIGNED, EmulatorError
 
 
 @instruction("mov")
@@ -49,7 +49,7 @@ def _converted(block, ins, into, source):
         )
     if source in ("bf16", "f16"):
         if into != "f32":
-            raise Fault(f"a conversion that the emulator does not know: {ins.text}")
+            raise EmulatorError(f"a conversion that the emulator does not know: {ins.text}")
         return half.to_float(values, source)
     if into in ("bf16", "f16"):
         return half.from_float(values, into)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ops.triton.emulator.isa import instruction
-from ops.triton.emulator.ptx import Fault
+from ops.triton.emulator.ptx import EmulatorError
 
 
 class Copies:
@@ -16,7 +16,7 @@ class Copies:
 @instruction("cp")
 def _cp(block, ins, mask):
     if ins.parts[1] != "async":
-        raise Fault(f"an instruction that the emulator does not know: {ins.text}")
+        raise EmulatorError(f"an instruction that the emulator does not know: {ins.text}")
     if ins.parts[2] == "commit_group":
         block.copies.groups.append(block.copies.open)
         block.copies.open = []
@@ -32,7 +32,7 @@ def _start(block, ins, threads):
     size = size.bits
     count = block.each(count[0], np.uint32)[threads] if count else np.full(len(threads), size)
     if not np.isin(count, (0, size)).all():
-        raise Fault(f"a copy of a part of its bytes at {ins.place}")
+        raise EmulatorError(f"a copy of a part of its bytes at {ins.place}")
     data = np.zeros((len(threads), size), np.uint8)
     data[count > 0] = block.memory.read(block.address(source)[threads][count > 0], size, block.number, ins)
     addresses, warps, shared = block.address(to)[threads], block.warp[threads], block.shared

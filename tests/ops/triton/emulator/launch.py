@@ -22,7 +22,7 @@ class Launch:
     """(address, bytes) of what the blocks may access."""
 
     def run(self, most=None):
-        """Run it, or at most so many of its blocks. Returns how often each (kind of problem, place in the source) was seen."""
+        """Run it, or at most so many of its blocks. Returns how often each problem, (kind, place), was seen."""
         problems = Counter()
         memory = GlobalMemory(self.storages, problems)
         blocks = [(x, y) for y in range(self.grid[1]) for x in range(self.grid[0])]

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import replace
 
-from ops.triton.emulator.ptx import Fault
+from ops.triton.emulator.ptx import EmulatorError
 from ops.triton.emulator.run import emulate, prepared
 
 SYNCHRONISING = ("bar.sync", "cp.async.wait_group", "fence.proxy.async", "wgmma.wait_group")
@@ -25,8 +25,8 @@ def seen(mutant):
     """What the emulator says of it."""
     try:
         return sorted(kind for kind, _ in mutant.run(most=1))
-    except Fault as fault:
-        return [str(fault)]
+    except EmulatorError as error:
+        return [str(error)]
 
 
 def main(target, folder, call):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ops.triton.emulator import half
 from ops.triton.emulator.isa import instruction
-from ops.triton.emulator.ptx import Fault
+from ops.triton.emulator.ptx import EmulatorError
 
 
 def matrix(block, registers, kind):
@@ -30,7 +30,7 @@ def _mma(block, ins, mask):
     to, left, right, add = ins.operands
     shape, kind = ins.parts[3], ins.parts[-3]
     if (shape, kind) not in (("m16n8k16", "bf16"), ("m16n8k16", "f16"), ("m16n8k8", "tf32")) or mask is not None:
-        raise Fault(f"a product that the emulator does not know: {ins.text}")
+        raise EmulatorError(f"a product that the emulator does not know: {ins.text}")
     left = matrix(block, left, kind)
     right = np.concatenate(fragments(block, right, kind), 2)
     product = left.astype(np.float64) @ right.astype(np.float64).transpose(0, 2, 1)  # (warps, 16, 8)

@@ -26,7 +26,7 @@ DTYPES = {
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-class Fault(Exception):
+class EmulatorError(Exception):
     """What the emulator cannot go on after, or does not know."""
 
 
@@ -114,7 +114,7 @@ class Program:
             return
         found = re.fullmatch(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)", statement, re.S)
         if found is None:
-            raise Fault(f"cannot read {statement!r}")
+            raise EmulatorError(f"cannot read {statement!r}")
         operands = [_operand(text) for text in _split(found[4])]
         self.code.append(Instruction(statement, place, found[2], bool(found[1]), found[3].split("."), operands))
 

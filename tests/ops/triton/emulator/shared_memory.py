@@ -8,7 +8,7 @@ which sees what threads and cp.async wrote only after fence.proxy.async.
 import numpy as np
 
 from ops.triton.emulator.isa import instruction
-from ops.triton.emulator.ptx import Fault
+from ops.triton.emulator.ptx import EmulatorError
 
 SEVERAL = 255
 """In place of a warp's number."""
@@ -26,7 +26,9 @@ class SharedMemory:
     def places(self, addresses, size, ins):
         """(accesses, bytes)"""
         if len(addresses) and (addresses.min() < 0 or addresses.max() + size > self.size):
-            raise Fault(f"shared memory ends at {self.size}, and {ins.text} at {ins.place} goes to {addresses.max() + size}")
+            raise EmulatorError(
+                f"shared memory ends at {self.size}, and {ins.text} at {ins.place} goes to {addresses.max() + size}"
+            )
         if (addresses % size).any():
             self.problem("a misaligned access of shared memory", ins)
         return addresses[:, None] + np.arange(size)
@@ -75,7 +77,7 @@ class SharedMemory:
     def read_by_product(self, places, warpgroup, ins):
         """A wgmma begins to read."""
         if places.min() < 0 or places.max() >= self.size:
-            raise Fault(f"a wgmma reads beyond shared memory at {ins.place}")
+            raise EmulatorError(f"a wgmma reads beyond shared memory at {ins.place}")
         if self.copied_into[places].any():
             self.problem("a wgmma reads the destination of a cp.async before its wait", ins)
         if not self.written[places].all():
@@ -97,7 +99,7 @@ def _barrier(block, ins, mask):
     if ins.parts[1] == "warp":
         return
     if mask is not None:
-        raise Fault(f"a barrier that only some threads reach, at {ins.place}")
+        raise EmulatorError(f"a barrier that only some threads reach, at {ins.place}")
     block.shared.phase += 1
 
 

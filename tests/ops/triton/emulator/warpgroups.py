@@ -7,7 +7,7 @@ import numpy as np
 from ops.triton.emulator import half
 from ops.triton.emulator.isa import instruction
 from ops.triton.emulator.products import matrix
-from ops.triton.emulator.ptx import Constant, Fault
+from ops.triton.emulator.ptx import Constant, EmulatorError
 
 
 class Products:
@@ -75,7 +75,7 @@ def _fetch(block, descriptor, group, rows, depth, kind, transposed):
     ins = block.instruction
     descriptors = block.each(descriptor, np.uint64)[128 * group : 128 * group + 128]
     if (descriptors != descriptors[0]).any():
-        raise Fault(f"the descriptors of a warpgroup differ at {ins.place}")
+        raise EmulatorError(f"the descriptors of a warpgroup differ at {ins.place}")
     size = 4 if kind == "tf32" else 2
     first = _addresses(int(descriptors[0]), rows, depth, size, transposed)
     places = (first.reshape(-1, 1) + np.arange(size)).ravel()
@@ -94,13 +94,13 @@ def _addresses(descriptor, rows, depth, size, transposed):
     start, along, across = (((descriptor >> shift) & 0x3FFF) << 4 for shift in (0, 16, 32))
     width = {1: 128, 2: 64, 3: 32}.get(descriptor >> 62)
     if width is None or (descriptor >> 49) & 7:
-        raise Fault(f"a descriptor that the emulator does not know: {descriptor:#x}")
+        raise EmulatorError(f"a descriptor that the emulator does not know: {descriptor:#x}")
     row, column = np.arange(rows)[:, None], np.arange(depth)[None, :]
     if transposed:
         per_atom = width // size
         addresses = start + row // per_atom * along + column // 8 * across + column % 8 * width + row % per_atom * size
     else:
         if depth * size > width:
-            raise Fault("a wgmma deeper than an atom")
+            raise EmulatorError("a wgmma deeper than an atom")
         addresses = start + row // 8 * across + row % 8 * width + column * size
     return addresses ^ (((addresses >> 7) & (width // 16 - 1)) << 4)

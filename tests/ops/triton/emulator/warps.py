@@ -3,12 +3,12 @@
 import numpy as np
 
 from ops.triton.emulator.isa import instruction
-from ops.triton.emulator.ptx import Fault
+from ops.triton.emulator.ptx import EmulatorError
 
 
 def _whole_warps(ins, mask):
     if mask is not None:
-        raise Fault(f"{ins.text} at {ins.place}: only some threads reach it")
+        raise EmulatorError(f"{ins.text} at {ins.place}: only some threads reach it")
 
 
 @instruction("shfl")
