@@ -96,8 +96,8 @@ class Device:
             program = self.programs[function]
             assert program.threads == threads
             arguments = {name: _argument(kind, params[place]) for place, (name, kind) in enumerate(program.parameters)}
-            storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self.passed}
-            launch = Launch(program, arguments, (grid_x, grid_y), shared_bytes, list(storages.items()))
+            storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in self.passed}
+            launch = Launch(program, arguments, (grid_x, grid_y), shared_bytes, list(storages.values()))
             self.launches.append(launch)
             for (kind, place), count in launch.run().items():
                 self.problems[kind, program.name, place] += count

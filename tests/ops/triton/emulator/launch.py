@@ -19,12 +19,12 @@ class Launch:
     grid: tuple
     shared_bytes: int
     storages: list
-    """(address, bytes) of what the blocks may access."""
+    """torch's, of the tensors that were passed: what the blocks may access."""
 
     def run(self, most=None):
         """Run it, or at most so many of its blocks. Returns how often each problem, (kind, place), was seen."""
         problems = Counter()
-        memory = GlobalMemory(self.storages, problems)
+        memory = GlobalMemory([(one.data_ptr(), one.nbytes()) for one in self.storages], problems)
         blocks = [(x, y) for y in range(self.grid[1]) for x in range(self.grid[0])]
         random.Random(0).shuffle(blocks)
         with np.errstate(all="ignore"):

@@ -1,5 +1,6 @@
 """The text of a compiled kernel as a list of instructions."""
 
+import copy
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,10 +121,16 @@ class Program:
 
     def without(self, place):
         """The same program without one instruction."""
-        twin = object.__new__(Program)
-        twin.__dict__ |= self.__dict__
+        twin = copy.copy(self)
         twin.code = [*self.code[:place], *self.code[place + 1 :]]
         twin.labels = {label: at - (at > place) for label, at in self.labels.items()}
+        return twin
+
+    def stopping(self, place):
+        """The same program with an instruction in this place that nobody knows."""
+        twin = copy.copy(self)
+        stop = Instruction("stop", self.code[place].place, None, False, ["stop"], [])
+        twin.code = [*self.code[:place], stop, *self.code[place + 1 :]]
         return twin
 
 
