@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-clang test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu pictures clean
+.PHONY: help setup compare test test-clang test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -124,6 +124,12 @@ test-gpu:  ## test the Triton kernels on this machine's GPU (needs torch, triton
 bench-gpu:  ## time the Triton kernels beside PyTorch's on this machine's GPU (needs torch and triton alone)
 	mkdir -p $(GPU_RESULTS)
 	PYTHONPATH=src $(GPU_PYTHON) -m falloff.bench.gpu --out $(GPU_RESULTS)/gpu.json
+
+# Targets run beside one another. ONLY and CALLS are words of a shell: ONLY="fire causal", CALLS="'t5, causal, 64'".
+SECONDS ?= 600
+test-emulated: setup  ## run compiled GPU kernels in an emulator: many calls (SECONDS, SEED, ONLY, CALLS), or MUTANTS=1
+	PYTHONPATH=tests:src FALLOFF_SHAPE_CHECKS=0 $(TEST_ENVIRONMENT) $(BIN)/python -m ops.triton.emulator.sweep --seconds $(SECONDS) \
+		--seed $(SEED) $(if $(MUTANTS),--mutants) $(if $(ONLY),--only $(ONLY)) -- $(CALLS)
 
 pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
 	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png

@@ -27,7 +27,7 @@ KERNEL = """
 	ret;
 }}
 """
-"""%rd3: a number for each thread. %rd4: one for each thread of each block. %r2: the same in shared memory; %r3: another warp's."""
+# %rd3: a number for each thread; %rd4: one for each thread of each block; %r2: one in shared memory; %r3: another warp's.
 
 
 def run(lines, blocks=1):
@@ -38,14 +38,16 @@ def run(lines, blocks=1):
     return {kind for kind, _ in Launch(program, parameters, (blocks, 1), 1024, [memory.untyped_storage()]).run()}, memory
 
 
+READ_ALL = "ld.global.b32 %r9, [%rd3]; ld.global.b32 %r9, [%rd3+512]; st.global.b32 [%rd4], %r1"
+STORE = "st.shared.b32 [%r2], %r1"
 COPY = "cp.async.ca.shared.global [%r2], [%rd4], 0x4; cp.async.commit_group"
 WAIT = "cp.async.wait_group 0"
 BARRIER = "bar.sync 0"
 DESCRIPTOR = "mov.b64 %rd9, 4611686293305294848"  # at 0, swizzled by 128 bytes
 FILL = "st.shared.v2.b32 [%r7], {%r1, %r1}"
 PRODUCT = (
-    "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%r20, %r21, %r22, %r23}, {%r30, %r31, %r32, %r33}, %rd9, 0, 1, 1, 0; "
-    "wgmma.commit_group.sync.aligned"
+    "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+    "{%r20, %r21, %r22, %r23}, {%r30, %r31, %r32, %r33}, %rd9, 0, 1, 1, 0; wgmma.commit_group.sync.aligned"
 )
 OPERANDS = f"{DESCRIPTOR}; shl.b32 %r7, %r1, 3; " + "; ".join(f"mov.b32 %r{number}, 0" for number in range(30, 34))
 FENCE = "fence.proxy.async.shared::cta"
@@ -53,7 +55,7 @@ LAST = "wgmma.wait_group.sync.aligned 0"
 
 RIGHT = {
     "reads its own number": "ld.global.b32 %r9, [%rd4]; st.global.b32 [%rd4], %r9",
-    "shared memory, behind a barrier": f"st.shared.b32 [%r2], %r1; {BARRIER}; ld.shared.b32 %r9, [%r3]",
+    "shared memory, behind a barrier": f"{STORE}; {BARRIER}; ld.shared.b32 %r9, [%r3]",
     "a copy, waited for": f"{COPY}; {WAIT}; {BARRIER}; ld.shared.b32 %r9, [%r3]",
     "a product": f"{OPERANDS}; {FILL}; {FENCE}; {BARRIER}; {PRODUCT}; {LAST}; add.f32 %r9, %r20, %r20",
 }
@@ -62,17 +64,18 @@ WRONG = {
     "out of bounds: a global write": "st.global.b32 [%rd4+-4], %r1",
     "a misaligned global read": "@%p1 ld.global.b32 %r9, [%rd4+2]",
     "race: a block writes what another block wrote": "st.global.b32 [%rd3], %r1",
-    "race: a block writes what another block read": "ld.global.b32 %r9, [%rd3]; st.global.b32 [%rd4], %r1",
+    "race: a block writes what another block read": READ_ALL,
+    "race: a block reads what another block wrote": READ_ALL,
     "shared memory is read before it is written": "ld.shared.b32 %r9, [%r2]",
-    "race: a warp reads what another wrote, and no barrier is between": "st.shared.b32 [%r2], %r1; ld.shared.b32 %r9, [%r3]",
-    "race: a warp writes what another wrote, and no barrier is between": "st.shared.b32 [%r2], %r1; st.shared.b32 [%r3], %r1",
+    "race: a warp reads what another wrote, and no barrier is between": f"{STORE}; ld.shared.b32 %r9, [%r3]",
+    "race: a warp writes what another wrote, and no barrier is between": f"{STORE}; st.shared.b32 [%r3], %r1",
     "race: a warp writes what another read, and no barrier is between": (
-        f"st.shared.b32 [%r2], %r1; {BARRIER}; ld.shared.b32 %r9, [%r3]; st.shared.b32 [%r2], %r1"
+        f"{STORE}; {BARRIER}; ld.shared.b32 %r9, [%r3]; {STORE}"
     ),
     "the destination of a cp.async is read before its wait": f"{COPY}; ld.shared.b32 %r9, [%r2]",
-    "the destination of a cp.async is written before its wait": f"{COPY}; st.shared.b32 [%r2], %r1",
+    "the destination of a cp.async is written before its wait": f"{COPY}; {STORE}",
     "the destination of a cp.async is copied into again before its wait": f"{COPY}; {COPY}; {WAIT}",
-    "a wgmma reads the destination of a cp.async before its wait": f"{COPY}; {FENCE}; {BARRIER}; {OPERANDS}; {PRODUCT}; {LAST}",
+    "a wgmma reads the destination of a cp.async before its wait": f"{OPERANDS}; {COPY}; {FENCE}; {BARRIER}; {PRODUCT}",
     "a wgmma reads shared memory that was not written": f"{OPERANDS}; {PRODUCT}; {LAST}",
     "a wgmma reads what no fence.proxy.async has made visible": f"{OPERANDS}; {FILL}; {BARRIER}; {PRODUCT}; {LAST}",
     "race: a wgmma reads what was written, and no barrier is between": f"{OPERANDS}; {FILL}; {FENCE}; {PRODUCT}; {LAST}",
@@ -98,15 +101,15 @@ def test_wrong(kind):
     assert kind in problems
 
 
-def test_reads_what_another_block_wrote():
-    """In whichever order the blocks run."""
-    problems, _ = run("st.global.b32 [%rd4], %r1; ld.global.b32 %r9, [%rd3]; ld.global.b32 %r9, [%rd3+512]", blocks=2)
-    assert "race: a block reads what another block wrote" in problems
+STOPS = {
+    "beyond shared memory": "ld.shared.b32 %r9, [%r2+1024]",
+    "a barrier of some threads": f"@%p1 {BARRIER}",
+    "an instruction that is not known": "made.up.b32 %r9, %r1",
+    "a register that was not written": "add.s32 %r9, %r8, 1",
+}
 
 
-@pytest.mark.parametrize(
-    "lines", ["ld.shared.b32 %r9, [%r2+1024]", f"@%p1 {BARRIER}", "made.up.b32 %r9, %r1", "add.s32 %r9, %r8, 1"]
-)
+@pytest.mark.parametrize("lines", STOPS.values(), ids=STOPS)
 def test_stops(lines):
     with pytest.raises(EmulatorError):
         run(lines)
