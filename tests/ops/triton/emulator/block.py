@@ -1,4 +1,24 @@
-"""One block of threads. They run in step: an instruction is one operation of numpy on a value for each thread."""
+"""One block of threads. They run in step: an instruction is one operation of numpy on a value for each thread.
+
+The modules, in the order in which to read them:
+
+    ptx, isa                    the text of a kernel; the table of instructions
+    block                       registers, and the way through a kernel
+    arithmetic, conversion, half, warps, products           instructions that compute
+    global_memory, shared_memory, copies, warpgroups        what is accessed, and the checks of it
+    launch, libcuda.c, device   a grid of blocks; the stand-in for a GPU, behind Triton's own compiler and launcher
+    calls, run, sweep, mutants  what is emulated, and the programs
+    test_checks                 each check, by a few lines of PTX
+
+What it does not model:
+- time; and that threads of a block go on at different speed, except for the races that are checked by barriers;
+- stale values: a wgmma without its fence is reported, and still gets what was written last. A fence makes visible what any
+  thread wrote before, though by the manual each thread fences its own writes before the barrier;
+- wgmma.fence, which orders registers before a wgmma;
+- caches, and the order in which blocks see each other's writes: that they touch the same bytes at all is reported;
+- what ptxas makes of the PTX: registers, spills, serialised wgmmas (`offline` shows them);
+- tensor descriptors, mbarriers, clusters, tensor memory (sm_100), atomics: the emulator stops at what it does not know.
+"""
 
 from functools import cache
 
