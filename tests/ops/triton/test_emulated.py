@@ -67,7 +67,7 @@ def test_calls(target, folder):
             marks=pytest.mark.xfail(
                 raises=UnfencedError,
                 strict=True,
-                reason="Triton 3.7.1 puts no fence between the wait for V, which stands behind a branch of the bias, and the wgmma",
+                reason="Triton 3.7.1: no fence between the wait for V, behind a branch of the bias, and the wgmma",
             ),
         ),
     ],
