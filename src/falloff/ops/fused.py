@@ -124,10 +124,14 @@ class _Attention(torch.autograd.Function):
         ctx.impl, ctx.settings, *tensors = inputs
         ctx.save_for_backward(*tensors[:3], *output, *tensors[3:])
         ctx.mark_non_differentiable(output[2])
+        if not torch._C._are_functorch_transforms_active():  # their vmap takes tensors alone
+            ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[2:]
+        if grad_out is None:
+            grad_out = torch.zeros_like(ctx.saved_tensors[3])
         needs = (*needed[:3], any(needed[6:]))
         query, key, value, *of_form = _Backward.apply(ctx.impl, ctx.settings, needs, grad_out, grad_lse, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
         grads = (query, key, value, None, None, None, *of_form)

@@ -15,6 +15,7 @@ have no module in host/: they are a few numbers in problem.
                 forward, backward, diagonals        launches
     kernels/    arguments           the tuples that kernels take
                 lower, forward, decode, backward, diagonals, skip        kernels
+                tails, gather       kernels of host/skip, and of host/bias: a form's gradient from its sums
                 memory, mask, dropout, bias, warp, zones                 device functions that kernels share
 """
 

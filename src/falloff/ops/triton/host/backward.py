@@ -8,7 +8,7 @@ from torch import Tensor
 
 from falloff.ops.call import Call
 from falloff.ops.triton.host.device import on_device
-from falloff.ops.triton.host.diagonals import sums_by_offset
+from falloff.ops.triton.host.diagonals import sum_diagonals
 from falloff.ops.triton.host.lower import lower
 from falloff.ops.triton.host.problem import Problem, readable, strided
 from falloff.ops.triton.host.skip import key_ranges
@@ -118,7 +118,10 @@ def _launch(
             cfg,
             **tiles.options(),
         )
-    d_form = bias.gradients(grads, sums_by_offset(problem, inputs, grads, ranges), lse, grad_lse) if needs_form else None
+    d_form = None
+    if needs_form:
+        diagonals = sum_diagonals(problem, inputs, grads, ranges, *bias.offsets_summed())
+        d_form = bias.gradients(grads, diagonals, lse, grad_lse)
     if problem.call.scale < 0 and dq is not None:
         dq.neg_()  # the kernels were given -query
     return d_form

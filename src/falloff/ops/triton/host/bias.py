@@ -4,8 +4,8 @@ The sizes of the lowered parts are computed from shapes without comparing length
 symbolic lengths.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,7 +14,6 @@ from torch import Tensor
 from falloff.forms import Band, Strip, Warp
 from falloff.offsets import IntLike
 from falloff.ops.call import Call
-from falloff.ops.offset_sums import at_distances
 from falloff.ops.triton.kernels.arguments import (
     PAD,
     RANGE_BLOCK,
@@ -25,13 +24,27 @@ from falloff.ops.triton.kernels.arguments import (
     StripTensors,
     WarpTensors,
 )
-from falloff.ops.triton.kernels.lower import block_ranges_kernel, pad_strip_kernel, spread_g_kernel
+from falloff.ops.triton.kernels.gather import gather_strip_kernel, gather_warp_kernel
+from falloff.ops.triton.kernels.lower import lower_warp_kernel, pad_strip_kernel
 
 _SHORT = 1024  # up to this extent, the middle zone shares a loop with the edges (see kernels/zones.py)
 _BLOCK = 1024  # values that one program of a lowering kernel writes
+_GATHERED = 128  # entries of a form's gradient that one program writes
 
-SumsByOffset = Callable[[int, int], Tensor]
-"""Sums of dS at the offsets start .. stop, both included, for each head: (H, stop - start + 1), float64."""
+
+class Diagonals(NamedTuple):
+    """Sums of dS along diagonals, not yet added up.
+
+    parts: what `diagonal_kernel` writes, for `blocks` block diagonals of tiles (side, side), each in `splits` parts; None if
+    there are none. Place p is that of the offset stop - p, and there are `places` of them.
+    """
+
+    parts: Tensor | None
+    stop: int
+    places: int
+    blocks: int
+    splits: int
+    side: int
 
 
 class NoBias:
@@ -63,8 +76,8 @@ class NoBias:
         """The size of each lowered part, in float32 numbers."""
         return []
 
-    def lower(self, parts: Sequence[Tensor]) -> None:
-        """Write the lowered parts."""
+    def lower(self, parts: Sequence[Tensor], written: int) -> None:
+        """Write the lowered parts: the first `written` numbers from the first part on, and at least what kernels read."""
 
     def tensors(self, parts: Sequence[Tensor]) -> StripTensors | BandTensors | WarpTensors | None:
         """The tensors that attention kernels read the bias from."""
@@ -74,10 +87,12 @@ class NoBias:
         """Buffers that the dq kernel must write for the form's gradient, by their name in `Gradients`."""
         return {}
 
-    def gradients(
-        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
-    ) -> list[Tensor]:
-        """The gradients of the form's tensors, from the buffers of `row_sums` and from sums along diagonals."""
+    def offsets_summed(self) -> tuple[int, int]:
+        """The first and last offset, inclusive, at which the form's gradient needs the sum of dS; none if last < first."""
+        return 0, -1
+
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
+        """The gradients of the form's tensors, in their dtypes, from the buffers of `row_sums` and the block diagonals."""
         return []
 
 
@@ -102,10 +117,13 @@ class StripBias(NoBias):
         norms = batch * kv_heads * _blocks(seqlen_k, SKIP_BLOCK_N.value)
         return [heads * (extent + 2 * PAD.value), heads * extent, heads * extent, norms, norms]
 
-    def lower(self, parts: Sequence[Tensor]) -> None:
+    def lower(self, parts: Sequence[Tensor], written: int) -> None:
         width = self.extent + 2 * PAD.value
-        grid = (_blocks(width, _BLOCK), self.values.shape[0])
-        pad_strip_kernel[grid](self.values.contiguous(), parts[0], self.extent, width, BLOCK=_BLOCK)
+        size = self.values.shape[0] * width
+        end = max(size, written)
+        pad_strip_kernel[(_blocks(end, _BLOCK),)](
+            self.values, *self.values.stride(), parts[0], self.extent, width, size, end, BLOCK=_BLOCK
+        )
 
     def tensors(self, parts: Sequence[Tensor]) -> StripTensors:
         return StripTensors(parts[0])
@@ -113,28 +131,32 @@ class StripBias(NoBias):
     def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
         return {"future_ds": torch.empty_like(delta)} if self.far_future else {}
 
-    def gradients(
-        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
-    ) -> list[Tensor]:
-        """Sums along diagonals inside the strip; for each end, the sum of all dS at and beyond it.
-
-        The dS of a row sum to the gradient of its log-sum-exp. So the sum at and beyond the last offset is the total less
-        all other sums.
-        """
-        d_values = self.values.new_zeros(self.values.shape, dtype=torch.float64)  # (H, K)
+    def offsets_summed(self) -> tuple[int, int]:
+        """Those inside the strip: the ends also collect what is beyond them."""
         start = max(self.lowest, self.first + 1 if self.far_future else self.first)
-        stop = min(self.highest, self.last - 1 if self.far_past else self.last)
-        if start <= stop:
-            d_values[:, start - self.first : stop - self.first + 1] = sums_by_offset(start, stop)
-        if self.far_future:
-            d_values[:, 0].add_(grads.future_ds.sum((0, 2), dtype=torch.float64))
-        if self.far_past:
-            known = d_values.sum(1)
-            if grad_lse is None:
-                d_values[:, -1].sub_(known)
-            else:
-                total = torch.where(lse == -torch.inf, 0.0, grad_lse).sum((0, 2), dtype=torch.float64)
-                d_values[:, -1].add_(total - known)
+        return start, min(self.highest, self.last - 1 if self.far_past else self.last)
+
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
+        d_values = torch.empty_like(self.values, memory_format=torch.contiguous_format)  # (H, K)
+        batch, heads, seqlen_q = lse.shape
+        gather_strip_kernel[(_blocks(self.extent, _GATHERED), heads)](
+            diagonals.parts,
+            grads.future_ds,
+            lse,
+            grad_lse,
+            d_values,
+            diagonals.stop - self.first,
+            diagonals.places,
+            self.extent,
+            batch,
+            heads,
+            seqlen_q,
+            diagonals.blocks,
+            diagonals.splits,
+            FAR_PAST=self.far_past,
+            SIDE=diagonals.side,
+            BLOCK=_GATHERED,
+        )
         return [d_values]
 
 
@@ -158,9 +180,7 @@ class BandBias(NoBias):
     def row_sums(self, delta: Tensor, q_tiles: int) -> dict[str, Tensor]:
         return {"d_band": torch.zeros_like(self.values, memory_format=torch.contiguous_format)}
 
-    def gradients(
-        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
-    ) -> list[Tensor]:
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
         return [grads.d_band]
 
 
@@ -190,14 +210,30 @@ class WarpBias(NoBias):
         a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value)
         return [table, g_ranges, g_ranges, a_ranges, a_ranges]
 
-    def lower(self, parts: Sequence[Tensor]) -> None:
-        table, g_low, g_high, a_low, a_high = parts
+    def lower(self, parts: Sequence[Tensor], written: int) -> None:
+        table, g_low, _, a_low, _ = parts
         width, highest = self.seqlen_q + self.seqlen_k - 1 + 2 * PAD.value, self.shift + self.seqlen_q - 1
-        spread_g_kernel[(_blocks(width, _BLOCK),)](self.g, table, width, self.extent, highest, BLOCK=_BLOCK)
-        for values, length, low, high in ((table, width, g_low, g_high), (self.a, self.seqlen_q, a_low, a_high)):
-            blocks = _blocks(length, RANGE_BLOCK.value)
-            rows = 1 if values is table else values.numel() // length
-            block_ranges_kernel[(rows * blocks,)](values, low, high, length, blocks)
+        a_rows, a_ranges = self.a.numel() // self.seqlen_q, _blocks(self.seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value
+        most = _BLOCK // RANGE_BLOCK.value  # ranges that one program writes
+        g_programs = max(_blocks(table.numel(), _BLOCK), _blocks(g_low.numel(), most))
+        a_programs = _blocks(a_ranges + 3, most)  # a part is at most 3 numbers larger than its ranges
+        lower_warp_kernel[(g_programs + a_rows * a_programs,)](
+            self.g,
+            self.a,
+            *parts,
+            self.extent,
+            highest,
+            width,
+            table.numel(),
+            g_low.numel(),
+            self.seqlen_q,
+            a_rows,
+            a_ranges,
+            a_low.numel(),
+            g_programs,
+            a_programs,
+            BLOCK=_BLOCK,
+        )
 
     def tensors(self, parts: Sequence[Tensor]) -> WarpTensors:
         table, *ranges = parts
@@ -209,14 +245,37 @@ class WarpBias(NoBias):
         segment_sums = delta.new_empty(*delta.shape[:2], q_tiles, 2, self.segments)
         return {"row_da": torch.empty_like(delta), "segment_sums": segment_sums}
 
-    def gradients(
-        self, grads: Gradients, sums_by_offset: SumsByOffset, lse: Tensor, grad_lse: Tensor | None
-    ) -> list[Tensor]:
-        by_offset = sums_by_offset(self.lowest, self.highest).sum(0, keepdim=True)
-        dg = at_distances(by_offset, self.lowest, self.extent)[0]
-        da = grads.row_da.sum((0, 1) if self.a.dim() == 1 else 1, dtype=torch.float64)
-        lines = grads.segment_sums[..., : self.num_segments].sum((0, 2), dtype=torch.float64)  # (H, 2, S)
-        return [dg, da, torch.zeros_like(self.knots), lines[:, 0], lines[:, 1]]
+    def offsets_summed(self) -> tuple[int, int]:
+        return self.lowest, self.highest
+
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
+        d_form = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in self.call.form.tensors]  # type: ignore[union-attr]
+        batch, heads, seqlen_q = lse.shape
+        g_blocks, a_blocks = _blocks(self.extent, _GATHERED), _blocks(seqlen_q, _GATHERED)
+        a_rows = self.a.numel() // seqlen_q
+        gather_warp_kernel[(g_blocks + a_rows * a_blocks + heads,)](
+            diagonals.parts,
+            grads.row_da,
+            grads.segment_sums,
+            *d_form,
+            diagonals.stop,
+            diagonals.places,
+            self.extent,
+            batch,
+            heads,
+            seqlen_q,
+            diagonals.blocks,
+            diagonals.splits,
+            grads.segment_sums.shape[2],
+            self.num_segments,
+            g_blocks,
+            a_blocks,
+            a_rows,
+            SEGMENTS=self.segments,
+            SIDE=diagonals.side,
+            BLOCK=_GATHERED,
+        )
+        return d_form
 
 
 BIASES: dict[str, type[NoBias]] = {bias.kind: bias for bias in (NoBias, StripBias, BandBias, WarpBias)}

@@ -3,42 +3,79 @@
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.arguments import LOG2E, PAD, RANGE_BLOCK, RANGE_SPARE, SKIP_BLOCK_N
+from falloff.ops.triton.kernels.arguments import LOG2E, PAD, RANGE_BLOCK, SKIP_BLOCK_N
 from falloff.ops.triton.kernels.mask import load_seen
 from falloff.ops.triton.kernels.skip import TINY
 
 
-@triton.jit(do_not_specialize=["extent", "width"])
-def pad_strip_kernel(values, padded, extent, width, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["stride_h", "stride_k", "extent", "width", "size", "end"])
+def pad_strip_kernel(values, stride_h, stride_k, padded, extent, width, size, end, BLOCK: tl.constexpr):
     """Write a strip, values (H, extent) by rising offset, to `padded` (H, width): by falling offset, in base 2.
 
-    width = extent + 2 PAD: each end of the strip is repeated PAD times.
+    width = extent + 2 PAD: each end of the strip is repeated PAD times. size = H width; 0 from there up to `end`.
     """
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-    h = tl.cast(tl.program_id(1), tl.int64)
-    k = tl.minimum(tl.maximum(extent - 1 + PAD - x, 0), extent - 1)
-    value = tl.load(values + h * extent + k).to(tl.float32)
-    tl.store(padded + h * width + x, value * LOG2E, mask=x < width)
+    at = tl.cast(tl.program_id(0), tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    k = tl.minimum(tl.maximum(extent - 1 + PAD - at % width, 0), extent - 1)
+    value = tl.load(values + at // width * stride_h + k * stride_k, mask=at < size, other=0.0).to(tl.float32)
+    tl.store(padded + at, value * LOG2E, mask=at < end)
 
 
-@triton.jit(do_not_specialize=["width", "extent", "highest"])
-def spread_g_kernel(g, table, width, extent, highest, BLOCK: tl.constexpr):
-    """Write a warp's g (extent,), by distance, to `table` (width,), by falling offset from highest + PAD down."""
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-    distance = tl.abs(highest + PAD - x)
-    tl.store(table + x, tl.load(g + tl.minimum(distance, extent - 1)), mask=x < width)
+@triton.jit
+def store_ranges(values, exists, low, high, at, end, BLOCK: tl.constexpr):
+    """Write minimum and maximum of each RANGE_BLOCK of the `values` (BLOCK,) that exist to low and high, at .. end - 1."""
+    COUNT: tl.constexpr = BLOCK // RANGE_BLOCK.value
+    least = tl.reshape(tl.where(exists, values, float("inf")), (COUNT, RANGE_BLOCK))
+    most = tl.reshape(tl.where(exists, values, float("-inf")), (COUNT, RANGE_BLOCK))
+    at += tl.arange(0, COUNT)  # (COUNT,)
+    tl.store(low + at, tl.min(least, 1), mask=at < end)
+    tl.store(high + at, tl.max(most, 1), mask=at < end)
 
 
-@triton.jit(do_not_specialize=["length", "blocks"])
-def block_ranges_kernel(values, low, high, length, blocks):
-    """low, high (rows, blocks + RANGE_SPARE): minimum and maximum of each RANGE_BLOCK entries of `values` (rows, length)."""
-    row = tl.program_id(0) // blocks
-    block = tl.program_id(0) % blocks
-    x = block * RANGE_BLOCK + tl.arange(0, RANGE_BLOCK)  # (RANGE_BLOCK,)
-    value = values + tl.cast(row, tl.int64) * length + x
-    at = row * (blocks + RANGE_SPARE) + block
-    tl.store(low + at, tl.min(tl.load(value, mask=x < length, other=float("inf")), 0))
-    tl.store(high + at, tl.max(tl.load(value, mask=x < length, other=float("-inf")), 0))
+@triton.jit(
+    do_not_specialize=[
+        *("extent", "highest", "width", "table_size", "g_size"),
+        *("seqlen_q", "a_rows", "a_ranges", "a_size", "g_programs", "a_programs"),
+    ]
+)
+def lower_warp_kernel(
+    g,
+    a,
+    table,
+    g_low,
+    g_high,
+    a_low,
+    a_high,
+    extent,
+    highest,
+    width,
+    table_size,
+    g_size,
+    seqlen_q,
+    a_rows,
+    a_ranges,
+    a_size,
+    g_programs,
+    a_programs,
+    BLOCK: tl.constexpr,
+):
+    """Write a warp's g (extent,), by distance, to `table` (width,), by falling offset from highest + PAD down. And the
+    minimum and maximum of each RANGE_BLOCK entries of table, to g_low and g_high; and of a (a_rows, N), to a_low and a_high
+    (a_rows, a_ranges). Nothing is left unwritten up to the sizes of the parts.
+    """
+    program = tl.program_id(0)
+    COUNT: tl.constexpr = BLOCK // RANGE_BLOCK.value
+    if program < g_programs:
+        x = program * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+        value = tl.load(g + tl.minimum(tl.abs(highest + PAD - x), extent - 1))
+        tl.store(table + x, value, mask=x < table_size)
+        store_ranges(value, x < width, g_low, g_high, program * COUNT, g_size, BLOCK)
+    else:
+        row = (program - g_programs) // a_programs
+        block = (program - g_programs) % a_programs
+        x = block * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+        value = tl.load(a + tl.cast(row, tl.int64) * seqlen_q + x, mask=x < seqlen_q, other=0.0)
+        end = tl.where(row == a_rows - 1, a_size, (row + 1) * a_ranges)
+        store_ranges(value, x < seqlen_q, a_low, a_high, row * a_ranges + block * COUNT, end, BLOCK)
 
 
 @triton.jit(do_not_specialize=["seqlen_k", "kv_heads", "blocks"])

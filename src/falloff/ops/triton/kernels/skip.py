@@ -77,6 +77,8 @@ def rows_of_keys(key_ranges, head, start_n, DIAGONAL: tl.constexpr, dims, BLOCK_
         "group_size",
         "query_start",
         "strip_start",
+        "stride_h",
+        "stride_k",
         "extent",
         "q_blocks",
         "k_blocks",
@@ -98,6 +100,8 @@ def key_ranges_kernel(
     group_size,
     query_start,
     strip_start,
+    stride_h,
+    stride_k,
     extent,
     q_blocks,
     k_blocks,
@@ -126,7 +130,8 @@ def key_ranges_kernel(
         keys = inputs.k.pointer + tl.cast(b, tl.int64) * inputs.k.stride_b + tl.cast(g, tl.int64) * inputs.k.stride_h
         pointers = keys + tl.cast(own, tl.int64)[:, None] * inputs.k.stride_m + offs_d
         k = tl.load(pointers, mask=exists[:, None] & (offs_d < cfg.D), other=0.0).to(tl.float32)  # (SKIP_BLOCK_M, BLOCK_D)
-        bias = tl.load(strip + tl.cast(h, tl.int64) * extent + tl.minimum(tl.maximum(-strip_start, 0), extent - 1))
+        nearest = tl.minimum(tl.maximum(-strip_start, 0), extent - 1)
+        bias = tl.load(strip + tl.cast(h, tl.int64) * stride_h + tl.cast(nearest, tl.int64) * stride_k).to(tl.float32)
         rounding = 1e-4 * q_norm * tl.sqrt(tl.sum(k * k, 1) + TINY) + 1e-6 * tl.abs(bias)
         lower_bound = tl.where(exists, tl.sum(q * k, 1) * inputs.softmax_scale - rounding + bias, float("-inf"))
     else:
