@@ -7,6 +7,7 @@ The path of a call: host/forward.py -> host/lower.py (lowers the call once) -> k
 which starts from the lowered call -> kernels/backward.py. A module has the same name in host/ and kernels/. Mask and dropout
 have no module in host/: they are a few numbers in problem.
 
+    hardware.py                     which GPUs are served
     tiles.py                        the sizes of tiles
     host/       device              the properties of a device, queried once
                 problem             one call as arguments of its kernels
@@ -28,19 +29,24 @@ import torch
 from torch import Tensor
 
 from falloff.ops.call import Call
+from falloff.ops.triton import hardware
 
 CHECKS_INPUTS = False
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_NOT_INSTALLED = "triton is not installed (pip install triton; PyTorch's CUDA and ROCm builds bring it)"
 _MOST = 2**30  # kernels hold lengths and offsets in 32 bits, addresses in 64
 
 
 def unavailable() -> str | None:
     """Why the kernels cannot run on this machine, or None."""
     if not _installed():
-        return "triton is not installed (pip install triton; PyTorch's CUDA and ROCm builds bring it)"
-    if not torch.cuda.is_available() and not _interpreted():
+        return _NOT_INSTALLED
+    if _interpreted():
+        return None
+    if not torch.cuda.is_available():
         return "there is no GPU that PyTorch knows"
-    return None
+    refusals = [hardware.refusal(index) for index in range(torch.cuda.device_count())]
+    return refusals[0] if all(refusals) else None
 
 
 @cache
@@ -57,7 +63,9 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     lengths = [query.shape[2], key.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
     if max(lengths) >= _MOST:
         return f"it takes lengths below 2^30, and there is one of {max(lengths)}"
-    return unavailable()
+    if not query.is_cuda:
+        return unavailable()
+    return _NOT_INSTALLED if not _installed() else hardware.refusal(query.get_device())
 
 
 def _interpreted() -> bool:

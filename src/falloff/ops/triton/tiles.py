@@ -37,7 +37,7 @@ HALF = {
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
-HALF_SMALL = {  # for GPUs with less than LARGE bytes of shared memory: NVIDIA's consumer cards, and AMD
+HALF_SMALL = {  # for AMD, and for NVIDIA's GPUs with less than LARGE bytes of shared memory: consumer cards
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
     "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
@@ -63,8 +63,12 @@ CANDIDATES = {
 }
 
 
-def tiles(kernel: str, block_d: int, dtype: torch.dtype, shared_memory: int) -> Tiles:
-    """The tiles of a kernel. block_d: the padded head size. shared_memory: bytes that one program may use."""
-    halves = HALF if shared_memory >= LARGE else HALF_SMALL
+def tiles(kernel: str, block_d: int, dtype: torch.dtype, target: str, shared_memory: int) -> Tiles:
+    """The tiles of a kernel.
+
+    block_d: the padded head size. target: "cuda", an architecture of AMD's such as "gfx942", or "interpreter".
+    shared_memory: bytes that one program may use.
+    """
+    halves = HALF_SMALL if target.startswith("gfx") or shared_memory < LARGE else HALF
     table = (FLOAT32 if dtype == torch.float32 else halves)[kernel]
     return next(sizes for most, sizes in table.items() if block_d <= most)

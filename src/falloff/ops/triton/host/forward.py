@@ -69,7 +69,7 @@ def _attend_split(problem: Problem, parts: Sequence[Tensor], out: Tensor, lse: T
         splits,
         split_keys,
         cfg,
-        **tiles._replace(block_m=max(tiles.block_m, triton.next_power_of_2(problem.group_size * seqlen_q))).options(),
+        **tiles.options(),
     )
     merge_kernel[(batch * heads * seqlen_q,)](
         split_out,

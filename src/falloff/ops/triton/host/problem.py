@@ -22,6 +22,7 @@ from falloff.ops.triton.tiles import Tiles, tiles
 
 _SPLIT_ROWS = 64  # keys are split among programs if a GQA group has at most so many query rows,
 _SPLIT_KEYS = 256  # and at least so many keys
+_WARPGROUP_ROWS = 64  # rows of a tile from which Hopper's products are those of warpgroups
 _ALIGNED = 4  # a lowered part begins at a multiple of 4 float32, 16 bytes, as a tensor of its own would
 
 
@@ -86,7 +87,12 @@ class Problem:
 
     def tiles(self, kernel: str) -> Tiles:
         """The tiles of a kernel for this call."""
-        return tiles(kernel, self.block_d, self.query.dtype, self.device.shared_memory)
+        sizes = tiles(kernel, self.block_d, self.query.dtype, self.device.target, self.device.shared_memory)
+        if kernel == "decode":  # all query rows of a GQA group
+            sizes = sizes._replace(block_m=max(sizes.block_m, triton.next_power_of_2(self.group_size * self.seqlen_q)))
+        warpgroups = kernel != "decode" or sizes.block_m >= _WARPGROUP_ROWS
+        branches = self.cfg.BIAS.value == "warp"
+        return sizes._replace(num_stages=1) if warpgroups and not self.device.copies_ahead(branches) else sizes
 
     def parts(self, lowered: Tensor) -> Sequence[Tensor]:
         """The parts of a lowered call: flat float32 views, padded to a multiple of 4 numbers."""
