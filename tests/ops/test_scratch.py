@@ -54,7 +54,7 @@ def test_the_same_bits_whatever_was_left(name, mask, dtype):
         assert not one.isnan().any()
 
 
-@pytest.mark.parametrize("name", ["t5 bidirectional", "fire", "band"])
+@pytest.mark.parametrize("name", ["t5 bidirectional", "fire", "fire beyond L", "band"])
 def test_sums_begin_where_the_first_rows_see_only_some_keys(name):
     """Of 500 keys in three tiles, the first rows see none, later ones a window that moves; keys beyond get zeros."""
     query, key, value = tensors(1, 4, 2, 130, 500, 20, torch.float32)

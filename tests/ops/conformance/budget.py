@@ -42,6 +42,11 @@ class Case:
     leaves: tuple | list = ()
     settings: dict | None = None
 
+    def __post_init__(self):
+        """One leaf in two places has the sum of two gradients; in `exact` it would be two leaves."""
+        if len({id(tensor) for tensor in (*self.inputs, *self.leaves)}) < 3 + len(self.leaves):
+            raise ValueError("a tensor in two places: its gradients would be compared as their sum")
+
     @property
     def inputs(self):
         return [self.query, self.key, self.value]

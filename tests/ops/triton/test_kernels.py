@@ -139,7 +139,7 @@ class TestOnAGpu:
         assert all(a is b is None or torch.equal(a, b) for a, b in zip(expected, captured, strict=True))
 
     @pytest.mark.filterwarnings("ignore:TensorFloat32")
-    @pytest.mark.parametrize("name", ["t5", "fire", "band"])
+    @pytest.mark.parametrize("name", ["t5", "fire beyond L", "band"])
     def test_compiled_as_one_graph(self, name):
         query, key, value = tensors(1, 4, 2, 300, 300, 64, torch.bfloat16)
         bias, _ = bias_of(name, 4, 1, 300, torch.float32)
