@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.runtime import interpreter
 
 from falloff.ops import implementations
 from falloff.ops import triton as implementation
@@ -108,3 +109,17 @@ def test_hopper_copies_nothing_ahead_where_triton_sets_no_fence(version, capabil
     few, many = (host_problem.Problem(*problem(form, rows)).tiles("decode") for rows in (1, 20))
     assert few.num_stages > 1  # too few rows for products of warpgroups
     assert (many.num_stages > 1) == ahead
+
+
+def test_multiply_adds_are_asked_for(monkeypatch):
+    """Triton 3.10 fuses them only where it is told to."""
+    asked = {}
+    monkeypatch.setattr(
+        interpreter.GridExecutor, "__call__", lambda grid, *_, **options: asked.setdefault(grid.fn.__name__, options)
+    )
+    query, key, value, call = problem("t5")
+    lowered = torch.zeros(implementation.lowered_size(query, key, call), dtype=torch.int32)
+    out, lse = implementation.forward(query, key, value, call, lowered)
+    implementation.backward(out, None, query, key, value, out, lse, lowered, call, [True] * 4)
+    for kernel in ("forward_kernel", "dq_kernel", "dkdv_kernel", "diagonal_kernel"):
+        assert asked[kernel]["enable_fp_fusion"] is True

@@ -39,5 +39,6 @@ def sum_diagonals(
         SIDE=side,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        enable_fp_fusion=True,
     )
     return Diagonals(parts, stop, count, blocks, splits, side)
