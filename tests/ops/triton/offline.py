@@ -1,39 +1,50 @@
 """Compile what a call launches for a GPU that is not there, and say what the compiler says of each kernel.
 
-Run as a program, in a process of its own (Triton decides at import whether it interprets): offline.py TARGET CASES...
-It prints one JSON object a kernel: case, kernel, registers, bytes spilled, shared memory, matrix instructions.
+Run as a program with PYTHONPATH=src:tests, in a process of its own (Triton decides at import whether it interprets):
+
+    offline.py TARGET CASES...         one JSON object a kernel, of what the cases ('form, D, dtype, masks') launch
+    offline.py --table TARGET [D...]   a table of the forms and kernels of attention, in bfloat16
+    --keep FOLDER                      in front: keep the machine code, to read
+
+Kernels once compiled are kept in build/offline.
 """
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 
 from falloff.forms import Band, Strip, Warp
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
+from ops.triton import machine_code
 
-SHARED_MEMORY = {"sm_80": 166912, "sm_89": 101376, "sm_90": 232448, "gfx942": 65536}
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_89": GPUTarget("cuda", 89, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+SHARED_MEMORY = {
+    "sm_80": 166912,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "sm_100": 232448,
+    "sm_120": 101376,
+    "gfx942": 65536,
+    "gfx950": 163840,
 }
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TARGETS = {
+    name: GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
+    for name in SHARED_MEMORY
+}
 
 
 class NoDevice:
     """A driver for Triton whose launches do nothing: kernels are specialised, compiled and handed over as for a device."""
 
     def __init__(self, name):
-        self.target, self.name, self.kernels = TARGETS[name], name, []
+        self.target, self.name = TARGETS[name], name
         self.utils = self
         self.launcher_cls = lambda src, metadata: lambda *args: None
 
@@ -53,30 +64,34 @@ class NoDevice:
         return {"max_shared_mem": SHARED_MEMORY[self.name], "warpSize": self.target.warp_size}
 
     def load_binary(self, name, binary, shared, device):
-        self.kernels.append((name, binary, shared))
         return 0, 0, 0, 0, 1024
 
 
-def usage(binary):
-    """Registers, spilled bytes and matrix instructions of a cubin."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        resources = subprocess.run(
-            [TOOLS / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
-        )
-        code = subprocess.run([TOOLS / "nvdisasm", "-c", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", resources.stdout + resources.stderr)
-    return {
-        "registers": int(found[1]),
-        "stack": int(found[2]),
-        "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        "warpgroup_products": len(re.findall(r"\bHGMMA\b", code)),
-        "products": len(re.findall(r"\bHMMA\b", code)),
-        "async_copies": len(re.findall(r"\bLDGSTS\b", code)),
-        "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/", code)),
-        "code": code,
-    }
+CACHE = Path(__file__).parents[3] / "build" / "offline"
+
+
+def log_ptxas():
+    """Let Triton keep what ptxas says of a kernel, beside the kernel."""
+    triton.knobs.cache.dir = str(CACHE)
+    triton.knobs.nvidia.dump_ptxas_log = True
+    make_cubin = CUDABackend.make_cubin
+
+    def logged(self, src, metadata, *rest):
+        with redirect_stdout(StringIO()) as log:
+            cubin = make_cubin(self, src, metadata, *rest)
+        return cubin, metadata.update(ptxas=log.getvalue())
+
+    CUDABackend.make_cubin = lambda *arguments: logged(*arguments)[0]
+
+
+def report(src, metadata, metadata_group, **_):
+    """What the compiler says of a kernel, from the files that Triton keeps of it."""
+    files = {name.rpartition(".")[2]: Path(path) for name, path in metadata_group.items()}
+    if "cubin" in files:
+        found = machine_code.of_nvidia(files["cubin"].read_bytes(), metadata["ptxas"])
+    else:
+        found = machine_code.of_amd(files["amdgcn"].read_text())
+    return {"kernel": metadata["name"], "shared": metadata["shared"]} | found
 
 
 FORMS = {
@@ -114,28 +129,56 @@ def run(case):
         implementation.backward(torch.randn_like(out), None, query, key, value, out, lse, lowered, call, (True,) * 4)
 
 
-def main(target, *cases):
-    """Print what was compiled."""
-    driver = NoDevice(target)
-    triton.runtime.driver.set_active(driver)
+def compiled(target, cases):
+    """The reports of the kernels that the cases launch, one after another; a kernel of an earlier case is not repeated."""
+    log_ptxas()
+    triton.runtime.driver.set_active(NoDevice(target))
     for case in cases:
-        driver.kernels.clear()
+        reports = []
+        triton.knobs.compilation.listener = lambda reports=reports, **compiled: reports.append(report(**compiled))
         run(case)
-        for name, binary, shared in driver.kernels:
-            report = {"case": case, "kernel": name, "shared": shared}
-            if target.startswith("sm_"):
-                report |= usage(binary)
-                code = report.pop("code")
-                if KEEP is not None:
-                    (KEEP / f"{target}-{case}-{name}.sass".replace(" ", "").replace(",", "-")).write_text(code)
-            print(json.dumps(report), flush=True)
+        for found in reports:
+            code = found.pop("code")
+            if KEEP is not None:
+                (KEEP / f"{target}-{case}-{found['kernel']}.txt".replace(" ", "").replace(",", "-")).write_text(code)
+            yield {"case": case} | found
+
+
+KERNELS = ("forward_kernel", "dq_kernel", "dkdv_kernel", "diagonal_kernel")
+TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "fire")
+
+
+def table(target, *head_sizes):
+    """Print a Markdown table. Figures of a loop stand for its zones in the order of the machine code."""
+    print("| form | D | kernel | registers | stack | spilled | instructions a tile | barriers | waits | warnings |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    masks = {"t5 bidirectional": ""}
+    cases = [
+        f"{form},{head_size},bfloat16{masks.get(form, ',causal')}"
+        for head_size in head_sizes or (64, 128, 256)
+        for form in TABLE_FORMS
+    ]
+    for found in compiled(target, cases):
+        if found["kernel"] in KERNELS:
+            form, head_size, *_ = found["case"].split(",")
+            loops = (
+                ", ".join(str(loop[figure]) for loop in found["loops"]) for figure in ("instructions", "barriers", "waits")
+            )
+            kernel = found["kernel"].removesuffix("_kernel")
+            figures = (found["registers"], found["stack"], found["spilled"], *loops, " ".join(found["warnings"]))
+            print("|", " | ".join(map(str, (form, head_size, kernel, *figures))), "|", flush=True)
 
 
 KEEP = None  # a folder for the machine code, to read
 
 if __name__ == "__main__":
-    if "--keep" in sys.argv:
-        KEEP = Path(sys.argv.pop(sys.argv.index("--keep") + 1))
-        sys.argv.remove("--keep")
+    arguments = sys.argv[1:]
+    if arguments[0] == "--keep":
+        KEEP = Path(arguments[1])
         KEEP.mkdir(parents=True, exist_ok=True)
-    main(*sys.argv[1:])
+        arguments = arguments[2:]
+    if arguments[0] == "--table":
+        table(*arguments[1:])
+    else:
+        for found in compiled(arguments[0], arguments[1:]):
+            print(json.dumps(found), flush=True)

@@ -14,7 +14,9 @@ HERE = Path(__file__).parent
 def compiled(target, *cases):
     """What the compiler says of the kernels that some calls launch, by case and kernel."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[2] / "src"), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [*(str(HERE.parents[2] / part) for part in ("src", "tests")), environment.get("PYTHONPATH", "")]
+    )
     command = [sys.executable, HERE / "offline.py", target, *cases]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
