@@ -67,7 +67,7 @@ class NoDevice:
         return 0, 0, 0, 0, 1024
 
 
-CACHE = Path(__file__).parents[3] / "build" / "offline"
+CACHE = Path(__file__).parents[3] / "build" / f"offline-{triton.__version__}"
 
 
 def log_ptxas():

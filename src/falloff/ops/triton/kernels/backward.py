@@ -86,28 +86,30 @@ def visit_kv_tiles(
     q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
     g = h // dims.group_size
-    for start_n in range(begin, end, BLOCK_N):
-        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
-        k = load_seen(inputs, inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
-        v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
-        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
-        p = probabilities(scores, lse2[:, None], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_M, BLOCK_N)
-        dp = tl.dot(do, tl.trans(v), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
-        if inputs.dropout is not None:
-            dp *= keep_factor(inputs.dropout, tile)
-        ds = p * (dp - delta[:, None])  # (BLOCK_M, BLOCK_N)
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=cfg.INPUT_PRECISION)
-        if grads.future_ds is not None:
-            if ZONE == "future":
-                future_ds += tl.sum(ds, 1)
-            elif ZONE != "past":
-                ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
-                future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
-        if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
-            pointers, inside = band_pointers(grads.d_band, dims, tile)
-            tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
-        if grads.row_da is not None:
-            da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)
+    # The guard keeps the accumulators out of a loop of no trips: for that, ptxas would wait for each product of a warpgroup.
+    if begin < end:
+        for start_n in range(begin, end, BLOCK_N):
+            tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+            k = load_seen(inputs, inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
+            v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, ZONE == "edge")  # (BLOCK_N, BLOCK_D)
+            scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+            p = probabilities(scores, lse2[:, None], far_bias, inputs, dims, tile, cfg, ZONE)  # (BLOCK_M, BLOCK_N)
+            dp = tl.dot(do, tl.trans(v), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+            if inputs.dropout is not None:
+                dp *= keep_factor(inputs.dropout, tile)
+            ds = p * (dp - delta[:, None])  # (BLOCK_M, BLOCK_N)
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=cfg.INPUT_PRECISION)
+            if grads.future_ds is not None:
+                if ZONE == "future":
+                    future_ds += tl.sum(ds, 1)
+                elif ZONE != "past":
+                    ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
+                    future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
+            if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
+                pointers, inside = band_pointers(grads.d_band, dims, tile)
+                tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
+            if grads.row_da is not None:
+                da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)
     return dq, future_ds, da, d_slope, d_intercept
 
 

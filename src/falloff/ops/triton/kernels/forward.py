@@ -25,33 +25,35 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
     EDGE: tl.constexpr = ZONE == "edge"
     FAR: tl.constexpr = ZONE == "past" or ZONE == "future"
     scale = inputs.softmax_scale * LOG2E
-    for start_n in range(begin, end, BLOCK_N):
-        tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
-        k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
-        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
-        if FAR and not cfg.LOADED_MASK:
-            # The bias is one number here: it is added to the row max, so a probability is one multiply-add and one exp2.
-            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)  # (BLOCK_M,)
-            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,)
-            p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)
-        else:
-            scores *= scale
-            if FAR:
-                scores += far_bias
+    # The guard keeps the accumulators out of a loop of no trips: for that, ptxas would wait for each product of a warpgroup.
+    if begin < end:
+        for start_n in range(begin, end, BLOCK_N):
+            tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
+            k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
+            scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
+            if FAR and not cfg.LOADED_MASK:
+                # The bias is one number here: it is added to the row max, so a probability is one multiply-add and one exp2.
+                new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)  # (BLOCK_M,)
+                base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,)
+                p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)
             else:
-                scores = add_bias(scores, inputs, dims, tile, cfg, EDGE)
-            if EDGE or cfg.LOADED_MASK:
-                scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
-            new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
-            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,); -inf - -inf would be NaN
-            p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
-        rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
-        row_sum = row_sum * rescale + tl.sum(p, 1)
-        row_max = new_max
-        if inputs.dropout is not None:
-            p *= keep_factor(inputs.dropout, tile)
-        v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
-        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
+                scores *= scale
+                if FAR:
+                    scores += far_bias
+                else:
+                    scores = add_bias(scores, inputs, dims, tile, cfg, EDGE)
+                if EDGE or cfg.LOADED_MASK:
+                    scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
+                new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
+                base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,); -inf - -inf would be NaN
+                p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
+            rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
+            row_sum = row_sum * rescale + tl.sum(p, 1)
+            row_max = new_max
+            if inputs.dropout is not None:
+                p *= keep_factor(inputs.dropout, tile)
+            v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
+            acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
     return acc, row_max, row_sum
 
 
