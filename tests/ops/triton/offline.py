@@ -88,7 +88,7 @@ def report(src, metadata, metadata_group, **_):
     """What the compiler says of a kernel, from the files that Triton keeps of it."""
     files = {name.rpartition(".")[2]: Path(path) for name, path in metadata_group.items()}
     if "cubin" in files:
-        found = machine_code.of_nvidia(files["cubin"].read_bytes(), metadata["ptxas"])
+        found = machine_code.of_nvidia(files["cubin"].read_bytes(), files["ptx"].read_text(), metadata["ptxas"])
     else:
         found = machine_code.of_amd(files["amdgcn"].read_text())
     return {"kernel": metadata["name"], "shared": metadata["shared"]} | found
@@ -150,8 +150,10 @@ TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "fire")
 
 def table(target, *head_sizes):
     """Print a Markdown table. Figures of a loop stand for its zones in the order of the machine code."""
-    print("| form | D | kernel | registers | stack | spilled | instructions a tile | barriers | waits | warnings |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| form | D | kernel | registers | stack | spilled | instructions a tile | barriers | waits | unfenced | warnings |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     masks = {"t5 bidirectional": ""}
     cases = [
         f"{form},{head_size},bfloat16{masks.get(form, ',causal')}"
@@ -165,7 +167,14 @@ def table(target, *head_sizes):
                 ", ".join(str(loop[figure]) for loop in found["loops"]) for figure in ("instructions", "barriers", "waits")
             )
             kernel = found["kernel"].removesuffix("_kernel")
-            figures = (found["registers"], found["stack"], found["spilled"], *loops, " ".join(found["warnings"]))
+            figures = (
+                found["registers"],
+                found["stack"],
+                found["spilled"],
+                *loops,
+                found["unfenced"],
+                " ".join(found["warnings"]),
+            )
             print("|", " | ".join(map(str, (form, head_size, kernel, *figures))), "|", flush=True)
 
 
