@@ -61,10 +61,10 @@ def loops(code, words):
 
 
 def unfenced(ptx):
-    """How many products of a warpgroup may read what cp.async wrote, with no proxy fence behind the wait that ended the copy.
+    """How many products of a warpgroup may read what cp.async wrote without a proxy fence behind the wait for the copy.
 
     A product reads shared memory by another road (the asynchronous proxy) than cp.async writes it. Along every path: `dirty`
-    is a wait that ended copies with no fence since, `pending` how many groups of copies may be on their way (99: any number).
+    is whether a wait ended copies and no fence followed, `pending` how many groups of copies may be on their way (99: any).
     """
     names, blocks = ["entry"], {"entry": []}
     for line in map(str.strip, ptx.splitlines()):

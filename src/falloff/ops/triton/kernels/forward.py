@@ -29,8 +29,8 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
     if begin < end:
         for start_n in range(begin, end, BLOCK_N):
             tile = Tile(b, h, start_m, start_n, offs_m, offs_n, a_low, a_high)
-            # v before k: copies end in this order, so that a wait for k is one for v too, and the proxy fence behind it serves
-            # both. Triton 3.7.1 sets none behind the branch of a warp's bias.
+            # v before k: copies end in this order, so that a wait for k is one for v too, and the proxy fence behind it
+            # serves both. Triton 3.7.1 sets none behind the branch of a warp's bias.
             v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
             k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
             scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
