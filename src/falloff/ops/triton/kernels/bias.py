@@ -31,11 +31,14 @@ def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
 def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
     """The bias of a tile of a strip, in the shape of the tile."""
     width = dims.extent + 2 * PAD
-    # The shape of the tile.
-    index = dims.extent - 1 + PAD - dims.shift - tile.start_m + tile.start_n + (tile.offs_n - tile.offs_m)
-    if EDGE:
-        index = tl.minimum(tl.maximum(index, 0), width - 1)
-    return load_cached(inputs.bias.padded + tl.cast(tile.h, tl.int64) * width + index, cfg)
+    origin = dims.extent - 1 + PAD - dims.shift - tile.start_m + tile.start_n
+    if EDGE:  # a tile moved into the padding reads the same values
+        BLOCK_M: tl.constexpr = tile.offs_m.shape[0] * tile.offs_m.shape[1]
+        BLOCK_N: tl.constexpr = tile.offs_n.shape[0] * tile.offs_n.shape[1]
+        origin = tl.minimum(tl.maximum(origin, BLOCK_M - 1), width - BLOCK_N)
+    base = inputs.bias.padded + (tl.cast(tile.h, tl.int64) * width + origin)
+    # In 64 bits from here, each address is one register plus an immediate offset.
+    return load_cached(base + (tile.offs_n.to(tl.int64) - tile.offs_m.to(tl.int64)), cfg)  # the shape of the tile
 
 
 @triton.jit

@@ -33,12 +33,16 @@ def visible(inputs, dims, tile, cfg, EDGE: tl.constexpr):
     """Whether a row sees a key, in the shape of the tile. Causal and window hide keys only of tiles at an EDGE."""
     i = tile.start_m + tile.offs_m  # the shape of offs_m
     j = tile.start_n + tile.offs_n  # the shape of offs_n
-    exists = (j >= 0) & (j < dims.seqlen_k)
-    seen = key_seen(inputs, tile.b, j, dims.seqlen_k) & (i >= 0)  # the shape of the tile
+    # The first and last key of each row, relative to the tile: one comparison with a constant for each element.
+    last = dims.seqlen_k - 1 - tile.start_n
     if EDGE and cfg.CAUSAL:
-        seen &= j <= i + dims.right
+        last = tl.minimum(tile.offs_m + (tile.start_m + dims.right - tile.start_n), last)  # the shape of offs_m
+    seen = tile.offs_n <= last
     if EDGE and cfg.WINDOW:
-        seen &= j >= i + dims.left
+        seen &= tile.offs_n >= tile.offs_m + (tile.start_m + dims.left - tile.start_n)
+    if inputs.key_mask is not None:
+        seen &= key_seen(inputs, tile.b, j, dims.seqlen_k)
+    exists = (j >= 0) & (j < dims.seqlen_k)
     if inputs.document_ids is not None:
         ids = inputs.document_ids
         of_row = tl.load(ids + tl.cast(tile.b, tl.int64) * dims.seqlen_q + i, mask=i < dims.seqlen_q, other=0)
