@@ -34,7 +34,7 @@ def add_warp(scores, inputs, dims, tile, cfg):
 def warp_factors(inputs, dims, tile, cfg):
     """g in the shape of the tile, and a in the shape of offs_m (0 beyond the last row)."""
     origin = PAD + dims.seqlen_q - 1 - tile.start_m + tile.start_n
-    g = load_cached(inputs.bias.g + (origin + (tile.offs_n - tile.offs_m)), cfg)
+    g = load_cached(inputs.bias.g + origin + (tile.offs_n.to(tl.int64) - tile.offs_m.to(tl.int64)), cfg)
     i = tile.start_m + tile.offs_m
     a = inputs.bias.a + tl.cast(tile.b, tl.int64) * inputs.bias.a_stride_b
     return g, tl.load(a + i, mask=i < dims.seqlen_q, other=0.0)
@@ -86,8 +86,15 @@ def segments_of(inputs, dims, tile, cfg):
     a_high = tile.a_high
     least = tl.minimum(tl.minimum(g_low * a_low, g_low * a_high), tl.minimum(g_high * a_low, g_high * a_high))
     most = tl.maximum(tl.maximum(g_low * a_low, g_low * a_high), tl.maximum(g_high * a_low, g_high * a_high))
-    k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
-    exists = k < inputs.bias.num_segments - 1
-    knots = load_cached(inputs.bias.knots + k, cfg)
-    # Comparisons with NaN are false: a range that is NaN gives all segments.
-    return tl.sum((knots < least).to(tl.int32), 0), tl.sum((exists & ~(knots >= most)).to(tl.int32), 0)
+    # Knots in parts of 32, the lanes of a hardware warp: a sum over more would take shared memory and barriers at each tile.
+    # Both counts are one sum, of 16 bits each.
+    WIDTH: tl.constexpr = min(cfg.SEGMENTS, 32)
+    counts = tl.zeros((WIDTH,), tl.int32)
+    for part in tl.static_range(cfg.SEGMENTS // WIDTH):
+        k = part * WIDTH + tl.arange(0, WIDTH)  # (WIDTH,)
+        knots = load_cached(inputs.bias.knots + k, cfg)
+        # Comparisons with NaN are false: a range that is NaN gives all segments.
+        reached = (k < inputs.bias.num_segments - 1) & ~(knots >= most)
+        counts += (knots < least).to(tl.int32) + (reached.to(tl.int32) << 16)
+    count = tl.sum(counts, 0)
+    return count & 0xFFFF, count >> 16
