@@ -106,7 +106,8 @@ def visit_kv_tiles(
                     ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
                     future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
             if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
-                pointers, inside = band_pointers(grads.d_band, dims, tile)
+                pointers, last, count = band_pointers(grads.d_band, dims, tile)
+                inside = (offs_n <= last) & (offs_n > last - count)  # (BLOCK_M, BLOCK_N)
                 tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
             if grads.row_da is not None:
                 da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, PAD
-from falloff.ops.triton.kernels.memory import load_cached
+from falloff.ops.triton.kernels.memory import load_cached, load_inside
 from falloff.ops.triton.kernels.warp import add_warp
 
 
@@ -18,9 +18,8 @@ def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
     if cfg.BIAS == "strip":
         return scores + strip_tile(inputs, dims, tile, cfg, EDGE)
     elif cfg.BIAS == "band":
-        pointers, inside = band_pointers(inputs.bias.band, dims, tile)
-        value = load_cached(pointers, cfg).to(tl.float32)  # the shape of the tile
-        return scores + tl.where(inside, value * LOG2E, 0.0)
+        pointers, last, count = band_pointers(inputs.bias.band, dims, tile)
+        return scores + load_inside(pointers, last, tile.offs_n, count, cfg).to(tl.float32) * LOG2E
     elif cfg.BIAS == "warp":
         return add_warp(scores, inputs, dims, tile, cfg)
     else:
@@ -43,19 +42,16 @@ def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
 
 @triton.jit
 def band_pointers(values, dims, tile):
-    """Addresses of a band's values and whether each is inside the band, in the shape of the tile.
-
-    The address of an element outside is a valid one of its row.
+    """Addresses of a band's values, in the shape of the tile; and of each row, the `last` key inside the band, relative to
+    the tile, and the `count` of keys inside. An address outside may be invalid.
     """
-    offset = dims.shift + tile.start_m - tile.start_n + (tile.offs_m - tile.offs_n)  # the shape of the tile
-    inside = (
-        (tile.start_m + tile.offs_m < dims.seqlen_q)
-        & (tile.start_n + tile.offs_n < dims.seqlen_k)
-        & (offset >= 0)
-        & (offset < dims.extent)
-    )
+    offset = dims.shift + tile.start_m - tile.start_n + tile.offs_m  # of the first key, the shape of offs_m
+    beyond = tl.maximum(offset - (dims.seqlen_k - 1 - tile.start_n), 0)  # keys of the band that do not exist
+    count = tl.where(tile.start_m + tile.offs_m < dims.seqlen_q, tl.maximum(dims.extent - beyond, 0), 0)
     row = (tl.cast(tile.b, tl.int64) * dims.heads + tile.h) * dims.seqlen_q + tile.start_m
-    return values + row * dims.extent + tl.where(inside, tile.offs_m * dims.extent + offset, 0), inside
+    # In 64 bits from here, each address is one register plus an immediate offset.
+    first = values + ((row + tile.offs_m) * dims.extent + offset)  # the shape of offs_m
+    return first - tile.offs_n.to(tl.int64), offset - beyond, count
 
 
 @triton.jit
