@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-clang test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
+.PHONY: help setup compare test test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -47,6 +47,9 @@ test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test
 		--config-settings build-dir=build/clang .
 	build/venv-clang/bin/python -c 'from falloff.ops.cpu import _kernels; print("CPU kernels of", _kernels.compiler)' | grep clang
 	$(TEST_ENVIRONMENT) build/venv-clang/bin/python -m pytest -q -n 2 $(CPU_TESTS)
+
+test-compile: setup  ## compile the Triton kernels of every form for every GPU they serve (half an hour), and read the machine code
+	FALLOFF_TEST_COMPILE=1 $(TEST_ENVIRONMENT) $(BIN)/pytest -q -n 2 tests/ops/triton/test_compile.py
 
 TORCH ?= 2.14.1
 test-torch: setup  ## test attention and schemes on another torch (TORCH=2.14.1, maybe gigabytes) in an environment of its own

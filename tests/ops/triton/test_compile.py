@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ops.triton import machine_code
+
 HERE = Path(__file__).parent
 
 
@@ -26,7 +28,7 @@ def compiled(target, *cases):
 
 def test_on_hopper():
     """Matrix products of warpgroups, keys copied ahead, and biases that take no shared memory and spill no registers."""
-    forms = {"none": "none,64,bfloat16,causal", "t5": "t5,64,bfloat16,causal", "fire": "fire,64,bfloat16,causal"}
+    forms = {form: f"{form},64,bfloat16,causal" for form in ("none", "t5", "alibi", "fire")}
     reports = compiled("sm_90", *forms.values())
     for form, case in forms.items():
         for kernel in ("forward_kernel", "dq_kernel", "dkdv_kernel"):
@@ -34,6 +36,9 @@ def test_on_hopper():
             assert report["warpgroup_products"] > 0
             assert report["async_copies"] > 0
             assert report["stack"] == 0, (form, kernel, report)
+            # ptxas runs the products of a tile together, and each finds what was copied for it.
+            assert report["warnings"] == [], (form, kernel, report)
+            assert report["unfenced"] == 0, (form, kernel, report)
             beside = reports[forms["none"], kernel]["shared"]
             assert report["shared"] <= beside + 2048, (form, kernel)  # a warp reduces some numbers across its warps
     assert reports[forms["t5"], "diagonal_kernel"]["stack"] == 0
@@ -51,6 +56,44 @@ def test_on_hopper():
 )
 def test_on_others(target, case):
     assert {kernel for _, kernel in compiled(target, case)} >= {"forward_kernel", "dkdv_kernel"}
+
+
+# The largest stack in bytes of a kernel at a head size up to 128: what the compiler gives today, and a little more.
+STACK = {"sm_80": 320, "sm_89": 256, "sm_90": 256, "sm_100": 1536, "sm_120": 256, "gfx942": 0}
+
+
+@pytest.mark.skipif("FALLOFF_TEST_COMPILE" not in os.environ, reason="takes many minutes: make test-compile")
+@pytest.mark.parametrize("head_size", [64, 128, 256])
+@pytest.mark.parametrize("target", STACK)
+@pytest.mark.parametrize("form", ["none", "t5", "t5 bidirectional", "alibi", "band", "fire"])
+def test_every_form(target, form, head_size):
+    """No product of a warpgroup waits for another or reads what was not fenced; stacks are as known."""
+    case = f"{form},{head_size},bfloat16{'' if form == 't5 bidirectional' else ',causal'}"
+    for (_, kernel), report in compiled(target, case).items():
+        assert report["warnings"] == [], (kernel, report)
+        assert report["unfenced"] == 0, (kernel, report)
+        assert report["stack"] <= STACK[target] or head_size > 128, (kernel, report)
+
+
+PRODUCT = "wgmma.mma_async.sync.aligned.m64n64k16;"
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (["cp.async.commit_group;", "cp.async.wait_group 0;", "fence.proxy.async.shared::cta;", PRODUCT], 0),
+        (["cp.async.commit_group;", "cp.async.wait_group 0;", PRODUCT], 1),
+        (["cp.async.commit_group;", "fence.proxy.async.shared::cta;", "cp.async.wait_group 0;", PRODUCT], 1),
+        # the second wait ends nothing that the first has not
+        (["cp.async.wait_group 1;", "fence.proxy.async.shared::cta;", "cp.async.wait_group 1;", PRODUCT], 0),
+        # the fence is on one of two paths
+        (["cp.async.wait_group 0;", "@%p1 bra $L__BB0_1;", "fence.proxy.async.shared::cta;", "$L__BB0_1:", PRODUCT], 1),
+        # around a loop
+        (["$L__BB0_1:", PRODUCT, "cp.async.commit_group;", "cp.async.wait_group 0;", "@%p1 bra $L__BB0_1;", "ret;"], 1),
+    ],
+)
+def test_products_without_a_fence_are_found(body, count):
+    assert machine_code.unfenced("\n".join(body)) == count
 
 
 def test_longer_texts_compile_nothing_anew():
