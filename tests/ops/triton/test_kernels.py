@@ -24,7 +24,7 @@ GPU = torch.cuda.is_available()
 @pytest.mark.parametrize("side", [16, 32])
 def test_diagonals_of_small_tiles_visit_all_that_matters(side, monkeypatch):
     """Several tiles of a diagonal lie within the rows that share a range of keys: the last tile may need its first key."""
-    for table in (tiles.FLOAT32, tiles.HALF, tiles.HALF_SMALL):
+    for table in (tiles.FLOAT32, tiles.HALF, tiles.HALF_AMPERE, tiles.HALF_BLACKWELL, tiles.HALF_SMALL):
         monkeypatch.setitem(table, "diagonal", {256: tiles.Tiles(side, side, 4, 1)})
     query, key, value = (0.1 * torch.randn(1, 1, length, 16) for length in (97, 1088, 1088))
     query[..., 0] = 4
@@ -73,7 +73,7 @@ def test_a_tile_without_far_zones_reads_within_its_table():
     """Rows and keys that hang over the end of the text read a strip, or a warp's g, behind its ends: into the padding."""
     assert PAD.value >= max(
         sizes.block_m + sizes.block_n
-        for table in (tiles.HALF, tiles.HALF_SMALL, tiles.FLOAT32, tiles.CANDIDATES)
+        for table in (tiles.HALF, tiles.HALF_AMPERE, tiles.HALF_BLACKWELL, tiles.HALF_SMALL, tiles.FLOAT32, tiles.CANDIDATES)
         for entry in table.values()
         for sizes in (entry.values() if isinstance(entry, dict) else entry)
     )

@@ -26,7 +26,6 @@ class Tiles(NamedTuple):
             "BLOCK_N": self.block_n,
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
-            "enable_fp_fusion": True,  # multiply-adds; Triton 3.10 does not fuse them by itself
         }
 
 
@@ -38,7 +37,16 @@ HALF = {
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
-HALF_SMALL = {  # for AMD, and for NVIDIA's GPUs with less than LARGE bytes of shared memory: consumer cards
+HALF_AMPERE = HALF | {  # A100: products of one warp, whose registers hold what Hopper's read from shared memory
+    "forward": HALF["forward"] | {128: Tiles(64, 64, 4, 2)},
+    "dq": HALF["dq"] | {128: Tiles(64, 64, 8, 2)},
+    "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 2)},
+    "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2)},
+}
+HALF_BLACKWELL = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to compile tiles of 64 rows
+    "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 1)},
+}
+HALF_SMALL = {  # for NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards; and for all of AMD's
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
     "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
@@ -46,6 +54,7 @@ HALF_SMALL = {  # for AMD, and for NVIDIA's GPUs with less than LARGE bytes of s
     "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
 }
 LARGE = 160 * 1024
+BAND = {"dkdv": {128: Tiles(16, 128, 8, 2)}}  # of a band on Hopper: each query row has its own ends, in registers
 FLOAT32 = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
     "dq": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
@@ -64,12 +73,28 @@ CANDIDATES = {
 }
 
 
-def tiles(kernel: str, block_d: int, dtype: torch.dtype, target: str, shared_memory: int) -> Tiles:
+def tiles(
+    kernel: str, block_d: int, dtype: torch.dtype, target: str, capability: int, shared_memory: int, kind: str
+) -> Tiles:
     """The tiles of a kernel.
 
-    block_d: the padded head size. target: "cuda", an architecture of AMD's such as "gfx942", or "interpreter".
-    shared_memory: bytes that one program may use.
+    Args:
+        block_d: the padded head size.
+        target, capability: see `host/device.py`. AMD's GPUs with as much shared memory as NVIDIA's (MI350) do not have the
+            registers for its large tiles.
+        shared_memory: bytes that one program may use.
+        kind: the kind of the form, or "none".
     """
-    halves = HALF_SMALL if target.startswith("gfx") or shared_memory < LARGE else HALF
-    table = (FLOAT32 if dtype == torch.float32 else halves)[kernel]
-    return next(sizes for most, sizes in table.items() if block_d <= most)
+    table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory)
+    sizes = table[kernel]
+    if table is HALF and kind == "band":
+        sizes = sizes | BAND.get(kernel, {})
+    return next(sizes[most] for most in sizes if block_d <= most)
+
+
+def _halves(target: str, capability: int, shared_memory: int) -> dict[str, dict[int, Tiles]]:
+    if shared_memory < LARGE or target.startswith("gfx"):
+        return HALF_SMALL
+    if 0 < capability < 90:
+        return HALF_AMPERE
+    return HALF_BLACKWELL if capability >= 100 else HALF

@@ -12,8 +12,7 @@ from torch import Tensor
 from falloff.ops.triton.tiles import LARGE
 
 _HOPPER = 90
-_FENCED = (3, 7, 1)  # the first Triton whose pipelined loops have the fence, for loads that are not behind a branch
-_FENCED_BEHIND_BRANCHES = (3, 9, 0)
+_FENCED = (3, 7, 1)  # the first Triton whose pipelined loops have the fence, for loads that no branch of the loop precedes
 
 
 class Device(NamedTuple):
@@ -30,17 +29,14 @@ class Device(NamedTuple):
         allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
         return "tf32" if allowed and self.target in ("cuda", "gfx942") else "ieee"
 
-    def copies_ahead(self, branches: bool) -> bool:
+    def copies_ahead(self) -> bool:
         """Whether loads may be copied to shared memory while earlier tiles are worked on: num_stages above 1.
 
         Hopper's matrix products of warpgroups read shared memory through a proxy of their own, and what an asynchronous copy
-        wrote is theirs to read only behind a fence (fence.proxy.async). Older versions of Triton leave it out; before 3.9,
-        where a branch inside the loop, such as a warp's, comes between the copy and the product. With one stage nothing is
-        copied asynchronously, and all versions from 3.6 on set the fences.
+        wrote is theirs to read only behind a fence (fence.proxy.async). Older versions of Triton leave it out. With one stage
+        nothing is copied asynchronously, and all versions from 3.6 on set the fences.
         """
-        if self.capability != _HOPPER:
-            return True
-        return _triton_version() >= (_FENCED_BEHIND_BRANCHES if branches else _FENCED)
+        return self.capability != _HOPPER or _triton_version() >= _FENCED
 
 
 def device_of(tensor: Tensor) -> Device:

@@ -87,12 +87,14 @@ class Problem:
 
     def tiles(self, kernel: str) -> Tiles:
         """The tiles of a kernel for this call."""
-        sizes = tiles(kernel, self.block_d, self.query.dtype, self.device.target, self.device.shared_memory)
+        device = self.device
+        sizes = tiles(
+            kernel, self.block_d, self.query.dtype, device.target, device.capability, device.shared_memory, self.bias.kind
+        )
         if kernel == "decode":  # all query rows of a GQA group
             sizes = sizes._replace(block_m=max(sizes.block_m, triton.next_power_of_2(self.group_size * self.seqlen_q)))
         warpgroups = kernel != "decode" or sizes.block_m >= _WARPGROUP_ROWS
-        branches = self.cfg.BIAS.value == "warp"
-        return sizes._replace(num_stages=1) if warpgroups and not self.device.copies_ahead(branches) else sizes
+        return sizes._replace(num_stages=1) if warpgroups and not device.copies_ahead() else sizes
 
     def parts(self, lowered: Tensor) -> Sequence[Tensor]:
         """The parts of a lowered call: flat float32 views, padded to a multiple of 4 numbers."""
