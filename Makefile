@@ -48,7 +48,7 @@ test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test
 	build/venv-clang/bin/python -c 'from falloff.ops.cpu import _kernels; print("CPU kernels of", _kernels.compiler)' | grep clang
 	$(TEST_ENVIRONMENT) build/venv-clang/bin/python -m pytest -q -n 2 $(CPU_TESTS)
 
-test-compile: setup  ## compile the Triton kernels of every form for every GPU they serve (half an hour), and read the machine code
+test-compile: setup  ## compile the Triton kernels of every form for every GPU they serve (hours), and read the machine code
 	FALLOFF_TEST_COMPILE=1 $(TEST_ENVIRONMENT) $(BIN)/pytest -q -n 2 tests/ops/triton/test_compile.py
 
 TORCH ?= 2.14.1
