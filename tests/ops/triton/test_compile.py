@@ -58,7 +58,7 @@ def test_on_others(target, case):
     assert {kernel for _, kernel in compiled(target, case)} >= {"forward_kernel", "dkdv_kernel"}
 
 
-# The most bytes of stack of a kernel at a head size up to 128. The aim is 256; on sm_100 the dQ of FIRE and of a band has more.
+# The most bytes of stack of a kernel at a head size up to 128. The aim is 256; on sm_100 dQ of FIRE and of a band has more.
 STACK = {"sm_80": 256, "sm_89": 256, "sm_90": 256, "sm_100": 448, "sm_120": 256, "gfx942": 0, "gfx950": 0}
 
 
