@@ -24,15 +24,10 @@ CALLS = (
     "t5, causal window, 64, long loop",
     "band, causal, 64",
     "alibi, documents, 64, skipping",
+    "fire beyond L, causal, 64",
     "none, decode, 64",
     "t5, decode window, 64",
 )
-WARP = "fire beyond L, causal, 64"
-UNFENCED = "a wgmma reads what no fence.proxy.async has made visible"
-
-
-class UnfencedError(AssertionError):
-    """The one problem that is known."""
 
 
 @pytest.fixture(scope="session")
@@ -56,28 +51,6 @@ def test_calls(target, folder):
     found = reports("run", target, folder, *CALLS)
     assert [report["call"] for report in found] == list(CALLS)
     assert [report for report in found if report["wrong"] or report["problems"]] == []
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "sm_80",
-        pytest.param(
-            "sm_90",
-            marks=pytest.mark.xfail(
-                raises=UnfencedError,
-                strict=True,
-                reason="Triton 3.7.1: no fence between the wait for V, behind a branch of the bias, and the wgmma",
-            ),
-        ),
-    ],
-)
-def test_a_warp(target, folder):
-    (report,) = reports("run", target, folder, WARP)
-    assert report["wrong"] is None
-    if {kind for kind, *_ in report["problems"]} == {UNFENCED}:
-        raise UnfencedError(report["problems"])
-    assert report["problems"] == []
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -61,6 +61,12 @@ def test_of_amd_those_with_matrix_cores_are_served(gpu, name, served):
     assert (reason is None) if served else (f"this is {name}" in reason)
 
 
+def test_a_compiler_takes_the_refusal_as_a_constant(gpu):
+    gpu(name="Tesla T4", major=7, minor=5)
+    compiled = torch.compile(lambda x: x + len(hardware.refusal(0)), fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(1)) == len(hardware.refusal(0))
+
+
 def test_a_machine_whose_gpus_are_all_refused_has_none(gpu, monkeypatch):
     monkeypatch.setattr(implementation, "_interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -73,9 +79,12 @@ def test_a_machine_whose_gpus_are_all_refused_has_none(gpu, monkeypatch):
 
 def test_tables_are_chosen_by_backend():
     """MI350 has as much shared memory as an A100, and other registers."""
-    of_a100, of_mi350 = (tiles.tiles("dkdv", 128, torch.float16, target, 160 * 1024) for target in ("cuda", "gfx950"))
-    assert of_a100 == tiles.HALF["dkdv"][128]
-    assert of_mi350 == tiles.HALF_SMALL["dkdv"][128]
+    found = [
+        tiles.tiles("dkdv", 128, torch.float16, target, capability, 160 * 1024, "strip")
+        for target, capability in (("cuda", 80), ("cuda", 90), ("cuda", 100), ("gfx950", 0))
+    ]
+    tables = (tiles.HALF_AMPERE, tiles.HALF, tiles.HALF_BLACKWELL, tiles.HALF_SMALL)
+    assert found == [table["dkdv"][128] for table in tables]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,7 @@ def test_versions_are_compared_as_numbers(text, numbers):
         ((3, 6, 0), 90, "t5", False),
         ((3, 7, 0), 90, "none", False),
         ((3, 7, 1), 90, "alibi", True),
-        ((3, 7, 1), 90, "fire", False),
+        ((3, 7, 1), 90, "fire", True),
         ((3, 10, 0), 90, "fire", True),
         ((3, 6, 0), 80, "fire", True),
         ((3, 6, 0), 100, "t5", True),
@@ -104,7 +113,7 @@ def test_hopper_copies_nothing_ahead_where_triton_sets_no_fence(version, capabil
     monkeypatch.setattr(host_problem, "device_of", lambda tensor: found)
     call = host_problem.Problem(*problem(form))
     for kernel in ("forward", "dq", "dkdv", "diagonal"):
-        table = tiles.tiles(kernel, call.block_d, torch.bfloat16, found.target, found.shared_memory)
+        table = tiles.tiles(kernel, call.block_d, torch.bfloat16, *found, call.bias.kind)
         assert call.tiles(kernel) == (table if ahead else table._replace(num_stages=1))
     few, many = (host_problem.Problem(*problem(form, rows)).tiles("decode") for rows in (1, 20))
     assert few.num_stages > 1  # too few rows for products of warpgroups

@@ -8,10 +8,13 @@ OLDEST = (8, 0)  # Ampere
 MATRIX_CORES = ("gfx90a", "gfx942", "gfx950")  # AMD's MI200, MI300 and MI350
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # its properties cannot be traced
 def refusal(index: int) -> str | None:
     """Why the kernels do not serve GPU `index`, or None."""
     return _refusal(index)
+
+
+# What torch.compiler.assume_constant_result does: properties cannot be traced. It would import all of torch's compiler.
+refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
