@@ -26,6 +26,7 @@ class Tiles(NamedTuple):
             "BLOCK_N": self.block_n,
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
+            "enable_fp_fusion": True,  # multiply-adds; Triton 3.10 does not fuse them by itself
         }
 
 

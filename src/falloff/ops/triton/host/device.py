@@ -33,8 +33,8 @@ class Device(NamedTuple):
         """Whether loads may be copied to shared memory while earlier tiles are worked on: num_stages above 1.
 
         Hopper's matrix products of warpgroups read shared memory through a proxy of their own, and what an asynchronous copy
-        wrote is theirs to read only behind a fence (fence.proxy.async). Older versions of Triton leave it out. With one stage
-        nothing is copied asynchronously, and all versions from 3.6 on set the fences.
+        wrote is theirs to read only behind a fence (fence.proxy.async). Older versions of Triton leave it out. With one
+        stage nothing is copied asynchronously, and all versions from 3.6 on set the fences.
         """
         return self.capability != _HOPPER or _triton_version() >= _FENCED
 

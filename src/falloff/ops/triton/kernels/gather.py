@@ -120,6 +120,61 @@ def gather_strip_kernel(
     store_rounded(d_values + tl.cast(h, tl.int64) * extent + k, total, k < extent)
 
 
+@triton.jit
+def gather_dg(
+    parts, dg, block, last_block, highest, count, extent, every, diagonals, splits, SIDE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """A block of dg (extent,): the dS of both directions at a distance; the last entry, of all from there on."""
+    k = block * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    total = tl.zeros((BLOCK,), tl.float64)
+    if parts is not None:
+        past = tl.where((highest - k < count) & (k < extent), highest - k, -1)
+        future = tl.where((highest + k < count) & (k < extent) & (k > 0), highest + k, -1)
+        total += sums_at(parts, past, 0, 1, every, diagonals, splits, SIDE)
+        total += sums_at(parts, future, 0, 1, every, diagonals, splits, SIDE)
+        if block == last_block:
+            end = tl.minimum(highest - extent + 1, count)
+            beyond = sum_between(parts, 0, end, 0, 1, every, diagonals, splits, SIDE, BLOCK)
+            begin = tl.maximum(highest + extent, 0)
+            beyond += sum_between(parts, begin, count, 0, 1, every, diagonals, splits, SIDE, BLOCK)
+            total += tl.where(k == extent - 1, beyond, 0.0)
+    store_rounded(dg + k, total, k < extent)
+
+
+@triton.jit
+def gather_da(row_da, da, row, block, summed, seqlen_q, BLOCK: tl.constexpr):
+    """A block of row `row` of da (a_rows, N): the sum of `summed` rows of row_da."""
+    i = block * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, summed, ROWS):
+        part = start + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
+        at = row_da + tl.cast(row * summed + part, tl.int64) * seqlen_q + i[None, :]  # (ROWS, BLOCK)
+        mask = (part < summed) & (i < seqlen_q)[None, :]
+        total += tl.sum(tl.load(at, mask=mask, other=0.0).to(tl.float64), 0)
+    store_rounded(da + tl.cast(row, tl.int64) * seqlen_q + i, total, i < seqlen_q)
+
+
+@triton.jit
+def gather_lines(
+    segment_sums, d_knots, d_slope, d_intercept, h, heads, count, q_tiles, num_segments, SEGMENTS: tl.constexpr
+):
+    """d_slope and d_intercept (H, S) of head h, from `count` q tiles of all batch entries. Head 0 fills d_knots with 0."""
+    column = tl.arange(0, 2 * SEGMENTS)  # (2 SEGMENTS,): those of slope, then those of intercept
+    total = tl.zeros((2 * SEGMENTS,), tl.float64)
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
+        tile = tl.cast(row // q_tiles * heads + h, tl.int64) * q_tiles + row % q_tiles
+        at = segment_sums + tile * (2 * SEGMENTS) + column[None, :]  # (ROWS, 2 SEGMENTS)
+        total += tl.sum(tl.load(at, mask=row < count, other=0.0).to(tl.float64), 0)
+    segment = column % SEGMENTS
+    line = h * num_segments + segment
+    exists = segment < num_segments
+    store_rounded(d_slope + line, total, exists & (column < SEGMENTS))
+    store_rounded(d_intercept + line, total, exists & (column >= SEGMENTS))
+    if h == 0:
+        store_rounded(d_knots + column, tl.zeros((2 * SEGMENTS,), tl.float64), column < num_segments - 1)
+
+
 @triton.jit(
     do_not_specialize=[
         *("highest", "count", "extent", "batch", "heads", "seqlen_q", "diagonals", "splits"),
@@ -154,51 +209,16 @@ def gather_warp_kernel(
 ):
     """The gradients of a warp: programs for dg (extent,), then for da (a_rows, N), then for d_slope and d_intercept (H, S).
 
-    dg sums the dS of both directions at a distance; its last entry, all from there on. The place of an offset is highest -
-    offset, and there are `count` places. The knots have the gradient 0.
+    The place of an offset in `parts` is highest - offset, and there are `count` places. The knots have the gradient 0.
     """
     program = tl.program_id(0)
-    if program < g_blocks:
-        k = program * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-        total = tl.zeros((BLOCK,), tl.float64)
-        if parts is not None:
-            every = batch * heads
-            past = tl.where((highest - k < count) & (k < extent), highest - k, -1)
-            future = tl.where((highest + k < count) & (k < extent) & (k > 0), highest + k, -1)
-            total += sums_at(parts, past, 0, 1, every, diagonals, splits, SIDE)
-            total += sums_at(parts, future, 0, 1, every, diagonals, splits, SIDE)
-            if program == g_blocks - 1:
-                end = tl.minimum(highest - extent + 1, count)
-                beyond = sum_between(parts, 0, end, 0, 1, every, diagonals, splits, SIDE, BLOCK)
-                begin = tl.maximum(highest + extent, 0)
-                beyond += sum_between(parts, begin, count, 0, 1, every, diagonals, splits, SIDE, BLOCK)
-                total += tl.where(k == extent - 1, beyond, 0.0)
-        store_rounded(dg + k, total, k < extent)
-    elif program < g_blocks + a_rows * a_blocks:
-        row = (program - g_blocks) // a_blocks
-        i = (program - g_blocks) % a_blocks * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-        summed = batch * heads // a_rows
-        total = tl.zeros((BLOCK,), tl.float64)
-        for start in range(0, summed, ROWS):
-            part = start + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
-            at = row_da + tl.cast(row * summed + part, tl.int64) * seqlen_q + i[None, :]  # (ROWS, BLOCK)
-            mask = (part < summed) & (i < seqlen_q)[None, :]
-            total += tl.sum(tl.load(at, mask=mask, other=0.0).to(tl.float64), 0)
-        store_rounded(da + tl.cast(row, tl.int64) * seqlen_q + i, total, i < seqlen_q)
+    row_program = program - g_blocks
+    if row_program < 0:
+        every = batch * heads
+        gather_dg(parts, dg, program, g_blocks - 1, highest, count, extent, every, diagonals, splits, SIDE, BLOCK)
+    elif row_program < a_rows * a_blocks:
+        gather_da(row_da, da, row_program // a_blocks, row_program % a_blocks, batch * heads // a_rows, seqlen_q, BLOCK)
     else:
-        h = program - g_blocks - a_rows * a_blocks
-        column = tl.arange(0, 2 * SEGMENTS)  # (2 SEGMENTS,): those of slope, then those of intercept
-        total = tl.zeros((2 * SEGMENTS,), tl.float64)
-        for start in range(0, batch * q_tiles, ROWS):
-            row = start + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
-            tile = tl.cast(row // q_tiles * heads + h, tl.int64) * q_tiles + row % q_tiles
-            at = segment_sums + tile * (2 * SEGMENTS) + column[None, :]  # (ROWS, 2 SEGMENTS)
-            total += tl.sum(tl.load(at, mask=row < batch * q_tiles, other=0.0).to(tl.float64), 0)
-        segment = column % SEGMENTS
-        at = h * num_segments + segment
-        exists = segment < num_segments
-        store_rounded(d_slope + at, total, exists & (column < SEGMENTS))
-        store_rounded(d_intercept + at, total, exists & (column >= SEGMENTS))
-        if h == 0:
-            zero = tl.zeros((2 * SEGMENTS,), tl.float64)
-            store_rounded(d_knots + column, zero, column < num_segments - 1)
+        head = row_program - a_rows * a_blocks
+        tiles = batch * q_tiles
+        gather_lines(segment_sums, d_knots, d_slope, d_intercept, head, heads, tiles, q_tiles, num_segments, SEGMENTS)
