@@ -34,7 +34,7 @@ def _instruction_set(name):
 
 
 def _tiles(rows, keys, scores, features=None):
-    """Tiles so small that checks of shapes, of each function of each tile, would take as long as the rest: see "as shipped"."""
+    """Tiles so small that checks of shapes in every one would take as long as the rest: "as shipped" has them."""
 
     def choose(patch):
         if find_spec("jaxtyping"):
