@@ -8,6 +8,7 @@ from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from falloff.ops.triton import tiles
 from falloff.ops.triton.host import forward as host_forward
+from falloff.ops.triton.host import skip as host_skip
 from falloff.ops.triton.host.lower import lower
 from falloff.ops.triton.host.problem import Problem
 from falloff.ops.triton.host.skip import key_ranges
@@ -36,10 +37,10 @@ def test_diagonals_of_small_tiles_visit_all_that_matters(side, monkeypatch):
 
 def key_ranges_of(query, key, value, bias, lse=None, **settings):
     num_queries, num_keys = query.shape[2], key.shape[2]
-    settings = {"causal": False, "key_mask": None} | settings
+    settings = {"causal": False, "key_mask": None, "document_ids": None} | settings
     form = bias.form(num_queries, num_keys, device=query.device)
-    call = Call(form, scale=0.25, query_start=num_keys - num_queries, window=None, document_ids=None, dropout_p=0.0,
-                seed=None, **settings)  # fmt: skip
+    others = {"window": None, "dropout_p": 0.0, "seed": None}
+    call = Call(form, scale=0.25, query_start=num_keys - num_queries, **others, **settings)
     problem = Problem(query, key, value, call)
     return key_ranges(problem, lower(problem, None, skipping=True), lse)
 
@@ -67,6 +68,32 @@ def test_keys_of_the_future_are_skipped_too():
     first, last = key_ranges_of(query, key, value, two_sided)[0, 0].unbind(-1)
     assert (last[:3] < 1216).all()
     assert (first[16:] > 0).all()
+
+
+def test_keys_of_other_documents_are_skipped():
+    query, key, value = (t.detach() for t in tensors(2, 2, 2, 1216, 1216, 16, torch.float32))
+    packed = torch.arange(4).repeat_interleave(torch.tensor([300, 64, 500, 352]))
+    ids = torch.stack([packed, torch.randint(-3, 3, (1216,))]).to(query.device)
+    ranges = key_ranges_of(query, key, value, T5Bias(2), document_ids=ids)
+    assert ranges[0, 0, :6].tolist() == [[0, 320]] * 4 + [[0, 384], [256, 896]]
+    for b, block in ((b, block) for b in range(2) for block in range(19)):
+        begin, end = ranges[b, 1, block].tolist()
+        needed = torch.isin(ids[b], ids[b, block * 64 : block * 64 + 64]).nonzero()
+        assert begin <= needed.min() <= needed.max() < end
+    by_bias = key_ranges_of(query, key, value, ALiBi(2), causal=True)
+    both = key_ranges_of(query, key, value, ALiBi(2), causal=True, document_ids=ids)
+    assert torch.equal(both[..., 0], by_bias[..., 0].maximum(ranges[..., 0]))
+    assert torch.equal(both[..., 1], by_bias[..., 1].minimum(ranges[..., 1]))
+
+
+@pytest.mark.parametrize("name", ["none", "t5", "alibi", "fire beyond L", "band"])
+def test_skipping_other_documents_changes_nothing(name, monkeypatch):
+    monkeypatch.setattr(host_skip, "_SKIP_FROM", 0)
+    query, key, value = tensors(2, 2, 1, 150, 150, 16, torch.float32)
+    packed = torch.arange(3).repeat_interleave(torch.tensor([20, 90, 40]))
+    ids = torch.stack([packed, torch.arange(150) % 2 * 5 + packed]).to(query.device)
+    bias, leaves = bias_of(name, 2, 2, 150, torch.float32)
+    agree(Case(query, key, value, bias, leaves, {"document_ids": ids}), Variant("triton", torch.float32))
 
 
 def test_a_tile_without_far_zones_reads_within_its_table():

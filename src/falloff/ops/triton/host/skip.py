@@ -9,7 +9,7 @@ from falloff.ops.triton.host.bias import StripBias
 from falloff.ops.triton.host.problem import Problem
 from falloff.ops.triton.kernels.arguments import SKIP_BLOCK_M, SKIP_BLOCK_N
 from falloff.ops.triton.kernels.lower import key_norms_kernel
-from falloff.ops.triton.kernels.skip import key_ranges_kernel
+from falloff.ops.triton.kernels.skip import document_ranges_kernel, key_ranges_kernel
 from falloff.ops.triton.kernels.tails import bounds_kernel
 
 _SKIP_FROM = 1024  # with fewer keys, searching for keys to skip costs more than it saves
@@ -51,13 +51,26 @@ def key_ranges(problem: Problem, parts: Sequence[Tensor], rows: tuple[Tensor, Te
 
     rows: their log-sum-exp and delta, contiguous, in the backward; None in the forward.
     """
-    if not may_skip(problem):
+    by_bias = may_skip(problem)
+    document_ids = problem.inputs.document_ids
+    by_documents = document_ids is not None and problem.seqlen_k >= _SKIP_FROM
+    if not by_bias and not by_documents:
         return None
+    q_blocks = (problem.seqlen_q + SKIP_BLOCK_M.value - 1) // SKIP_BLOCK_M.value
+    ranges = problem.query.new_empty((problem.batch, problem.heads, q_blocks, 2), dtype=torch.int32)
+    if by_bias:
+        _write_ranges(problem, parts, rows, ranges)
+    if by_documents:
+        document_ranges_kernel[(problem.batch * q_blocks,)](
+            document_ids, ranges, problem.seqlen_k, problem.heads, q_blocks, by_bias
+        )
+    return ranges
+
+
+def _write_ranges(problem: Problem, parts: Sequence[Tensor], rows: tuple[Tensor, Tensor] | None, ranges: Tensor) -> None:
     bias = problem.bias
     assert isinstance(bias, StripBias)
-    q_blocks = (problem.seqlen_q + SKIP_BLOCK_M.value - 1) // SKIP_BLOCK_M.value
-    shape = (problem.batch, problem.heads, q_blocks, 2)
-    ranges = problem.query.new_empty(shape, dtype=torch.int32)
+    q_blocks = ranges.shape[2]
     _, past_tail, future_tail, norms_up_to, norms_from = parts
     key_ranges_kernel[(problem.batch * problem.heads * q_blocks,)](
         problem.inputs,
@@ -80,7 +93,6 @@ def key_ranges(problem: Problem, parts: Sequence[Tensor], rows: tuple[Tensor, Te
         _k_blocks(problem),
         problem.cfg,
     )
-    return ranges
 
 
 def _k_blocks(problem: Problem) -> int:

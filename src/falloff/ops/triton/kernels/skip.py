@@ -17,6 +17,9 @@ Why this holds in float arithmetic:
   keys are skipped.
 - |q| softmax_scale loses less than 2^-125 to underflow, which is below 2^-125 * 2^64 in a score.
 - Overflow gives +inf or NaN, which skips nothing.
+
+Keys of other documents are skipped too: a block of rows needs no key outside the first and last whose id lies between the
+least and the greatest of the rows' ids. For packed texts, whose ids rise, that is their own documents.
 """
 
 import triton
@@ -27,6 +30,7 @@ from falloff.ops.triton.kernels.memory import load_rows
 
 TINY = tl.constexpr(2.0**-100)
 MARGIN = tl.constexpr(17.4)  # e^-17.4 is below 2^-25
+IDS_BLOCK = tl.constexpr(1024)
 
 
 @triton.jit
@@ -171,3 +175,33 @@ def key_ranges_kernel(
     at = key_ranges + (tl.cast(head, tl.int64) * q_blocks + start_m // SKIP_BLOCK_M) * 2
     tl.store(at, begin * SKIP_BLOCK_N)
     tl.store(at + 1, tl.minimum(end * SKIP_BLOCK_N, seqlen_k))
+
+
+@triton.jit(do_not_specialize=["seqlen", "heads", "q_blocks"])
+def document_ranges_kernel(document_ids, key_ranges, seqlen, heads, q_blocks, NARROW: tl.constexpr):
+    """Write key_ranges (B, H, q_blocks, 2) by document_ids (B, N), or NARROW what is there."""
+    b = tl.cast(tl.program_id(0) // q_blocks, tl.int64)
+    block = tl.program_id(0) % q_blocks
+    ids = document_ids + b * seqlen
+    i = block * SKIP_BLOCK_M + tl.arange(0, SKIP_BLOCK_M)  # (SKIP_BLOCK_M,)
+    of_rows = tl.load(ids + tl.minimum(i, seqlen - 1))  # (SKIP_BLOCK_M,)
+    least = tl.min(of_rows, 0)
+    greatest = tl.max(of_rows, 0)
+    begin = seqlen
+    end = 0
+    for start in range(0, seqlen, IDS_BLOCK):
+        j = start + tl.arange(0, IDS_BLOCK)  # (IDS_BLOCK,)
+        of_keys = tl.load(ids + tl.minimum(j, seqlen - 1))  # (IDS_BLOCK,)
+        needed = (j < seqlen) & (of_keys >= least) & (of_keys <= greatest)
+        begin = tl.minimum(begin, tl.min(tl.where(needed, j, seqlen), 0))
+        end = tl.maximum(end, tl.max(tl.where(needed, j + 1, 0), 0))
+    begin = begin // SKIP_BLOCK_N * SKIP_BLOCK_N
+    end = tl.minimum((end + SKIP_BLOCK_N - 1) // SKIP_BLOCK_N * SKIP_BLOCK_N, seqlen)
+    for h in range(heads):
+        at = key_ranges + ((b * heads + h) * q_blocks + block) * 2
+        if NARROW:
+            tl.store(at, tl.maximum(begin, tl.load(at)))
+            tl.store(at + 1, tl.minimum(end, tl.load(at + 1)))
+        else:
+            tl.store(at, begin)
+            tl.store(at + 1, end)
