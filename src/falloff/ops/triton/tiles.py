@@ -45,7 +45,7 @@ HALF_AMPERE = HALF | {  # A100: products of one warp, whose registers hold what 
     "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2)},
 }
 HALF_BLACKWELL = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to compile tiles of 64 rows
-    "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 1)},
+    "dkdv": HALF["dkdv"] | {64: Tiles(32, 64, 8, 2), 128: Tiles(32, 64, 8, 1)},
 }
 HALF_SMALL = {  # for NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards; and for all of AMD's
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
@@ -55,6 +55,8 @@ HALF_SMALL = {  # for NVIDIA's GPUs with less than LARGE bytes of shared memory,
     "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
 }
 LARGE = 160 * 1024
+# Of a band or a warp on the A100: their biases take registers.
+AMPERE_WIDE = {"dq": {64: Tiles(64, 32, 8, 2)}, "dkdv": {64: Tiles(16, 128, 8, 2)}}
 BAND = {"dkdv": {128: Tiles(16, 128, 8, 2)}}  # of a band on Hopper: each query row has its own ends, in registers
 FLOAT32 = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
@@ -90,6 +92,10 @@ def tiles(
     sizes = table[kernel]
     if table is HALF and kind == "band":
         sizes = sizes | BAND.get(kernel, {})
+    if table is HALF_AMPERE and kind in ("band", "warp"):
+        sizes = sizes | AMPERE_WIDE.get(kernel, {})
+    elif table not in (HALF, FLOAT32) and kind in ("band", "warp") and kernel in ("dq", "dkdv", "diagonal"):
+        block_d = max(block_d, 128)  # in the backward they take as many registers as others at twice the head size
     return next(sizes[most] for most in sizes if block_d <= most)
 
 
