@@ -44,6 +44,21 @@ def test_tiles_are_tried_and_put_back(monkeypatch):
     assert {"forward": {64: tiles.Tiles(64, 64, 4, 1)}} == tiles.HALF
 
 
+def test_the_tiles_that_are_timed_are_launched_whatever_the_table(monkeypatch):
+    """An A100 has another table than Hopper: with the candidates in Hopper's, its own would be timed again and again."""
+    from falloff.ops.triton import tiles
+    from falloff.ops.triton.host import device, problem
+
+    candidate, launched = tiles.Tiles(32, 16, 4, 1), []
+    monkeypatch.setattr(tiles, "CANDIDATES", {"forward": (candidate,)})
+    monkeypatch.setattr(problem, "device_of", lambda tensor: device.Device("interpreter", 80, tiles.LARGE))
+    monkeypatch.setattr(gpu, "_milliseconds", lambda run, device: run() and 1.0)
+    options = tiles.Tiles.options
+    monkeypatch.setattr(tiles.Tiles, "options", lambda sizes: launched.append(sizes) or options(sizes))
+    gpu.measure_tiles(Case("tiny", "t5", 40, heads=1, head_size=128, dtype="float16"), CPU)
+    assert set(launched) == {tiles.HALF_AMPERE["forward"][128], candidate}
+
+
 def test_a_failing_case_is_reported_and_the_others_run():
     def fails(case, device):
         raise RuntimeError("out of memory\nand more")

@@ -17,51 +17,25 @@ from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 
 from falloff.forms import Band, Strip, Warp
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from ops.triton import machine_code
-
-SHARED_MEMORY = {
-    "sm_80": 166912,
-    "sm_89": 101376,
-    "sm_90": 232448,
-    "sm_100": 232448,
-    "sm_120": 101376,
-    "gfx942": 65536,
-    "gfx950": 163840,
-}
-TARGETS = {
-    name: GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
-    for name in SHARED_MEMORY
-}
+from ops.triton.absent import AbsentDevice
 
 
-class NoDevice:
+class NoDevice(AbsentDevice):
     """A driver for Triton whose launches do nothing: kernels are specialised, compiled and handed over as for a device."""
 
     def __init__(self, name):
-        self.target, self.name = TARGETS[name], name
+        super().__init__(name)
         self.utils = self
         self.launcher_cls = lambda src, metadata: lambda *args: None
 
-    def get_current_target(self):
-        return self.target
-
-    def get_current_device(self):
-        return 0
-
-    def set_current_device(self, device):
-        pass
-
-    def get_current_stream(self, device):
-        return 0
-
     def get_device_properties(self, device):
-        return {"max_shared_mem": SHARED_MEMORY[self.name], "warpSize": self.target.warp_size}
+        return {"max_shared_mem": self.shared_memory, "warpSize": self.target.warp_size}
 
     def load_binary(self, name, binary, shared, device):
         return 0, 0, 0, 0, 1024

@@ -30,24 +30,33 @@ class Tiles(NamedTuple):
         }
 
 
-# By kernel, then by the largest padded head size for which an entry holds.
-HALF = {
+Table = dict[str, dict[int, Tiles]]
+"""By kernel, then by the largest padded head size for which an entry holds."""
+
+
+def _from_128(table: Table) -> Table:
+    """A table whose backward takes at head sizes up to 64 what it takes at 128."""
+    entries = {kernel: table[kernel] for kernel in ("dq", "dkdv", "diagonal")}
+    return table | {kernel: {most: sizes[most] for most in sizes if most > 64} for kernel, sizes in entries.items()}
+
+
+HALF: Table = {
     "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 3)},
     "dq": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
     "dkdv": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 1)},
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
-HALF_AMPERE = HALF | {  # A100: products of one warp, whose registers hold what Hopper's read from shared memory
+HALF_AMPERE: Table = HALF | {  # A100: products of one warp, whose registers hold what Hopper's read from shared memory
     "forward": HALF["forward"] | {128: Tiles(64, 64, 4, 2)},
     "dq": HALF["dq"] | {128: Tiles(64, 64, 8, 2)},
     "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 2)},
     "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2)},
 }
-HALF_BLACKWELL = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to compile tiles of 64 rows
+HALF_BLACKWELL: Table = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to compile tiles of 64 rows
     "dkdv": HALF["dkdv"] | {64: Tiles(32, 64, 8, 2), 128: Tiles(32, 64, 8, 1)},
 }
-HALF_SMALL = {  # for NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards; and for all of AMD's
+HALF_SMALL: Table = {  # NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards; and all of AMD's
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
     "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
@@ -55,10 +64,14 @@ HALF_SMALL = {  # for NVIDIA's GPUs with less than LARGE bytes of shared memory,
     "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
 }
 LARGE = 160 * 1024
-# Of a band or a warp on the A100: their biases take registers.
-AMPERE_WIDE = {"dq": {64: Tiles(64, 32, 8, 2)}, "dkdv": {64: Tiles(16, 128, 8, 2)}}
-BAND = {"dkdv": {128: Tiles(16, 128, 8, 2)}}  # of a band on Hopper: each query row has its own ends, in registers
-FLOAT32 = {
+# Of a band or a warp, whose values take registers in the backward; on Hopper, of a band alone.
+WIDE: Table = HALF | {"dkdv": HALF["dkdv"] | {128: Tiles(16, 128, 8, 2)}}
+WIDE_AMPERE: Table = HALF_AMPERE | {
+    "dq": HALF_AMPERE["dq"] | {64: Tiles(64, 32, 8, 2)},
+    "dkdv": HALF_AMPERE["dkdv"] | {64: Tiles(16, 128, 8, 2)},
+}
+WIDE_BLACKWELL, WIDE_SMALL = _from_128(HALF_BLACKWELL), _from_128(HALF_SMALL)
+FLOAT32: Table = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
     "dq": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
     "dkdv": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
@@ -88,20 +101,16 @@ def tiles(
         shared_memory: bytes that one program may use.
         kind: the kind of the form, or "none".
     """
-    table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory)
-    sizes = table[kernel]
-    if table is HALF and kind == "band":
-        sizes = sizes | BAND.get(kernel, {})
-    if table is HALF_AMPERE and kind in ("band", "warp"):
-        sizes = sizes | AMPERE_WIDE.get(kernel, {})
-    elif table not in (HALF, FLOAT32) and kind in ("band", "warp") and kernel in ("dq", "dkdv", "diagonal"):
-        block_d = max(block_d, 128)  # in the backward they take as many registers as others at twice the head size
-    return next(sizes[most] for most in sizes if block_d <= most)
+    table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory, kind)
+    return next(sizes for most, sizes in table[kernel].items() if block_d <= most)
 
 
-def _halves(target: str, capability: int, shared_memory: int) -> dict[str, dict[int, Tiles]]:
+def _halves(target: str, capability: int, shared_memory: int, kind: str) -> Table:
+    wide = kind in ("band", "warp")
     if shared_memory < LARGE or target.startswith("gfx"):
-        return HALF_SMALL
+        return WIDE_SMALL if wide else HALF_SMALL
     if 0 < capability < 90:
-        return HALF_AMPERE
-    return HALF_BLACKWELL if capability >= 100 else HALF
+        return WIDE_AMPERE if wide else HALF_AMPERE
+    if capability >= 100:
+        return WIDE_BLACKWELL if wide else HALF_BLACKWELL
+    return WIDE if kind == "band" else HALF

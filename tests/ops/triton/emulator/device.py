@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler, driver
 
+from ops.triton.absent import AbsentDevice
 from ops.triton.emulator.launch import Launch
 from ops.triton.emulator.ptx import DTYPES, UNSIGNED, Program
 
-SHARED_MEMORY = {"sm_80": 166912, "sm_89": 101376, "sm_90": 232448}
+TARGETS = ("sm_80", "sm_89", "sm_90")
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *[ctypes.c_uint] * 4, ctypes.POINTER(ctypes.c_void_p))
 
 
@@ -34,7 +34,7 @@ def build(folder):
     return library
 
 
-class Device:
+class Device(AbsentDevice):
     """A GPU that is not there; its launches run in the emulator.
 
     Args:
@@ -43,15 +43,15 @@ class Device:
     """
 
     def __init__(self, target, folder):
+        super().__init__(target)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["TRITON_CACHE_DIR"] = str(folder / "cache")
         os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
         self.cuda = ctypes.CDLL(build(folder), mode=ctypes.RTLD_GLOBAL)  # the launcher finds it by its name: it is loaded
         self.on_launch = CALLBACK(self._on_launch)
-        self.cuda.set_device(self.on_launch, SHARED_MEMORY[target])
+        self.cuda.set_device(self.on_launch, self.shared_memory)
         # The PTX itself is what is loaded.
         compiler.CUDABackend.make_cubin = lambda backend, ptx, *_: ptx.encode()
-        self.target = GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
         self.programs, self.passed = {}, []
         self.clear()
         triton.runtime.driver.set_active(self)
@@ -63,18 +63,6 @@ class Device:
         self.launches, self.problems, self.fault = [], Counter(), None
 
     # What Triton asks of a driver.
-
-    def get_current_target(self):
-        return self.target
-
-    def get_current_device(self):
-        return 0
-
-    def set_current_device(self, device):
-        pass
-
-    def get_current_stream(self, device):
-        return 0
 
     def launcher_cls(self, source, metadata):
         launcher = driver.CudaLauncher(source, metadata)

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from ops.triton.emulator.calls import names
-from ops.triton.emulator.device import SHARED_MEMORY
+from ops.triton.emulator.device import TARGETS
 
 
 def lines(program, target, folder, *arguments, seconds=None):
@@ -81,7 +81,7 @@ def total_of_mutants(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("calls", nargs="*", help="calls by name, as the sweep prints them; all")
-    parser.add_argument("--targets", nargs="+", default=list(SHARED_MEMORY), choices=SHARED_MEMORY)
+    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--seconds", type=float, help="for each target, which run beside one another; no limit")
     parser.add_argument("--seed", type=int, default=0, help="of the order; a call has the same numbers in any")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="calls whose name has all of these")
