@@ -9,8 +9,8 @@ Run as a program with PYTHONPATH=src:tests, in a process of its own (Triton deci
 Kernels once compiled are kept in build/offline.
 """
 
+import argparse
 import json
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -23,7 +23,7 @@ from falloff.forms import Band, Strip, Warp
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from ops.triton import machine_code
-from ops.triton.absent import AbsentDevice
+from ops.triton.absent import SHARED_MEMORY, AbsentDevice
 
 
 class NoDevice(AbsentDevice):
@@ -155,13 +155,23 @@ def table(target, *head_sizes):
 KEEP = None  # a folder for the machine code, to read
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    if arguments[0] == "--keep":
-        KEEP = Path(arguments[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("target", choices=SHARED_MEMORY)
+    parser.add_argument("cases", nargs="*")
+    options = parser.parse_args()
+    for case in options.cases:
+        form, *rest = case.split(",")
+        if not (case.isdecimal() if options.table else form in FORMS and len(rest) >= 2):
+            parser.error(
+                f"cases: got {case!r}, expected {'head sizes' if options.table else 'cases as t5,64,bfloat16,causal'}"
+            )
+    if options.keep:
+        KEEP = options.keep
         KEEP.mkdir(parents=True, exist_ok=True)
-        arguments = arguments[2:]
-    if arguments[0] == "--table":
-        table(*arguments[1:])
+    if options.table:
+        table(options.target, *options.cases)
     else:
-        for found in compiled(arguments[0], arguments[1:]):
+        for found in compiled(options.target, options.cases):
             print(json.dumps(found), flush=True)

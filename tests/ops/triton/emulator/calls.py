@@ -37,6 +37,15 @@ def names(seed):
     return found
 
 
+def is_call(name):
+    """Whether `case_of` knows the name."""
+    if name in SINGLE or name in HARD:
+        return True
+    parts = name.split(", ")
+    known = len(parts) >= 3 and parts[0] in BIASES and parts[1] in MASKS and parts[2].isdecimal()
+    return known and {*parts[3:]} <= {way for ways in WAYS for way in ways}
+
+
 def case_of(name):
     """The call of a name, always of the same numbers."""
     torch.manual_seed(zlib.crc32(name.encode()))

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
-from ops.triton.emulator.calls import names
+from ops.triton.emulator.calls import is_call, names
 from ops.triton.emulator.device import TARGETS
 
 
@@ -32,9 +32,8 @@ def lines(program, target, folder, *arguments, seconds=None):
 
 def run_calls(target, options):
     """The reports of one target."""
-    chosen = options.calls or [name for name in names(options.seed) if all(word in name for word in options.only)]
     found = []
-    for report in lines("run", target, options.folder, *chosen, seconds=options.seconds):
+    for report in lines("run", target, options.folder, *options.calls, seconds=options.seconds):
         found.append(report)
         said = [f"{count} x {kind}, {kernel} at {place}" for kind, kernel, place, count in report["problems"]]
         said += [f"WRONG: {report['wrong']}"] if report["wrong"] else []
@@ -43,7 +42,7 @@ def run_calls(target, options):
 
 
 def run_mutants(target, options):
-    return list(lines("mutants", target, options.folder, *(options.calls or ["t5, causal, 64"])))
+    return list(lines("mutants", target, options.folder, *options.calls))
 
 
 def total_of_calls(found):
@@ -88,11 +87,22 @@ def main():
     parser.add_argument("--mutants", action="store_true", help="take out synchronising instructions instead")
     parser.add_argument("--folder", default="build/emulator", help="for compiled kernels and the stand-in for CUDA")
     options = parser.parse_args()
+    for name in options.calls:
+        if not is_call(name):
+            parser.error(f"calls: got {name!r}, expected names as the sweep prints them, such as 't5, causal, 64'")
+    if not options.calls and options.mutants:
+        options.calls = ["t5, causal, 64"]
+    options.calls = options.calls or [name for name in names(options.seed) if all(word in name for word in options.only)]
+    if not options.calls:
+        parser.error(f"--only: got {' '.join(options.only)!r}, which no call has in its name, such as 't5, causal, 64'")
     run, total = (run_mutants, total_of_mutants) if options.mutants else (run_calls, total_of_calls)
     start = time.monotonic()
     with ThreadPoolExecutor() as pool:
         found = dict(zip(options.targets, pool.map(run, options.targets, [options] * len(options.targets)), strict=True))
     bad = total(found)
+    for target in (target for target, reports in found.items() if not reports):
+        bad = True
+        print(f"\n{target}: no call was finished in the time")
     print(f"\n{time.monotonic() - start:.0f} s, seed {options.seed}")
     sys.exit(bad)
 
