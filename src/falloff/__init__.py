@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Factored, Potential, Strip, Sum, Warp
 from falloff.ops.api import attention
 from falloff.schemes import (
     FIRE,
@@ -28,13 +28,16 @@ __all__ = [
     "TISA",
     "ALiBi",
     "Band",
+    "Factored",
     "KerpleLog",
     "KerplePower",
     "PerOffsetBias",
+    "Potential",
     "ProfileMixture",
     "Sandwich",
     "Scheme",
     "Strip",
+    "Sum",
     "T5Bias",
     "Warp",
     "alibi_slopes",

@@ -101,9 +101,9 @@ def test_refuses_what_it_cannot_serve():
     with pytest.raises(ValueError, match=r"takes float32 and bfloat16, and query is torch\.float64"):
         attention(query, key, value, impl="cpu")
     falling_g = Warp(torch.tensor([1.0, 0.0]), torch.ones(3), torch.zeros(0), torch.ones(1, 1), torch.ones(1, 1))
-    assert "rises" in cpu.refusal(query.float(), key.float(), call(falling_g.with_rising()))
+    assert "rises" in cpu.refusal(query.float(), key.float(), call(falling_g.settled()))
     rising = Warp(torch.tensor([0.0, 1.0]), torch.ones(3), torch.zeros(0), torch.ones(1, 1), torch.ones(1, 1))
-    assert cpu.refusal(query.float(), key.float(), call(rising.with_rising())) is None
+    assert cpu.refusal(query.float(), key.float(), call(rising.settled())) is None
 
 
 def test_without_the_extension_auto_goes_on_and_the_name_is_refused(monkeypatch):

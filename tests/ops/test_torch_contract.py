@@ -66,7 +66,7 @@ def test_opcheck(impl, name, masked):
     tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
     masks = (torch.rand(2, 7) > 0.2, torch.zeros(2, 7, dtype=torch.long), torch.tensor(5)) if masked else (None, None, None)
     if isinstance(form, Warp):
-        form = form.with_rising()
+        form = form.settled()
     settings = (
         form.kind if form else "",
         form.numbers if form else [],
@@ -92,7 +92,7 @@ def test_a_dispatch_mode_changes_nothing(impl, name):
     """Counters of operations and selective checkpointing are such modes; torch.func inside an operator fails under them."""
     form = forms(4, 2, 7)[name]
     if isinstance(form, Warp):
-        form = form.with_rising()
+        form = form.settled()
     leaves = [tensor for tensor in form.tensors if tensor.requires_grad] if form else []
 
     def gradients():

@@ -1,6 +1,7 @@
 """`falloff.attention`: check the arguments, turn the bias into a form, call an implementation."""
 
 import math
+from functools import reduce
 from typing import Any, Literal, overload
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from falloff.eager import is_eager
-from falloff.forms import Form, Warp
+from falloff.forms import Factored, Form, Potential
 from falloff.offsets import check_query_start, first_query_position
 from falloff.ops import reference
 from falloff.ops.arguments import (
@@ -16,6 +17,7 @@ from falloff.ops.arguments import (
     autocasts,
     check_memory,
     check_settings,
+    check_sink,
     check_tensors,
     checked_document_ids,
     checked_key_mask,
@@ -46,6 +48,7 @@ def attention(
     key_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
     dropout_p: float = 0.0,
+    sink: Tensor | None = None,
     return_lse: Literal[False] = False,
     impl: str = "auto",
 ) -> Tensor: ...
@@ -64,6 +67,7 @@ def attention(
     key_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
     dropout_p: float = 0.0,
+    sink: Tensor | None = None,
     return_lse: Literal[True],
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
@@ -81,6 +85,7 @@ def attention(
     key_mask: Bool[Tensor, "#B M"] | Integer[Tensor, "#B M"] | None = None,
     document_ids: Integer[Tensor, "#B N"] | None = None,
     dropout_p: float = 0.0,
+    sink: Float[Tensor, " H"] | Float[Tensor, "B H N"] | None = None,
     return_lse: bool = False,
     impl: str = "auto",
     **other_words: object,
@@ -93,8 +98,8 @@ def attention(
         query: (B, H, N, D), D at most 256.
         key: (B, G, M, D), where G divides H: query heads share key heads in order, H / G of them each.
         value: (B, G, M, D); or (B, G, M, V) with another size V of at most 256, which costs a copy.
-        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`), or None. A scheme is called as a module, so it may
-            be wrapped, or be any module with the call of `Scheme.forward`.
+        bias: a scheme (`T5Bias(...)`), a form (`Strip`, `Band`, `Warp`, `Factored`, `Potential`, `Sum`) or None. A scheme is
+            called as a module, so it may be wrapped, or be any module with the call of `Scheme.forward`.
         causal: whether keys in the future of a query are hidden.
         scale: factor of the scores; 1 / sqrt(D) by default. T5 takes 1.
         bias_scale: factor of the bias; D ** -0.5 if the bias is divided by sqrt(D) too (KERPLE's Eq. 1, Falcon).
@@ -107,7 +112,9 @@ def attention(
             None or 0.
         dropout_p: probability with which a weight is dropped; the seed comes from torch's generator. For training: pass 0
             when evaluating.
-        return_lse: whether to return the log-sum-exp of each row too. It has a gradient.
+        sink: (H,) or (B, H, N), a score that takes its share of each row's softmax and has no value (GPT-OSS, Inkling-2): as
+            of one more key, with a value of zeros. The scale does not multiply it, nor does dropout drop it.
+        return_lse: whether to return the log-sum-exp of each row too, its sink included. It has a gradient.
         impl: "auto" for the fastest implementation that can serve the call, or a name: "reference" (the definition, O(N M)
             memory), "blockwise" (plain torch, O(N) memory), "cpu" (C++ kernels, float32 and bfloat16, O(N) memory) or
             "triton" (kernels for GPUs, float32, bfloat16 and float16, O(N) memory; TF32 only if
@@ -115,7 +122,7 @@ def attention(
 
     Returns:
         (B, H, N, V) in query's dtype; with `return_lse` also (B, H, N) in float32 (float64 for float64). If a row may attend
-        to nothing, its output and gradients are zero and its log-sum-exp is -inf.
+        to nothing, its output and gradients are zero and its log-sum-exp is -inf, or that of its sink.
 
     Keys and values that `key_mask` hides may be NaN or infinite: they affect nothing, and their gradients are zero. Keys and
     values hidden by `causal`, `window` or `document_ids` alone must be finite, as in PyTorch's attention: they get a weight
@@ -146,6 +153,7 @@ def attention(
     check_query_start(query_start)
     key_mask = checked_key_mask(query, key, key_mask)
     document_ids = checked_document_ids(query, key, document_ids, query_start)
+    check_sink(query, sink)
     query, key, value = _autocast(query, key, value)
     form, dense = _form_of(bias, query, key, query_start, key_mask, document_ids, bias_scale, impl == "reference")
     call = Call(
@@ -161,10 +169,28 @@ def attention(
     )
     if impl == "reference":
         with torch.autocast(query.device.type, enabled=False):
-            out, lse = reference.attention(query, key, value, dense, call)
+            out, lse = reference.attention(query, key, value, dense, call, _for_rows(sink))
     else:
         out, lse = _fused(query, key, value, call, impl)
+        if sink is not None:
+            out, lse = _with_sink(out, lse, sink)
     return (out, lse) if return_lse else out
+
+
+def _for_rows(sink: Tensor | None) -> Tensor | None:
+    """A sink (H,) as (H, 1), which broadcasts to (B, H, N)."""
+    return sink if sink is None or sink.dim() == 3 else sink[:, None]
+
+
+def _with_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of rows with a sink, from those without: the sink takes its share of the weights."""
+    check_memory(sink=sink)
+    sink = _for_rows(sink).to(lse.dtype)  # type: ignore[union-attr]
+    nothing = lse == -torch.inf
+    share = torch.sigmoid((lse - sink).masked_fill(nothing, -torch.inf))  # not -inf - -inf
+    out = (out * share[..., None]).to(out.dtype)
+    nothing = nothing & (sink == -torch.inf)
+    return out, torch.logaddexp(lse.masked_fill(nothing, 0.0), sink).masked_fill(nothing, -torch.inf)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> tuple[Tensor, Tensor]:
@@ -201,7 +227,7 @@ def _form_of(
         return None, None
     if isinstance(bias, type) or not isinstance(bias, nn.Module | Form):
         got = bias.__name__ + ", a class" if isinstance(bias, type) else type(bias).__name__
-        expected = "a scheme such as T5Bias(num_heads), a form (Strip, Band, Warp), or None"
+        expected = "a scheme such as T5Bias(num_heads), a form (Strip, Band, Warp, Factored, Potential, Sum), or None"
         if isinstance(bias, Tensor):
             got = f"a tensor of shape {tuple(bias.shape)}"
             expected += ": nothing takes (H, N, M). A bias by offset is a Strip; key_mask and document_ids hide keys"
@@ -214,9 +240,9 @@ def _form_of(
         if bias.device != query.device:
             refuse("bias", f"device {bias.device}", f"query's device {query.device}")
         bias.check_call(batch, num_queries, num_keys)
-        form = bias.with_rising() if isinstance(bias, Warp) and bias.rising is None and is_eager() else bias
+        form = _hiding(bias.settled() if is_eager() else bias, key_mask)
         if dense:  # in the precision of the scores, as in the tiles of a kernel
-            matrix = bias.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
+            matrix = form.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
     else:
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
         # A module that does not declare itself Toeplitz, such as a wrapper, gets the starts of the texts.
@@ -224,17 +250,30 @@ def _form_of(
         more = {"text_start": start, "device": query.device, "dtype": dtype} | ({"dense": True} if dense else {})
         built = _call(bias, num_queries, num_keys, query_start, more)
         _check_built(built, bias, query, num_keys, dense)
-        form, matrix = (built, None) if isinstance(built, Form) else (None, built)
+        form, matrix = (_hiding(built, key_mask), None) if isinstance(built, Form) else (None, built)
     bias_heads = form.num_heads if form is not None else matrix.shape[-3] if matrix is not None else heads
     if bias_heads != heads:
         refuse("bias", f"{bias_heads} heads", f"the {heads} heads of query{as_taken(query)}")
     if bias_scale != 1:
         if form is not None:
-            check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
+            _check_memory(form)
             # Converted before the product, which could overflow in half precision, and is too coarse in float32 for float64.
-            form = form.to(torch.promote_types(form.tensors[0].dtype, sum_dtype(query))).scaled(bias_scale)
+            dtypes = (tensor.dtype for tensor in form.tensors)
+            form = form.to(reduce(torch.promote_types, dtypes, sum_dtype(query))).scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale
     return form, matrix
+
+
+def _hiding(form: Form, key_mask: Tensor | None) -> Form:
+    """The form without what belongs to hidden keys, which may be NaN."""
+    if key_mask is None or not any(isinstance(part, Factored | Potential) for part in form.parts):
+        return form
+    _check_memory(form)
+    return form.hiding(key_mask)
+
+
+def _check_memory(form: Form) -> None:
+    check_memory(**dict(zip(form.tensor_names, form.tensors, strict=True)))
 
 
 def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int | None, more: dict[str, Any]) -> Any:
@@ -253,7 +292,7 @@ def _check_built(built: object, scheme: nn.Module, query: Tensor, num_keys: int,
     batch, _, num_queries, _ = query.shape
     name = f"{type(scheme).__name__}.{'dense' if dense else 'form'}"
     if not isinstance(built, Tensor if dense else Form):
-        refuse("bias", f"{type(built).__name__} from {name}", "a tensor" if dense else "a Strip, a Band or a Warp")
+        refuse("bias", f"{type(built).__name__} from {name}", "a tensor" if dense else "a form, such as a Strip")
     if isinstance(built, Form):
         built.check_call(batch, num_queries, num_keys)
     elif isinstance(built, Tensor):

@@ -162,6 +162,19 @@ def checked_document_ids(query: Tensor, key: Tensor, ids: object, query_start: i
     return ids.expand(batch, -1)
 
 
+def check_sink(query: Tensor, sink: object) -> None:
+    """Raise ValueError unless this is None or a sink for the heads or rows of query."""
+    if sink is None:
+        return
+    batch, heads, num_queries, _ = query.shape
+    expected = f"None or a floating point tensor of shape ({heads},) or ({batch}, {heads}, {num_queries}) on {query.device}"
+    if not isinstance(sink, Tensor):
+        refuse("sink", type(sink).__name__, expected)
+    fits = sink.shape in ((heads,), (batch, heads, num_queries)) and sink.is_floating_point()
+    if not fits or sink.device != query.device:
+        refuse("sink", f"{sink.dtype} {tuple(sink.shape)} on {sink.device}", expected)
+
+
 def check_memory(**tensors: Tensor) -> None:
     """Raise ValueError for a tensor with too little memory, if torch computes with it before an operator checks it."""
     for name, tensor in tensors.items():

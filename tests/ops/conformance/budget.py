@@ -25,7 +25,8 @@ from functools import cached_property
 
 import torch
 
-from falloff import Scheme, Strip, attention
+from falloff import Scheme, attention
+from falloff.forms import form_from_tensors
 from falloff.ops.call import sum_dtype
 
 DROPOUT_SEED = 7
@@ -75,10 +76,8 @@ def raised(bias, leaves):
         twin = copy.deepcopy(bias).double()
         return twin, list(twin.parameters())
     twins = {id(t): t.detach().double().requires_grad_(t.requires_grad) for t in bias.tensors}
-    fields = {name: twins[id(getattr(bias, name))] for name in bias.tensor_names}
-    if isinstance(bias, Strip):
-        fields["start"] = bias.start
-    return type(bias)(**fields), [twins[id(leaf)] for leaf in leaves]
+    tensors = [twins[id(tensor)] for tensor in bias.tensors]
+    return form_from_tensors(bias.kind, tensors, bias.numbers), [twins[id(leaf)] for leaf in leaves]
 
 
 def sent_back(case, out, lse):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from falloff.ops.blockwise.bias import tile_bias
+from falloff.ops.blockwise.bias import at_tile, tile_biases
 from falloff.ops.blockwise.scores import dropout_factors, scores
 from falloff.ops.blockwise.tile import by_head, kv_tiles, q_tiles, read_keys, read_rows, write_rows
 from falloff.ops.call import Call, sum_dtype
@@ -32,7 +32,7 @@ def backward(
         torch.zeros_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) if need else None
         for tensor, dtype, need in zip((query, key, value), dtypes, needs[:3], strict=True)
     )
-    bias = tile_bias(query, key, call)
+    biases = tile_biases(query, key, call)
     nothing = lse == -torch.inf
     lse = lse.masked_fill(nothing, torch.inf)  # a row that saw nothing has weights exp(-inf) = 0
     if grad_lse is not None:  # what comes back for such a row may be anything, also NaN
@@ -47,8 +47,8 @@ def backward(
         for tile in kv_tiles(q_tile):
             keys = (tile.batch, tile.groups, tile.keys)
             k = read_keys(key, tile, call)  # (b, g, m, D)
-            bias_tile = bias.at(tile)
-            p = scores(q, k, bias_tile, tile, call).sub_(row_lse).exp_()  # (b, g, h / g * n, m)
+            of_tile = at_tile(biases, tile)
+            p = scores(q, k, of_tile, tile, call).sub_(row_lse).exp_()  # (b, g, h / g * n, m)
             factors = dropout_factors(tile, call, p.dtype)
             if grad_value is not None:
                 grad_value[keys] += (p if factors is None else p * factors).mT @ d_out
@@ -58,8 +58,8 @@ def backward(
             if factors is not None:
                 dp *= factors
             ds = dp.sub_(delta).mul_(p)
-            if needs[3] and bias_tile is not None:
-                bias_tile.accumulate(by_head(ds, tile)[..., bias_tile.keys])
+            for bias in of_tile if needs[3] else ():
+                bias.accumulate(by_head(ds, tile)[..., bias.keys])
             if grad_query is not None:
                 dq += ds @ k
             if grad_key is not None:
@@ -74,5 +74,5 @@ def backward(
         grad_query,
         None if grad_key is None else grad_key.to(key.dtype),
         None if grad_value is None else grad_value.to(value.dtype),
-        bias.gradients() if needs[3] else None,
+        [grad for bias in biases for grad in bias.gradients()] if needs[3] else None,
     )

@@ -9,13 +9,13 @@ element by element, and all sums run in a fixed order: the gradients are the sam
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from falloff.forms import Band, Form, Strip, Warp
+from falloff.forms import Band, Factored, Form, Potential, Strip, Warp
 from falloff.ops.blockwise.tile import Tile
 from falloff.ops.call import Call, sum_dtype
 from falloff.ops.offset_sums import at_distances, at_offsets
@@ -32,19 +32,20 @@ class OfTile(NamedTuple):
     keys: slice = slice(None)
 
 
-class TileBias:
-    """The bias of a call, tile by tile, and the sums of its gradient. This one is of a call without a form."""
+@runtime_checkable
+class TileBias(Protocol):
+    """The bias of a form, tile by tile, and the sums of its gradient."""
 
     def at(self, tile: Tile) -> OfTile | None:
         """The bias of a tile; None where it is 0."""
-        return None
+        ...
 
     def gradients(self) -> list[Tensor]:
         """The gradients of the form's tensors, in their order."""
-        return []
+        ...
 
 
-class StripTiles(TileBias):
+class StripTiles:
     """values[h, clamp(offset - start, 0, K - 1)]."""
 
     def __init__(self, form: Strip, query: Tensor, key: Tensor, call: Call) -> None:
@@ -69,7 +70,7 @@ class StripTiles(TileBias):
         return [at_offsets(self.sums.flip(1), self.offsets.lowest, self.start, self.size)]
 
 
-class BandTiles(TileBias):
+class BandTiles:
     """values[b, h, i, offset] for 0 <= offset < E, else 0."""
 
     def __init__(self, form: Band, query: Tensor, key: Tensor, call: Call) -> None:
@@ -101,7 +102,7 @@ class BandTiles(TileBias):
         return [self.grad]
 
 
-class WarpTiles(TileBias):
+class WarpTiles:
     """slope[h, s] * x + intercept[h, s] with x = g[abs(offset)] * a[r] in segment s.
 
     Computed as products of the lines of all heads with features: x in its segment, 0 elsewhere, and 1 in its segment, 0
@@ -151,6 +152,88 @@ class WarpTiles(TileBias):
         return [grad_g, grad_a, torch.zeros_like(self.knots), grad_slope, grad_intercept]
 
 
+class FactoredTiles:
+    """states . table[h, offset - start], of the states of query rows or keys.
+
+    The states of a tile, times the rows of the table that it meets by falling offset, are rows as `shifted` takes them. Keys
+    are as the rows of the tile transposed: from one to the next, too, the offset falls by one.
+    """
+
+    def __init__(self, form: Factored, query: Tensor, key: Tensor, call: Call) -> None:
+        self.states, dtype = form.states, sum_dtype(query)
+        self.of_keys, self.clamped = form.side == "key", form.outside == "clamp"
+        self.start, self.size, self.offsets = form.start, form.table.shape[1], Offsets(query, key, call)
+        index = self.offsets.falling - self.start
+        rows = form.table.to(dtype).index_select(1, index.clamp(0, self.size - 1))  # (#H, width, R)
+        if not self.clamped:
+            rows *= ((index >= 0) & (index < self.size))[:, None]
+        self.table: Float[Tensor, "#H width R"] = rows
+        self.skew = Skew()
+
+    @cached_property
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """For the states, and for the table by falling offset."""
+        # In the dtype of scores where few tiles meet an entry.
+        return torch.zeros_like(self.states, dtype=self.table.dtype), float64_zeros(self.table)
+
+    def at(self, tile: Tile) -> OfTile | None:
+        if not self.clamped and (tile.top < self.start or tile.bottom >= self.start + self.size):
+            return None
+        span, shared = self.offsets.span(tile), self.table.shape[0] == 1
+        table = self.table[slice(None) if shared else tile.heads, span]  # (#h, n + m - 1, R)
+        at = tile.batch, tile.heads, tile.keys if self.of_keys else tile.rows
+        states = self.states[at].to(table.dtype)  # (b, h, n or m, R)
+        if not self.of_keys:
+            states = states.flip(2)
+        products = states @ table.mT  # (b, h, n or m, n + m - 1)
+        bias = shifted(products, tile.num_rows if self.of_keys else tile.num_keys)
+
+        def accumulate(ds: Tensor) -> None:
+            d_products = self.skew(ds.mT if self.of_keys else ds)
+            of_states, of_table = self.sums
+            d_states = d_products @ table
+            of_states[at] += d_states if self.of_keys else d_states.flip(2)
+            d_table = (d_products.mT @ states).sum(0)  # (h, n + m - 1, R)
+            of_table[slice(None) if shared else tile.heads, span] += d_table.sum_to_size(table.shape)
+
+        return OfTile(bias.mT if self.of_keys else bias, accumulate)
+
+    def gradients(self) -> list[Tensor]:
+        of_states, of_table = self.sums
+        width = of_table.shape[1]
+        first, last = 0, width
+        if not self.clamped:  # what lies outside the table is not its ends'
+            first = min(max(self.start - self.offsets.lowest, 0), width)
+            last = min(max(self.start + self.size - self.offsets.lowest, 0), width)
+        by_offset = of_table.flip(1).mT[..., first:last].flatten(0, 1)  # (#H * R, last - first)
+        grad = at_offsets(by_offset, self.offsets.lowest + first, self.start, self.size)
+        return [of_states, grad.unflatten(0, (of_table.shape[0], -1)).mT]
+
+
+class PotentialTiles:
+    """row[b, h, i] + key[b, h, j]."""
+
+    def __init__(self, form: Potential, query: Tensor, key: Tensor, call: Call) -> None:
+        self.row, self.key = (tensor.to(sum_dtype(query)) for tensor in form.tensors)
+
+    @cached_property
+    def sums(self) -> list[Tensor]:
+        return [float64_zeros(self.row), float64_zeros(self.key)]
+
+    def at(self, tile: Tile) -> OfTile:
+        of_row, of_key = (tile.batch, tile.heads, tile.rows), (tile.batch, tile.heads, tile.keys)
+        bias = self.row[of_row].flip(2)[..., None] + self.key[of_key][..., None, :]
+
+        def accumulate(ds: Tensor) -> None:
+            self.sums[0][of_row] += ds.sum(-1).flip(2)
+            self.sums[1][of_key] += ds.sum(-2)
+
+        return OfTile(bias, accumulate)
+
+    def gradients(self) -> list[Tensor]:
+        return self.sums
+
+
 class Offsets:
     """The offsets between a query and a key of a call: the highest first."""
 
@@ -198,9 +281,21 @@ def float64_zeros(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor, dtype=torch.float64)
 
 
-_TILES: dict[type[Form], Callable[..., TileBias]] = {Strip: StripTiles, Band: BandTiles, Warp: WarpTiles}
+_TILES: dict[type[Form], Callable[..., TileBias]] = {
+    Strip: StripTiles,
+    Band: BandTiles,
+    Warp: WarpTiles,
+    Factored: FactoredTiles,
+    Potential: PotentialTiles,
+}
 
 
-def tile_bias(query: Tensor, key: Tensor, call: Call) -> TileBias:
-    """The bias of a call, computed in the dtype of its scores."""
-    return TileBias() if call.form is None else _TILES[type(call.form)](call.form, query, key, call)
+def tile_biases(query: Tensor, key: Tensor, call: Call) -> list[TileBias]:
+    """The biases of a call that are added, computed in the dtype of its scores; none without a form."""
+    parts = () if call.form is None else call.form.parts
+    return [_TILES[type(part)](part, query, key, call) for part in parts]
+
+
+def at_tile(biases: list[TileBias], tile: Tile) -> list[OfTile]:
+    """Those that are not 0 in the tile."""
+    return [found for bias in biases if (found := bias.at(tile)) is not None]

@@ -10,10 +10,10 @@ from falloff.ops.dropout import keep_mask
 from falloff.ops.mask import visible
 
 
-def scores(q: Tensor, k: Tensor, bias: OfTile | None, tile: Tile, call: Call) -> Tensor:
+def scores(q: Tensor, k: Tensor, biases: list[OfTile], tile: Tile, call: Call) -> Tensor:
     """The scores (b, g, h / g * n, m) of rows (b, g, h / g * n, D), scaled already, and keys (b, g, m, D)."""
     s = q @ k.mT
-    if bias is not None:
+    for bias in biases:
         by_head(s, tile)[..., bias.keys].add_(bias.bias)
     seen = visible(
         indices(tile.rows, q.device).flip(0),

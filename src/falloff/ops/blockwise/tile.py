@@ -78,11 +78,12 @@ def kv_tiles(q_tile: Tile) -> Iterator[Tile]:
 def _at_once(group: int, groups: int, num_queries: int, num_keys: int, form: Form | None) -> tuple[int, int, int]:
     """How many batch entries, GQA groups and query rows a q tile takes."""
     rows, keys = max(min(num_queries, _ROWS // group), 1), max(min(num_keys, _KEYS), 1)
-    most = _FEATURES // (form.slope.shape[1] * keys) if isinstance(form, Warp) else rows  # query rows, by their features
+    warp = next((part for part in form.parts if isinstance(part, Warp)), None) if form is not None else None
+    most = rows if warp is None else _FEATURES // (warp.slope.shape[1] * keys)  # query rows, by their features
     rows = max(min(rows, most), 1)
     heads = max(_SCORES // (group * rows * keys), 1)
     entries = max(heads // groups, 1)
-    if isinstance(form, Warp) and form.a.dim() == 2:
+    if warp is not None and warp.a.dim() == 2:
         entries = max(min(entries, most // rows), 1)
     return entries, heads, rows
 

@@ -63,6 +63,8 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
         return f"it runs on the CPU, and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32 and bfloat16, and query is {query.dtype}"
+    if call.form is not None and call.form.kind not in ("strip", "band", "warp"):
+        return f"it takes a strip, a band or a warp, and the form is {call.form.slot}"
     if isinstance(call.form, Warp) and not call.form.rising:
         return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()

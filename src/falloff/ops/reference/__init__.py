@@ -18,8 +18,12 @@ def attention(
     value: Float[Tensor, "B G M V"],
     bias: Float[Tensor, "H N M"] | Float[Tensor, "B H N M"] | None,
     call: Call,
+    sink: Float[Tensor, "H 1"] | Float[Tensor, "B H N"] | None = None,
 ) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N"]]:
-    """softmax(scale * query key^T + bias + mask) value, and the log-sum-exp of each row."""
+    """softmax(scale * query key^T + bias + mask) value, and the log-sum-exp of each row.
+
+    The sink is a score more in each softmax, without a value.
+    """
     batch, heads, num_queries, _ = query.shape
     num_keys, device = key.shape[2], query.device
     q, k, v = (tensor.to(sum_dtype(query)) for tensor in (query, key, value))
@@ -46,10 +50,12 @@ def attention(
 
     # A row whose scores are all -inf gets weights 0 and log-sum-exp -inf, and no NaN in its gradient.
     row_max = scores.detach().amax(-1, keepdim=True) if num_keys else scores.new_full((*scores.shape[:-1], 1), -torch.inf)
+    of_sink = scores.new_tensor(-torch.inf) if sink is None else sink.to(scores.dtype)[..., None]
+    row_max = torch.maximum(row_max, of_sink.detach())
     nothing = row_max == -torch.inf
     row_max = row_max.masked_fill(nothing, 0.0)
     weights = torch.exp(scores - row_max)
-    row_sum = weights.sum(-1, keepdim=True).masked_fill(nothing, 1.0)
+    row_sum = (weights.sum(-1, keepdim=True) + torch.exp(of_sink - row_max)).masked_fill(nothing, 1.0)
     weights = weights / row_sum
     lse = (row_max + row_sum.log()).masked_fill(nothing, -torch.inf).squeeze(-1)
     if call.seed is not None:

@@ -60,6 +60,8 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
         return f"it runs on GPUs (CUDA or ROCm), and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, and query is {query.dtype}"
+    if call.form is not None and call.form.kind not in ("strip", "band", "warp"):
+        return f"it takes a strip, a band or a warp, and the form is {call.form.slot}"
     lengths = [query.shape[2], key.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
     if max(lengths) >= _MOST:
         return f"it takes lengths below 2^30, and there is one of {max(lengths)}"
