@@ -28,6 +28,7 @@ class ShawBias(ContentScheme):
 
     Paper: Shaw, Uszkoreit and Vaswani 2018, "Self-Attention with Relative Position Representations".
 
+    >>> import torch
     >>> from falloff import attention
     >>> shaw = ShawBias(2, head_dim=8)
     >>> query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
