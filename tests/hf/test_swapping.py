@@ -217,7 +217,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"^model: got BertModel, expected one of llama"):
         hf.swap(bert, ALiBi)
     for make_bias, message in (
-        ("fier", "make_bias: got 'fier', expected one of alibi, fire, .*, or module:Class or file.py:Class of your own"),
+        ("fier", "make_bias: got 'fier', expected one of alibi, bam, .*, or module:Class or file.py:Class of your own"),
         ("none.py:Mine", "make_bias: got 'none.py:Mine', expected a file that exists"),
         (lambda heads: 3, "it made int"),
         (ProfileMixture, "it made ProfileMixture"),
