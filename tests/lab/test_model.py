@@ -3,6 +3,7 @@ import torch
 
 from falloff.lab.config import BASELINES, KNOWN_SCHEMES
 from falloff.lab.model import build_model, build_scheme, parameter_counts, rotated, rotation
+from falloff.named import scheme_class
 
 
 @pytest.mark.parametrize("name", KNOWN_SCHEMES)
@@ -69,6 +70,42 @@ def test_schemes_with_content_get_what_they_are_called_with(toy):
         assert all(learns.values()), [key for key, does in learns.items() if not does]
     _, bias = parameter_counts(build_model(toy(layers=2), "forgetting"))
     assert bias == 0  # its projections belong to the model
+
+
+OWN = """
+import torch
+from falloff import Potential, Scheme
+from falloff.schemes.content import ContentScheme
+
+
+class Levels(ContentScheme):
+    content = ("gates", "query")
+
+    def __init__(self, num_heads, head_dim):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.weight = torch.nn.Parameter(torch.ones(head_dim))
+
+    def form_of(self, gates, query):
+        return Potential(query @ self.weight, gates)
+
+
+class Unnamed(Scheme):
+    needs_content = True
+    num_heads = 2
+"""
+
+
+def test_a_scheme_with_content_of_ones_own_names_what_it_is_called_with(toy, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    levels, unnamed = f"{tmp_path}/own.py:Levels", f"{tmp_path}/own.py:Unnamed"
+    for name in (levels, unnamed):
+        scheme_class(name)
+    model = build_model(toy(), levels)
+    assert model.scheme.head_dim == model.head_size
+    assert model(torch.randint(0, 256, (1, 16))).shape == (1, 16, 256)
+    with pytest.raises(ValueError, match=r"whose bias depends on what the tokens say, expected .*\.ContentScheme"):
+        build_model(toy(), unnamed)
 
 
 def test_rope_depends_on_the_offset_alone():

@@ -34,8 +34,8 @@ def build_scheme(name: str, heads: int, train_length: int, head_size: int = 64) 
     cls = known_class(name, "--schemes")
     if cls.needs_content and not issubclass(cls, ContentScheme):
         raise ValueError(
-            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected a ContentScheme, which names what "
-            "it is called with, or one that depends on positions alone"
+            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected one that depends on positions "
+            "alone, or a falloff.schemes.content.ContentScheme, which names what it is called with"
         )
     taken = setting_parameters(cls)
     fitting = {"head_dim": head_size, **cls.settings_for(train_length)}

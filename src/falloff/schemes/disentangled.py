@@ -142,7 +142,8 @@ class DisentangledBias(ContentScheme):
         """The form of these queries and keys.
 
         Args:
-            query, key: (B, H, N, D) and (B, H, M, D), what `falloff.attention` gets.
+            query, key: (B, H, N, D) and (B, H, M, D), what `falloff.attention` gets. Of grouped heads, a key for each query
+                head.
             pos_key, pos_query: (2 span, H * D), the projected embeddings, where the model projects them itself.
 
         Raises:
