@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Factored, Strip, Warp
 from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.kernels.arguments import (
@@ -167,12 +167,16 @@ class BandBias(NoBias):
 
     def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
         super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Band)
-        self.values = call.form.values
+        self.values, start = self._values()
         self.extent = self.values.shape[3]
-        self.shift = self._clamped(call.query_start)
-        self.far_past, self.far_future = highest >= self.extent, lowest < 0
+        self.shift = self._clamped(call.query_start - start)
+        self.far_past, self.far_future = highest >= start + self.extent, lowest < start
         self.middle = "edge" if self.extent <= _SHORT else "near"
+
+    def _values(self) -> tuple[Tensor, int]:
+        """The band (B, H, N, E), and the offset of its first value."""
+        assert isinstance(self.call.form, Band)
+        return self.call.form.values, 0
 
     def tensors(self, parts: Sequence[Tensor]) -> BandTensors:
         return BandTensors((self.values if self.values.itemsize in (2, 4) else self.values.float()).contiguous())
@@ -182,6 +186,21 @@ class BandBias(NoBias):
 
     def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
         return [grads.d_band]
+
+
+class FactoredBias(BandBias):
+    """Products of states and a table, as a band of (B, H, N, K) numbers, which forward and backward make anew."""
+
+    def _values(self) -> tuple[Tensor, int]:
+        form = self.call.form
+        assert isinstance(form, Factored)
+        dtype = torch.promote_types(form.states.dtype, form.table.dtype)
+        self.states, self.table = (tensor.to(dtype) for tensor in form.tensors)
+        return self.states @ self.table.mT, form.start
+
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
+        d_table = (grads.d_band.mT @ self.states).sum(0)  # (H, K, R)
+        return [grads.d_band @ self.table, d_table.sum_to_size(self.table.shape)]
 
 
 class WarpBias(NoBias):
@@ -278,7 +297,14 @@ class WarpBias(NoBias):
         return d_form
 
 
-BIASES: dict[str, type[NoBias]] = {bias.kind: bias for bias in (NoBias, StripBias, BandBias, WarpBias)}
+BIASES: dict[str, type[NoBias]] = {
+    "none": NoBias,
+    "strip": StripBias,
+    "band": BandBias,
+    "factored": FactoredBias,
+    "warp": WarpBias,
+}
+"""By the kind of the form. Their own kind is that of the kernels: products are a band."""
 
 
 def _blocks(length: IntLike, size: int) -> Any:

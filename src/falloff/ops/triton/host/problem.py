@@ -56,7 +56,7 @@ class Problem:
         self.cfg = _config(
             head_dim,
             self.block_d,
-            kind,
+            self.bias.kind,
             call.causal,
             call.window is not None,
             call.key_mask is not None or call.document_ids is not None,
