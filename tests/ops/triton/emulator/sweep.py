@@ -64,7 +64,7 @@ def total_of_calls(found):
 
 def total_of_mutants(found):
     """Print the totals; return whether a kernel has a kind of instruction of which none is seen."""
-    print(f"{'target':8}{"kernel":20}{'instruction':32}{'taken out':>10}{'reached':>9}{'seen':>6}")
+    print(f"{'target':8}{'kernel':20}{'instruction':32}{'taken out':>10}{'reached':>9}{'seen':>6}")
     blind = False
     for target, reports in found.items():
         groups = defaultdict(list)
