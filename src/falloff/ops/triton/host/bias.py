@@ -16,7 +16,7 @@ from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.kernels.arguments import (
     PAD,
-    RANGE_BLOCK,
+    RANGE_STEP,
     RANGE_SPARE,
     SKIP_BLOCK_N,
     BandTensors,
@@ -225,15 +225,15 @@ class WarpBias(NoBias):
     @staticmethod
     def sizes(form: Warp, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
         table = seqlen_q + seqlen_k - 1 + 2 * PAD.value
-        g_ranges = _blocks(table, RANGE_BLOCK.value) + RANGE_SPARE.value
-        a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value)
+        g_ranges = _blocks(table, RANGE_STEP.value) + RANGE_SPARE.value
+        a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_STEP.value) + RANGE_SPARE.value)
         return [table, g_ranges, g_ranges, a_ranges, a_ranges]
 
     def lower(self, parts: Sequence[Tensor], written: int) -> None:
         table, g_low, _, a_low, _ = parts
         width, highest = self.seqlen_q + self.seqlen_k - 1 + 2 * PAD.value, self.shift + self.seqlen_q - 1
-        a_rows, a_ranges = self.a.numel() // self.seqlen_q, _blocks(self.seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value
-        most = _BLOCK // RANGE_BLOCK.value  # ranges that one program writes
+        a_rows, a_ranges = self.a.numel() // self.seqlen_q, _blocks(self.seqlen_q, RANGE_STEP.value) + RANGE_SPARE.value
+        most = _BLOCK // RANGE_STEP.value  # ranges that one program writes
         g_programs = max(_blocks(table.numel(), _BLOCK), _blocks(g_low.numel(), most))
         a_programs = _blocks(a_ranges + 3, most)  # a part is at most 3 numbers larger than its ranges
         lower_warp_kernel[(g_programs + a_rows * a_programs,)](

@@ -17,8 +17,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 # Shared by host and kernels.
 PAD = tl.constexpr(256)  # padding at either end of a table by offset: at least BLOCK_M + BLOCK_N of any tile
-RANGE_BLOCK = tl.constexpr(64)  # entries of a warp's g or a per stored minimum and maximum
-RANGE_SPARE = tl.constexpr(8)  # padding after these ranges: a tile may load it, and does not use it
+RANGE_STEP = tl.constexpr(32)  # a range of a warp's g or a, its minimum and maximum, is stored for every 32nd entry on:
+RANGE_PARTS = tl.constexpr(7)  # a range of g covers so many steps, so that one is enough for a tile of 193 offsets; of a, 1
+RANGE_SPARE = tl.constexpr(8)  # padding after these ranges: a tile may load it
 SKIP_BLOCK_M = tl.constexpr(64)  # query rows per range of keys (see `skip`)
 SKIP_BLOCK_N = tl.constexpr(64)  # keys per norm; ranges of keys begin and end at multiples of it
 
@@ -49,7 +50,7 @@ class WarpTensors(NamedTuple):
 
     g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (SEGMENTS,):
     num_segments - 1 of them, then +inf. slope, intercept (H, num_segments). g_low, g_high, a_low, a_high: the minimum and
-    maximum of g and a over each RANGE_BLOCK entries.
+    maximum of g over RANGE_PARTS * RANGE_STEP entries, and of a over RANGE_STEP, from each multiple of RANGE_STEP on.
     """
 
     g: Any

@@ -17,8 +17,10 @@ from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import key_seen, load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
 from falloff.ops.triton.kernels.skip import keys_of_rows, rows_of_keys
-from falloff.ops.triton.kernels.warp import range_of_a, segments_of, warp_factors, warp_line, within
+from falloff.ops.triton.kernels.warp import range_of_a, segments_of, up_to_knot, warp_factors, warp_line
 from falloff.ops.triton.kernels.zones import key_zones, row_zones
+
+SHARE = tl.constexpr(16)  # rows that one hardware warp has of a product's result: their sum takes no barrier
 
 
 @triton.jit(do_not_specialize=["seqlen_q", "heads", "q_tiles"])
@@ -48,7 +50,8 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
     if ZONE == "past" or ZONE == "future":
         exponent = scores * scale + (far_bias - lse2)
     else:
-        exponent = add_bias(scores * scale, inputs, dims, tile, cfg, ZONE == "edge") - lse2
+        scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, ZONE == "edge")
+        exponent = scores * unit + (constant - lse2)
     if ZONE == "edge" or cfg.LOADED_MASK:
         exponent = tl.where(visible(inputs, dims, tile, cfg, ZONE == "edge"), exponent, float("-inf"))
     return tl.exp2(exponent)
@@ -56,25 +59,35 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
 
 @triton.jit
 def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
-    """Add the tile ds (BLOCK_M, BLOCK_N) to da (BLOCK_M,), d_slope and d_intercept (SEGMENTS,), segment by segment."""
-    k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
+    """Add the tile ds (BLOCK_M, BLOCK_N) to da (BLOCK_M,), and to d_slope and d_intercept (BLOCK_M / SHARE, SEGMENTS), segment
+    by segment.
+    """
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
-    row_a = tl.reshape(a, (a.shape[0],))  # (BLOCK_M,)
-    if low == high:
-        ds_g = tl.sum(ds * g, 1)  # (BLOCK_M,)
-        da += ds_g * warp_line(inputs, tile.h, low, cfg)[0]
-        d_slope += tl.where(k == low, tl.sum(ds_g * row_a, 0), 0.0)
-        d_intercept += tl.where(k == low, tl.sum(tl.sum(ds, 1), 0), 0.0)
-    else:
+    if low < high:
         x = g * a  # (BLOCK_M, BLOCK_N)
-        for segment in range(low, high + 1):
-            part = within(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
-            ds_g = tl.sum(part * g, 1)  # (BLOCK_M,)
-            da += ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
-            d_slope += tl.where(k == segment, tl.sum(ds_g * row_a, 0), 0.0)
-            d_intercept += tl.where(k == segment, tl.sum(tl.sum(part, 1), 0), 0.0)
+        for segment in range(low, high):
+            part = up_to_knot(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
+            ds -= part
+            da, d_slope, d_intercept = add_segment_sums(part, g, a, da, d_slope, d_intercept, inputs, tile, segment, cfg)
+    return add_segment_sums(ds, g, a, da, d_slope, d_intercept, inputs, tile, high, cfg)
+
+
+@triton.jit
+def add_segment_sums(ds, g, a, da, d_slope, d_intercept, inputs, tile, segment, cfg):
+    """`add_warp_sums` of a tile ds (BLOCK_M, BLOCK_N) that lies in one segment."""
+    here = tl.arange(0, cfg.SEGMENTS)[None, :] == segment  # (1, SEGMENTS)
+    ds_g = tl.sum(ds * g, 1)  # (BLOCK_M,)
+    da += ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
+    d_slope += tl.where(here, sum_shares(ds_g * tl.reshape(a, (a.shape[0],))), 0.0)
+    d_intercept += tl.where(here, sum_shares(tl.sum(ds, 1)), 0.0)
     return da, d_slope, d_intercept
+
+
+@triton.jit
+def sum_shares(rows):
+    """The sum of each SHARE of `rows` (BLOCK_M,): (BLOCK_M / SHARE, 1)."""
+    return tl.sum(tl.reshape(rows, (rows.shape[0] // SHARE.value, SHARE)), 1)[:, None]
 
 
 @triton.jit
@@ -82,7 +95,8 @@ def visit_kv_tiles(
     state, rows, inputs, dims, grads, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr
 ):
     """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and the sums along rows of a form's gradient."""
-    dq, future_ds, da, d_slope, d_intercept = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (SEGMENTS,), (SEGMENTS,)
+    # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (BLOCK_M / SHARE, SEGMENTS), (BLOCK_M / SHARE, SEGMENTS)
+    dq, future_ds, da, d_slope, d_intercept = state
     q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
     g = h // dims.group_size
@@ -150,7 +164,7 @@ def dq_kernel(
     lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))  # (BLOCK_M,)
     delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)  # (BLOCK_M,)
     row_zeros = tl.zeros((BLOCK_M,), tl.float32)
-    segment_zeros = tl.zeros((cfg.SEGMENTS,), tl.float32)
+    segment_zeros = tl.zeros((BLOCK_M // SHARE.value, cfg.SEGMENTS), tl.float32)
     offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
     offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
     q_tile = Tile(b, h, start_m, 0, offs_m, offs_n, a_low, a_high)
@@ -176,8 +190,8 @@ def dq_kernel(
         tl.store(grads.row_da + at, da, mask=i < seqlen_q)
         k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
         sums = grads.segment_sums + (tl.cast(head, tl.int64) * q_tiles + start_m // BLOCK_M) * 2 * cfg.SEGMENTS + k
-        tl.store(sums, d_slope)
-        tl.store(sums + cfg.SEGMENTS, d_intercept)
+        tl.store(sums, tl.sum(d_slope, 0))
+        tl.store(sums + cfg.SEGMENTS, tl.sum(d_intercept, 0))
 
 
 @triton.jit

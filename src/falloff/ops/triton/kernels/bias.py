@@ -13,17 +13,21 @@ from falloff.ops.triton.kernels.warp import add_warp
 
 
 @triton.jit
-def add_bias(scores, inputs, dims, tile, cfg, EDGE: tl.constexpr):
-    """Add the bias to the scores of a tile. Only a tile at an EDGE may reach beyond the padding of a strip."""
+def add_bias(scores, scale, inputs, dims, tile, cfg, EDGE: tl.constexpr):
+    """Add the bias to scale times the scores = q k^T of a tile. Only a tile at an EDGE may reach beyond a strip's padding.
+
+    Returns (sums, unit, constant): the result is sums * unit + constant. A warp leaves to the caller what takes no
+    instruction there: the unit is above 0, and the constant has the shape of tile.h. For others they are 1 and 0.
+    """
     if cfg.BIAS == "strip":
-        return scores + strip_tile(inputs, dims, tile, cfg, EDGE)
+        return scores * scale + strip_tile(inputs, dims, tile, cfg, EDGE), 1.0, 0.0
     elif cfg.BIAS == "band":
         pointers, last, count = band_pointers(inputs.bias.band, dims, tile)
-        return scores + load_inside(pointers, last, tile.offs_n, count, cfg).to(tl.float32) * LOG2E
+        return scores * scale + load_inside(pointers, last, tile.offs_n, count, cfg).to(tl.float32) * LOG2E, 1.0, 0.0
     elif cfg.BIAS == "warp":
-        return add_warp(scores, inputs, dims, tile, cfg)
+        return add_warp(scores, scale, inputs, dims, tile, cfg)
     else:
-        return scores
+        return scores * scale, 1.0, 0.0
 
 
 @triton.jit

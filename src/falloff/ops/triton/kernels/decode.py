@@ -69,9 +69,10 @@ def split_kernel(
         begin = tl.maximum(begin, left)
     for start_n in range(begin, end, BLOCK_N):
         k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
-        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION) * scale  # (BLOCK_M, BLOCK_N)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
         tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
-        scores = add_bias(scores, inputs, dims, tile, cfg, True)
+        scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
+        scores = scores * unit + constant
         seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)  # (BLOCK_M, BLOCK_N)
         scores = tl.where(seen, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
