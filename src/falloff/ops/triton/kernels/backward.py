@@ -65,7 +65,8 @@ def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
     if low < high:
-        x = g * a  # (BLOCK_M, BLOCK_N)
+        # As g * a, which LLVM would compute before this branch and that of the bias, for every tile.
+        x = tl.fma(g, a, tl.zeros_like(a))  # (BLOCK_M, BLOCK_N)
         for segment in range(low, high):
             part = up_to_knot(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
             ds -= part
