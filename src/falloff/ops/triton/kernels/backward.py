@@ -58,30 +58,38 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
 
 
 @triton.jit
-def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
-    """Add the tile ds (BLOCK_M, BLOCK_N) to da (BLOCK_M,), and to d_slope and d_intercept (BLOCK_M / SHARE, SEGMENTS), segment
-    by segment.
+def add_warp_sums(sums, ds, inputs, dims, tile, cfg):
+    """Add the tile ds (BLOCK_M, BLOCK_N), segment by segment, to the sums of a warp's gradient.
+
+    da (BLOCK_M,), d_slope and d_intercept (BLOCK_M / SHARE, SEGMENTS) lack row_ds and row_ds_g (BLOCK_M,): the row sums of dS
+    and dS * g in the last `segment`. So a tile within that adds to row sums alone.
     """
+    da, d_slope, d_intercept, row_ds, row_ds_g, segment = sums
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
-    if low < high:
+    if (low != segment) | (high != segment):
+        da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, tile, cfg)
+        row_ds = tl.zeros_like(row_ds)
+        row_ds_g = tl.zeros_like(row_ds_g)
+        segment = high
         # As g * a, which LLVM would compute before this branch and that of the bias, for every tile.
         x = tl.fma(g, a, tl.zeros_like(a))  # (BLOCK_M, BLOCK_N)
-        for segment in range(low, high):
-            part = up_to_knot(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
+        for s in range(low, high):
+            part = up_to_knot(ds, x, inputs, s, cfg)  # (BLOCK_M, BLOCK_N)
             ds -= part
-            da, d_slope, d_intercept = add_segment_sums(part, g, a, da, d_slope, d_intercept, inputs, tile, segment, cfg)
-    return add_segment_sums(ds, g, a, da, d_slope, d_intercept, inputs, tile, high, cfg)
+            part_ds = tl.sum(part, 1)  # (BLOCK_M,)
+            part_ds_g = tl.sum(part * g, 1)  # (BLOCK_M,)
+            da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, part_ds, part_ds_g, a, s, inputs, tile, cfg)
+    return da, d_slope, d_intercept, row_ds + tl.sum(ds, 1), row_ds_g + tl.sum(ds * g, 1), segment
 
 
 @triton.jit
-def add_segment_sums(ds, g, a, da, d_slope, d_intercept, inputs, tile, segment, cfg):
-    """`add_warp_sums` of a tile ds (BLOCK_M, BLOCK_N) that lies in one segment."""
+def add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, tile, cfg):
+    """Add row sums of dS and dS * g in one segment to the sums of a warp's gradient."""
     here = tl.arange(0, cfg.SEGMENTS)[None, :] == segment  # (1, SEGMENTS)
-    ds_g = tl.sum(ds * g, 1)  # (BLOCK_M,)
-    da += ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
-    d_slope += tl.where(here, sum_shares(ds_g * tl.reshape(a, (a.shape[0],))), 0.0)
-    d_intercept += tl.where(here, sum_shares(tl.sum(ds, 1)), 0.0)
+    da += row_ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
+    d_slope += tl.where(here, sum_shares(row_ds_g * tl.reshape(a, (a.shape[0],))), 0.0)
+    d_intercept += tl.where(here, sum_shares(row_ds), 0.0)
     return da, d_slope, d_intercept
 
 
@@ -96,8 +104,7 @@ def visit_kv_tiles(
     state, rows, inputs, dims, grads, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr
 ):
     """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and the sums along rows of a form's gradient."""
-    # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (BLOCK_M / SHARE, SEGMENTS), (BLOCK_M / SHARE, SEGMENTS)
-    dq, future_ds, da, d_slope, d_intercept = state
+    dq, future_ds, warp_sums = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), and see `add_warp_sums`
     q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
     g = h // dims.group_size
@@ -125,8 +132,8 @@ def visit_kv_tiles(
                 inside = (offs_n <= last) & (offs_n > last - count)  # (BLOCK_M, BLOCK_N)
                 tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
             if grads.row_da is not None:
-                da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)
-    return dq, future_ds, da, d_slope, d_intercept
+                warp_sums = add_warp_sums(warp_sums, ds, inputs, dims, tile, cfg)
+    return dq, future_ds, warp_sums
 
 
 @triton.jit(do_not_specialize=[*Dims._fields, "q_tiles"])
@@ -169,7 +176,8 @@ def dq_kernel(
     offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
     offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
     q_tile = Tile(b, h, start_m, 0, offs_m, offs_n, a_low, a_high)
-    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), row_zeros, row_zeros, segment_zeros, segment_zeros)
+    warp_sums = (row_zeros, segment_zeros, segment_zeros, row_zeros, row_zeros, tl.to_tensor(0))
+    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), row_zeros, warp_sums)
     rows = (q, do, lse2, delta)
     if cfg.WINDOW and (cfg.FAR_PAST or cfg.MIDDLE != "edge"):
         state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, begin, past, 0.0, BLOCK_N, cfg, "edge")
@@ -182,12 +190,15 @@ def dq_kernel(
     if cfg.FAR_FUTURE or cfg.MIDDLE != "edge":
         state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, edge, end, 0.0, BLOCK_N, cfg, "edge")
 
-    dq, future_ds, da, d_slope, d_intercept = state
+    dq, future_ds, warp_sums = state
     if grads.dq is not None:
         store_rows(grads.dq, dq * inputs.softmax_scale, b, h, start_m, seqlen_q, BLOCK_M, cfg)
     if grads.future_ds is not None:
         tl.store(grads.future_ds + at, future_ds, mask=i < seqlen_q)
     if grads.row_da is not None:
+        da, d_slope, d_intercept, row_ds, row_ds_g, segment = warp_sums
+        _, a = warp_factors(inputs, dims, q_tile, cfg)
+        da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, q_tile, cfg)
         tl.store(grads.row_da + at, da, mask=i < seqlen_q)
         k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
         sums = grads.segment_sums + (tl.cast(head, tl.int64) * q_tiles + start_m // BLOCK_M) * 2 * cfg.SEGMENTS + k
