@@ -58,7 +58,7 @@ class NoBias:
 
     kind = "none"
     shift, extent = 0, 1  # the bias of row i and key j has the index shift + i - j, if that is in 0 .. extent - 1
-    segments = 16  # a power of two, at least the number of segments of a warp
+    segments = padded_knots = 16  # powers of two, at least the number of segments and of knots of a warp
     # The zones of kernels/zones.py: whether there are a far past and a far future, and the kind of the middle.
     far_past, middle, far_future = True, "none", False
 
@@ -220,6 +220,7 @@ class WarpBias(NoBias):
         self.g, self.a, self.knots, self.slope, self.intercept = tensors
         self.extent, self.num_segments = self.g.shape[0], self.slope.shape[1]
         self.segments = max(triton.next_power_of_2(self.num_segments), NoBias.segments)
+        self.padded_knots = max(triton.next_power_of_2(self.num_segments - 1), NoBias.padded_knots)
         self.shift = self._clamped(call.query_start)
 
     @staticmethod
@@ -256,7 +257,7 @@ class WarpBias(NoBias):
 
     def tensors(self, parts: Sequence[Tensor]) -> WarpTensors:
         table, *ranges = parts
-        knots = torch.nn.functional.pad(self.knots, (0, self.segments - self.num_segments + 1), value=torch.inf)
+        knots = torch.nn.functional.pad(self.knots, (0, self.padded_knots - self.num_segments + 1), value=torch.inf)
         stride_b = self.a.shape[1] if self.a.dim() == 2 else 0
         return WarpTensors(table, self.a, stride_b, knots, self.slope, self.intercept, self.num_segments, *ranges)
 

@@ -64,6 +64,7 @@ class Problem:
             self.bias.middle,
             self.bias.far_future,
             self.bias.segments,
+            self.bias.padded_knots,
             self.device.input_precision(query.dtype),
             self.device.target == "cuda",
         )

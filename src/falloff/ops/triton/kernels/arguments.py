@@ -48,7 +48,7 @@ class BandTensors(NamedTuple):
 class WarpTensors(NamedTuple):
     """A warp in float32: x = g * a, and the bias is slope * x + intercept in the segment of x among the knots.
 
-    g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (SEGMENTS,):
+    g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (KNOTS,):
     num_segments - 1 of them, then +inf. slope, intercept (H, num_segments). g_low, g_high, a_low, a_high: the minimum and
     maximum of g over RANGE_PARTS * RANGE_STEP entries, and of a over RANGE_STEP, from each multiple of RANGE_STEP on.
     """
@@ -150,8 +150,8 @@ class Config(NamedTuple):
     """Compile-time constants.
 
     BIAS: "none", "strip", "band" or "warp". LOADED_MASK: whether there is a key_mask or document_ids. FAR_PAST, MIDDLE,
-    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS: a power of two, at least the number of segments of a
-    warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
+    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS, KNOTS: powers of two, at least the number of segments and
+    of knots of a warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
     """
 
     D: tl.constexpr
@@ -164,5 +164,6 @@ class Config(NamedTuple):
     MIDDLE: tl.constexpr
     FAR_FUTURE: tl.constexpr
     SEGMENTS: tl.constexpr
+    KNOTS: tl.constexpr
     INPUT_PRECISION: tl.constexpr
     NVIDIA: tl.constexpr

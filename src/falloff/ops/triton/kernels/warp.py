@@ -100,13 +100,11 @@ def segments_of(inputs, dims, tile, cfg):
     most = tl.maximum(tl.maximum(g_low * a_low, g_low * a_high), tl.maximum(g_high * a_low, g_high * a_high))
     # Knots in parts of 32, the lanes of a hardware warp: a sum over more would take shared memory and barriers at each tile.
     # Both counts are one sum, of 16 bits each.
-    WIDTH: tl.constexpr = min(cfg.SEGMENTS, 32)
+    WIDTH: tl.constexpr = min(cfg.KNOTS, 32)
     counts = tl.zeros((WIDTH,), tl.int32)
-    for part in tl.static_range(cfg.SEGMENTS // WIDTH):
-        k = part * WIDTH + tl.arange(0, WIDTH)  # (WIDTH,)
-        knots = load_cached(inputs.bias.knots + k, cfg)
-        # Comparisons with NaN are false: a range that is NaN gives all segments.
-        reached = (k < inputs.bias.num_segments - 1) & ~(knots >= most)
-        counts += (knots < least).to(tl.int32) + (reached.to(tl.int32) << 16)
+    for part in tl.static_range(cfg.KNOTS // WIDTH):
+        knots = load_cached(inputs.bias.knots + part * WIDTH + tl.arange(0, WIDTH), cfg)  # (WIDTH,)
+        # Comparisons with NaN are false: a range that is NaN gives all segments, and counts the padding of the knots too.
+        counts += tl.where(knots < least, 1, 0) + tl.where(knots >= most, 0, 1 << 16)
     count = tl.sum(counts, 0)
-    return count & 0xFFFF, count >> 16
+    return count & 0xFFFF, tl.minimum(count >> 16, inputs.bias.num_segments - 1)
