@@ -51,7 +51,7 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
         exponent = scores * scale + (far_bias - lse2)
     else:
         scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, ZONE == "edge")
-        exponent = scores * unit + (constant - lse2)
+        exponent = scores * unit - (lse2 - constant)
     if ZONE == "edge" or cfg.LOADED_MASK:
         exponent = tl.where(visible(inputs, dims, tile, cfg, ZONE == "edge"), exponent, float("-inf"))
     return tl.exp2(exponent)

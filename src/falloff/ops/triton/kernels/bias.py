@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, PAD
-from falloff.ops.triton.kernels.memory import load_cached, load_inside
+from falloff.ops.triton.kernels.memory import diagonal_pointers, load_cached, load_inside
 from falloff.ops.triton.kernels.warp import add_warp
 
 
@@ -39,9 +39,8 @@ def strip_tile(inputs, dims, tile, cfg, EDGE: tl.constexpr):
         BLOCK_M: tl.constexpr = tile.offs_m.shape[0] * tile.offs_m.shape[1]
         BLOCK_N: tl.constexpr = tile.offs_n.shape[0] * tile.offs_n.shape[1]
         origin = tl.minimum(tl.maximum(origin, BLOCK_M - 1), width - BLOCK_N)
-    base = inputs.bias.padded + (tl.cast(tile.h, tl.int64) * width + origin)
-    # In 64 bits from here, each address is one register plus an immediate offset.
-    return load_cached(base + (tile.offs_n.to(tl.int64) - tile.offs_m.to(tl.int64)), cfg)  # the shape of the tile
+    base = inputs.bias.padded + tl.cast(tile.h, tl.int64) * width
+    return load_cached(diagonal_pointers(base, origin, tile), cfg)  # the shape of the tile
 
 
 @triton.jit

@@ -98,7 +98,7 @@ def diagonal_kernel(
             exponent = scores * scale + bias - lse2[:, None]
         else:
             scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
-            exponent = tl.where(seen, scores * unit + (constant - lse2[:, None]), float("-inf"))
+            exponent = tl.where(seen, scores * unit - (lse2[:, None] - constant), float("-inf"))
         if cfg.LOADED_MASK:
             exponent = tl.where(visible(inputs, dims, tile, cfg, False), exponent, float("-inf"))
         exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)  # (1, SIDE)

@@ -42,6 +42,14 @@ def store_rows(tensor, block, b, h, start, length, COUNT: tl.constexpr, cfg):
 
 
 @triton.jit
+def diagonal_pointers(base, origin, tile):
+    """base + origin - i + j in the shape of the tile: in 64 bits and in this order, what a row takes leaves the loop, and each
+    address is one register plus an immediate offset.
+    """
+    return base - tile.offs_m.to(tl.int64) + (tile.offs_n.to(tl.int64) + origin)
+
+
+@triton.jit
 def load_cached(pointers, cfg):
     """Load values of 32 or 16 bits that are likely in the L1 cache, in the shape of `pointers`.
 

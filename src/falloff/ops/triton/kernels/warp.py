@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, PAD, RANGE_PARTS, RANGE_SPARE, RANGE_STEP
-from falloff.ops.triton.kernels.memory import load_cached
+from falloff.ops.triton.kernels.memory import diagonal_pointers, load_cached
 
 LEAST_SCALE = tl.constexpr(2.0**-60)  # scores times less do not count; a bias divided by less may overflow
 
@@ -41,7 +41,7 @@ def add_warp(scores, scale, inputs, dims, tile, cfg):
 def warp_factors(inputs, dims, tile, cfg):
     """g in the shape of the tile, and a in the shape of offs_m (0 beyond the last row)."""
     origin = PAD + dims.seqlen_q - 1 - tile.start_m + tile.start_n
-    g = load_cached(inputs.bias.g + origin + (tile.offs_n.to(tl.int64) - tile.offs_m.to(tl.int64)), cfg)
+    g = load_cached(diagonal_pointers(inputs.bias.g, origin, tile), cfg)
     i = tile.start_m + tile.offs_m
     a = inputs.bias.a + tl.cast(tile.b, tl.int64) * inputs.bias.a_stride_b
     return g, tl.load(a + i, mask=i < dims.seqlen_q, other=0.0)
