@@ -23,7 +23,8 @@ def add_bias(scores, scale, inputs, dims, tile, cfg, EDGE: tl.constexpr):
         return scores * scale + strip_tile(inputs, dims, tile, cfg, EDGE), 1.0, 0.0
     elif cfg.BIAS == "band":
         pointers, last, count = band_pointers(inputs.bias.band, dims, tile)
-        return scores * scale + load_inside(pointers, last, tile.offs_n, count, cfg).to(tl.float32) * LOG2E, 1.0, 0.0
+        band = load_inside(pointers, last, tile.offs_n, count, cfg)  # the shape of the tile
+        return scores * inputs.softmax_scale + band, LOG2E, 0.0
     elif cfg.BIAS == "warp":
         return add_warp(scores, scale, inputs, dims, tile, cfg)
     else:
