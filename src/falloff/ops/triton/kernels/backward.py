@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, band_pointers, far_biases
+from falloff.ops.triton.kernels.bias import add_bias, far_biases, store_band
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import key_seen, load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
@@ -128,9 +128,7 @@ def visit_kv_tiles(
                     ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
                     future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
             if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
-                pointers, last, count = band_pointers(grads.d_band, dims, tile)
-                inside = (offs_n <= last) & (offs_n > last - count)  # (BLOCK_M, BLOCK_N)
-                tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
+                store_band(grads.d_band, ds, dims, tile)
             if grads.row_da is not None:
                 warp_sums = add_warp_sums(warp_sums, ds, inputs, dims, tile, cfg)
     return dq, future_ds, warp_sums

@@ -59,6 +59,24 @@ def band_pointers(values, dims, tile):
 
 
 @triton.jit
+def store_band(values, block, dims, tile):
+    """Write a block in the shape of the tile to the entries of a band that exist.
+
+    Triton stores in a layout of many rows per thread: here a row takes an addition, where `band_pointers` takes many more.
+    """
+    offset = dims.shift + tile.start_m - tile.start_n
+    row = (tl.cast(tile.b, tl.int64) * dims.heads + tile.h) * dims.seqlen_q + tile.start_m
+    first = values + (row * dims.extent + offset) - tile.offs_n.to(tl.int64)  # the shape of offs_n
+    index = (offset - tile.offs_n) + tile.offs_m  # the shape of the tile
+    inside = (index.to(tl.uint32) < dims.extent.to(tl.uint32)) & (tile.offs_n < dims.seqlen_k - tile.start_n)
+    inside &= tile.offs_m < dims.seqlen_q - tile.start_m
+    # The shift is 0: it keeps the products, two registers each, within the loop over keys.
+    stride = (dims.extent + 1 + (tile.start_n >> 31)).to(tl.int64)
+    pointers = first + tile.offs_m.to(tl.int64) * stride  # the shape of the tile
+    tl.store(pointers, block.to(values.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def far_biases(inputs, dims, h, cfg):
     """The constant bias of the far past and of the far future: the ends of a strip, 0 for other forms."""
     if cfg.BIAS == "strip":
