@@ -9,15 +9,12 @@ def row_pointers(tensor, b, h, start, COUNT: tl.constexpr, cfg):
     """Of the rows start .. start + COUNT - 1 of one head: addresses (COUNT, BLOCK_D), row numbers (COUNT, 1) and columns
     (1, BLOCK_D).
     """
-    base = (
-        tensor.pointer
-        + tl.cast(b, tl.int64) * tensor.stride_b
-        + tl.cast(h, tl.int64) * tensor.stride_h
-        + tl.cast(start, tl.int64) * tensor.stride_m
-    )
+    base = tensor.pointer + tl.cast(b, tl.int64) * tensor.stride_b + tl.cast(h, tl.int64) * tensor.stride_h
     offs = tl.arange(0, COUNT)[:, None]  # (COUNT, 1)
     offs_d = tl.arange(0, cfg.BLOCK_D)[None, :]  # (1, BLOCK_D)
-    return base + offs * tensor.stride_m + offs_d, start + offs, offs_d
+    # `start` last: what comes before it leaves the loop.
+    pointers = base + offs * tensor.stride_m + offs_d + tl.cast(start, tl.int64) * tensor.stride_m
+    return pointers, start + offs, offs_d
 
 
 @triton.jit
