@@ -16,8 +16,8 @@ from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.kernels.arguments import (
     PAD,
-    RANGE_STEP,
     RANGE_SPARE,
+    RANGE_STEP,
     SKIP_BLOCK_N,
     BandTensors,
     Gradients,

@@ -150,8 +150,8 @@ class Config(NamedTuple):
     """Compile-time constants.
 
     BIAS: "none", "strip", "band" or "warp". LOADED_MASK: whether there is a key_mask or document_ids. FAR_PAST, MIDDLE,
-    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS, KNOTS: powers of two, at least the number of segments and
-    of knots of a warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
+    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS, KNOTS: powers of two, at least the number of segments
+    and of knots of a warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
     """
 
     D: tl.constexpr

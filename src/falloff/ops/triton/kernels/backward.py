@@ -61,8 +61,8 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
 def add_warp_sums(sums, ds, inputs, dims, tile, cfg):
     """Add the tile ds (BLOCK_M, BLOCK_N), segment by segment, to the sums of a warp's gradient.
 
-    da (BLOCK_M,), d_slope and d_intercept (BLOCK_M / SHARE, SEGMENTS) lack row_ds and row_ds_g (BLOCK_M,): the row sums of dS
-    and dS * g in the last `segment`. So a tile within that adds to row sums alone.
+    row_ds and row_ds_g (BLOCK_M,): row sums of dS and dS * g in the last `segment`, which da (BLOCK_M,), d_slope and
+    d_intercept (BLOCK_M / SHARE, SEGMENTS) do not have yet. So a tile that lies in that segment adds to row sums alone.
     """
     da, d_slope, d_intercept, row_ds, row_ds_g, segment = sums
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)

@@ -16,8 +16,8 @@ from falloff.ops.triton.kernels.warp import add_warp
 def add_bias(scores, scale, inputs, dims, tile, cfg, EDGE: tl.constexpr):
     """Add the bias to scale times the scores = q k^T of a tile. Only a tile at an EDGE may reach beyond a strip's padding.
 
-    Returns (sums, unit, constant): the result is sums * unit + constant. A warp leaves to the caller what takes no
-    instruction there: the unit is above 0, and the constant has the shape of tile.h. For others they are 1 and 0.
+    Returns (sums, unit, constant): the result is sums * unit + constant, which takes the caller no more instructions than
+    sums alone. The unit is above 0. The constant has the shape of tile.h, or is 0.
     """
     if cfg.BIAS == "strip":
         return scores * scale + strip_tile(inputs, dims, tile, cfg, EDGE), 1.0, 0.0

@@ -40,8 +40,9 @@ def store_rows(tensor, block, b, h, start, length, COUNT: tl.constexpr, cfg):
 
 @triton.jit
 def diagonal_pointers(base, origin, tile):
-    """base + origin - i + j in the shape of the tile: in 64 bits and in this order, what a row takes leaves the loop, and each
-    address is one register plus an immediate offset.
+    """base + origin - offs_m + offs_n, in the shape of the tile.
+
+    In 64 bits and in this order, what a row takes leaves the loop, and each address is a register plus an immediate offset.
     """
     return base - tile.offs_m.to(tl.int64) + (tile.offs_n.to(tl.int64) + origin)
 
@@ -68,8 +69,8 @@ def load_cached(pointers, cfg):
 def load_inside(pointers, last, offs, count, cfg):
     """`load_cached` in float32 where 0 <= last - offs < count, and 0 elsewhere, where nothing is read.
 
-    The inline difference is no loop variable of its own for each element, as Triton's compiler would make of it; and the 0 is
-    one of 32 bits, which takes half as many instructions as one of 16.
+    The inline difference is no loop variable of its own for each element, as Triton's compiler would make of it; and the 0
+    has 32 bits, which takes half as many instructions as one of 16.
     """
     if not cfg.NVIDIA:
         return tl.load(pointers, mask=(last - offs >= 0) & (last - offs < count), other=0.0).to(tl.float32)

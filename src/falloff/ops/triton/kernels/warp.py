@@ -56,8 +56,9 @@ def warp_line(inputs, h, segment, cfg):
 
 @triton.jit
 def up_to_knot(ds, x, inputs, segment, cfg):
-    """dS of a tile unless x lies beyond the segment, else 0. The caller subtracts it from dS and goes on to the next segment:
-    one comparison for each, whose result need not be kept.
+    """dS of a tile where x lies up to the end of the segment, else 0.
+
+    The caller subtracts it from dS and goes on to the next segment: one comparison for each, whose result need not be kept.
     """
     return tl.where(x > load_cached(inputs.bias.knots + segment, cfg), 0.0, ds)
 
