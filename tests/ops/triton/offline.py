@@ -80,9 +80,10 @@ FORMS = {
 
 
 def run(case):
-    """Launch the kernels of a case: 'form, D, dtype, masks'."""
+    """Launch the kernels of a case: 'form, D, dtype, masks'. A GQA group has 2 query heads, or as many as "64 rows" says."""
     name, head_size, dtype, *masks = (part.strip() for part in case.split(","))
-    B, H, G, N = 2, 4, 2, 2053 if "longer" in masks else 2048
+    rows = next((int(word.removesuffix(" rows")) for word in masks if word.endswith(" rows")), 2)
+    B, H, G, N = 2, 2 * rows, 2, 2053 if "longer" in masks else 2048
     num_queries = 1 if "decode" in masks else N
     query = torch.randn(B, H, num_queries, int(head_size), dtype=getattr(torch, dtype))
     key, value = (torch.randn(B, G, N, int(head_size), dtype=query.dtype) for _ in range(2))

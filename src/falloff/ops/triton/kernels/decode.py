@@ -68,6 +68,8 @@ def split_kernel(
     if cfg.WINDOW:
         begin = tl.maximum(begin, left)
     for start_n in range(begin, end, BLOCK_N):
+        # v before k, as in `forward`: for the proxy fence of Hopper's products, of 64 rows or more
+        v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
         k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
         scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
         tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
@@ -83,7 +85,6 @@ def split_kernel(
         row_max = new_max
         if inputs.dropout is not None:
             p *= keep_factor(inputs.dropout, tile)
-        v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
 
     at = ((tl.cast(b, tl.int64) * heads + head) * seqlen_q + i) * splits + split  # (BLOCK_M,)
