@@ -18,7 +18,7 @@ from falloff.ops.call import Call
 from falloff.ops.triton.host.bias import BIASES, NoBias
 from falloff.ops.triton.host.device import device_of
 from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
-from falloff.ops.triton.tiles import Tiles, tiles
+from falloff.ops.triton.tiles import Tiles, decode_tiles, tiles
 
 _SPLIT_ROWS = 64  # keys are split among programs if a GQA group has at most so many query rows,
 _SPLIT_KEYS = 256  # and at least so many keys
@@ -68,6 +68,7 @@ class Problem:
             self.device.input_precision(query.dtype),
             self.device.target == "cuda",
         )
+        self._plain = call.window is None and not self.cfg.LOADED_MASK and call.seed is None
         left = 0 if call.window is None else call.query_start - call.window + 1
         right = call.query_start if call.causal else 0
         self.dims = Dims(
@@ -89,11 +90,11 @@ class Problem:
     def tiles(self, kernel: str) -> Tiles:
         """The tiles of a kernel for this call."""
         device = self.device
-        sizes = tiles(
-            kernel, self.block_d, self.query.dtype, device.target, device.capability, device.shared_memory, self.bias.kind
-        )
+        sizes = tiles(kernel, self.block_d, self.query.dtype, *device, self.bias.kind, self._plain)
         if kernel == "decode":  # all query rows of a GQA group
-            sizes = sizes._replace(block_m=max(sizes.block_m, triton.next_power_of_2(self.group_size * self.seqlen_q)))
+            rows = triton.next_power_of_2(self.group_size * self.seqlen_q)
+            halves = self.query.dtype != torch.float32
+            sizes = decode_tiles(sizes, rows, halves or self.device.input_precision(torch.float32) == "tf32")
         warpgroups = kernel != "decode" or sizes.block_m >= _WARPGROUP_ROWS
         return sizes._replace(num_stages=1) if warpgroups and not device.copies_ahead() else sizes
 
