@@ -75,9 +75,12 @@ WIDE_AMPERE: Table = HALF_AMPERE | {
     "dq": HALF_AMPERE["dq"] | {64: Tiles(64, 32, 8, 2)},
     "dkdv": HALF_AMPERE["dkdv"] | {64: Tiles(16, 128, 8, 2)},
 }
-WIDE_BLACKWELL = _from_128(HALF_BLACKWELL | {"dq": HALF["dq"] | {128: Tiles(128, 32, 8, 2)}})
+WIDE_BLACKWELL = _from_128(HALF_BLACKWELL | {"dq": HALF["dq"] | {128: Tiles(128, 32, 8, 2), 256: Tiles(64, 32, 8, 2)}})
 WIDE_SMALL = _from_128(HALF_SMALL)
-HALF_AMD: Table = HALF_SMALL | {"forward": HALF_SMALL["forward"] | {64: Tiles(64, 64, 4, 2)}}
+HALF_AMD: Table = HALF_SMALL | {
+    "forward": HALF_SMALL["forward"] | {64: Tiles(64, 64, 4, 2)},
+    "diagonal": HALF_SMALL["diagonal"] | {256: Tiles(32, 32, 4, 1)},
+}
 WIDE_AMD = _from_128(HALF_AMD)
 FLOAT32: Table = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
