@@ -21,7 +21,7 @@ import torch
 import triton
 from triton.backends.nvidia.compiler import CUDABackend
 
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Potential, Strip, Warp
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from ops.triton import machine_code
@@ -77,6 +77,7 @@ FORMS = {
     "alibi": lambda B, H, N, M: Strip(torch.randn(H, N + M - 1), 1 - M),
     "band": lambda B, H, N, M: Band(torch.randn(B, H, N, 1024).bfloat16()),
     "short band": lambda B, H, N, M: Band(torch.randn(B, H, N, 64)),
+    "potential": lambda B, H, N, M: Potential(torch.randn(B, H, N), torch.randn(B, H, M)),
     "fire": lambda B, H, N, M: Warp(torch.rand(M), torch.rand(N), torch.rand(32), torch.rand(H, 33), torch.rand(H, 33)),
 }
 

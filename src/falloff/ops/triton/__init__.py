@@ -1,7 +1,8 @@
 """Attention on GPUs by Triton kernels: O(N) memory, forward and backward, gradients without atomics.
 
 A `Factored` with query states becomes a band, of (B, H, N, K) numbers in the dtype of its states, as long as the call lasts.
-For one with key states, a `Potential` and a `Sum` it refuses, and "auto" takes the blockwise implementation.
+A `Potential` may be added to any form. For other sums, and for key states, it refuses, and "auto" takes the blockwise
+implementation.
 
 Triton is optional and imported at the first call. TRITON_INTERPRET=1, set before that, runs the kernels on the CPU in
 Triton's interpreter: correct and very slow, for tests.
@@ -14,7 +15,7 @@ have no module in host/: they are a few numbers in problem.
     tiles.py                        the sizes of tiles
     host/       device              the properties of a device, queried once
                 problem             one call as arguments of its kernels
-                bias                a class for each form: what is lowered, what kernels read, how the gradient is summed
+                bias, potential     a class for each form: what is lowered, what kernels read, how the gradient is summed
                 lower, skip         lowering; which keys can be skipped
                 forward, backward, diagonals        launches
     kernels/    arguments           the tuples that kernels take
@@ -31,7 +32,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from falloff.forms import Factored
+from falloff.forms import Factored, Potential
 from falloff.ops.call import Call
 from falloff.ops.triton import hardware
 
@@ -76,11 +77,13 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
 
 
 def _refused_form(query: Tensor, key: Tensor, call: Call) -> str | None:
-    form = call.form
-    if form is None or form.kind in ("strip", "band", "warp"):
+    others = [part for part in (call.form.parts if call.form is not None else ()) if not isinstance(part, Potential)]
+    if len(others) > 1 or any(isinstance(part, Factored) and part.side == "key" for part in others):
+        taken = "a strip, a band, a warp or products of query states and a table"
+        return f"it takes {taken}, and a potential beside it, and the form is {call.form.slot}"  # type: ignore[union-attr]
+    form = others[0] if others else None
+    if not isinstance(form, Factored):
         return None
-    if not isinstance(form, Factored) or form.side == "key":
-        return f"it takes a strip, a band, a warp or products of query states and a table, and the form is {form.slot}"
     # Products become a band, of the table's extent. Ends that go on would make it as long as the text.
     lowest, highest = call.query_start - (key.shape[2] - 1), call.query_start + query.shape[2] - 1
     lowest = max(lowest, 0) if call.causal else lowest

@@ -51,6 +51,7 @@ class NoBias:
     """A call without a bias; the base class of the forms.
 
     Args:
+        form: the form, or None: that of the call, without a potential.
         call: the call.
         seqlen_q, seqlen_k: its lengths.
         lowest, highest: the smallest and largest offset between a row and a key that it may see.
@@ -62,8 +63,8 @@ class NoBias:
     # The zones of kernels/zones.py: whether there are a far past and a far future, and the kind of the middle.
     far_past, middle, far_future = True, "none", False
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        self.call = call
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        self.form, self.call = form, call
         self.seqlen_q, self.seqlen_k = seqlen_q, seqlen_k
         self.lowest, self.highest = lowest, highest
 
@@ -101,10 +102,10 @@ class StripBias(NoBias):
 
     kind = "strip"
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Strip)
-        self.values, self.first = call.form.values, call.form.start
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(form, Strip)
+        self.values, self.first = form.values, form.start
         self.extent = self.values.shape[1]
         self.last = self.first + self.extent - 1
         self.shift = self._clamped(call.query_start - self.first)
@@ -165,8 +166,8 @@ class BandBias(NoBias):
 
     kind = "band"
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
         self.values, start = self._values()
         self.extent = self.values.shape[3]
         self.shift = self._clamped(call.query_start - start)
@@ -175,8 +176,8 @@ class BandBias(NoBias):
 
     def _values(self) -> tuple[Tensor, int]:
         """The band (B, H, N, E), and the offset of its first value."""
-        assert isinstance(self.call.form, Band)
-        return self.call.form.values, 0
+        assert isinstance(self.form, Band)
+        return self.form.values, 0
 
     def tensors(self, parts: Sequence[Tensor]) -> BandTensors:
         return BandTensors((self.values if self.values.itemsize in (2, 4) else self.values.float()).contiguous())
@@ -192,7 +193,7 @@ class FactoredBias(BandBias):
     """Products of states and a table, as a band of (B, H, N, K) numbers, which forward and backward make anew."""
 
     def _values(self) -> tuple[Tensor, int]:
-        form = self.call.form
+        form = self.form
         assert isinstance(form, Factored)
         dtype = torch.promote_types(form.states.dtype, form.table.dtype)
         self.states, self.table = (tensor.to(dtype) for tensor in form.tensors)
@@ -213,10 +214,10 @@ class WarpBias(NoBias):
     kind = "warp"
     far_past, middle, far_future = False, "near", False
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Warp)
-        tensors = (tensor.float().contiguous() for tensor in call.form.tensors)
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(form, Warp)
+        tensors = (tensor.float().contiguous() for tensor in form.tensors)
         self.g, self.a, self.knots, self.slope, self.intercept = tensors
         self.extent, self.num_segments = self.g.shape[0], self.slope.shape[1]
         self.segments = max(triton.next_power_of_2(self.num_segments), NoBias.segments)
@@ -269,7 +270,7 @@ class WarpBias(NoBias):
         return self.lowest, self.highest
 
     def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
-        d_form = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in self.call.form.tensors]  # type: ignore[union-attr]
+        d_form = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in self.form.tensors]
         batch, heads, seqlen_q = lse.shape
         g_blocks, a_blocks = _blocks(self.extent, _GATHERED), _blocks(seqlen_q, _GATHERED)
         a_rows = self.a.numel() // seqlen_q

@@ -17,6 +17,7 @@ from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.host.bias import BIASES, NoBias
 from falloff.ops.triton.host.device import device_of
+from falloff.ops.triton.host.potential import parts_of, potential_tensors
 from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
 from falloff.ops.triton.tiles import Tiles, decode_tiles, tiles
 
@@ -48,8 +49,9 @@ class Problem:
             lowest = max(lowest, 0)
         if call.window is not None:
             highest = min(highest, call.window - 1)
-        kind = "none" if call.form is None else call.form.kind
-        self.bias: NoBias = BIASES[kind](call, self.seqlen_q, self.seqlen_k, lowest, highest)
+        form, self.potential = parts_of(call.form)
+        kind = "none" if form is None else form.kind
+        self.bias: NoBias = BIASES[kind](form, call, self.seqlen_q, self.seqlen_k, lowest, highest)
 
         self.device = device_of(query)
         self.block_d = max(triton.next_power_of_2(head_dim), 16)
@@ -118,6 +120,7 @@ class Problem:
             key_mask=None if key_mask is None else key_mask.contiguous().view(torch.uint8),
             document_ids=None if document_ids is None else document_ids.contiguous(),
             bias=None,
+            potential=potential_tensors(self.potential),
             dropout=_dropout(self.call),
         )
 
@@ -128,6 +131,7 @@ def lowered_size(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q:
 
 
 def _part_sizes(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
+    form, _ = parts_of(form)
     sizes = BIASES["none" if form is None else form.kind].sizes(form, batch, kv_heads, seqlen_q, seqlen_k)
     return [(size + _ALIGNED - 1) // _ALIGNED * _ALIGNED for size in sizes]
 

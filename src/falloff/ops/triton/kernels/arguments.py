@@ -66,6 +66,13 @@ class WarpTensors(NamedTuple):
     a_high: Any
 
 
+class PotentialTensors(NamedTuple):
+    """row (B, H, N), key (B, H, M), float32, contiguous: their sum is added to the bias."""
+
+    row: Any
+    key: Any
+
+
 class Dropout(NamedTuple):
     """Keep a probability if its 32 random bits - 2^31 are at least `threshold`, and multiply it by `factor`.
 
@@ -78,7 +85,9 @@ class Dropout(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The inputs of forward and backward. key_mask (B, M), document_ids (B, N), bias and dropout are None if not given."""
+    """The inputs of forward and backward. key_mask (B, M), document_ids (B, N), bias, potential and dropout are None if not
+    given.
+    """
 
     q: Strided
     k: Strided
@@ -87,6 +96,7 @@ class Inputs(NamedTuple):
     key_mask: Any
     document_ids: Any
     bias: Any
+    potential: PotentialTensors | None
     dropout: Any
 
 
@@ -95,7 +105,8 @@ class Gradients(NamedTuple):
 
     do (B, H, N, D); delta, lse2 (B, H, N): see `backward`; dq (B, H, N, D); dk, dv (B, G, M, D); d_band (B, H, N, E).
     future_ds (B, H, N): row sums of dS at and before the first offset of a strip. row_da (B, H, N): the gradient of a warp's
-    a, per head. segment_sums (B, H, q tiles, 2, SEGMENTS): the gradients of slope and intercept, per q tile.
+    a, per head. segment_sums (B, H, q tiles, 2, SEGMENTS): the gradients of slope and intercept, per q tile. d_key_potential
+    (B, H, M): column sums of dS.
     """
 
     do: Strided
@@ -108,6 +119,7 @@ class Gradients(NamedTuple):
     future_ds: Any
     row_da: Any
     segment_sums: Any
+    d_key_potential: Any
 
 
 class Dims(NamedTuple):

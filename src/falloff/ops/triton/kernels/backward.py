@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, far_biases, store_band
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, far_biases, store_band
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import key_seen, load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
@@ -52,6 +52,8 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
     else:
         scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, ZONE == "edge")
         exponent = scores * unit - (lse2 - constant)
+    if inputs.potential is not None:
+        exponent = add_potential(exponent, inputs, dims, tile, cfg)
     if ZONE == "edge" or cfg.LOADED_MASK:
         exponent = tl.where(visible(inputs, dims, tile, cfg, ZONE == "edge"), exponent, float("-inf"))
     return tl.exp2(exponent)
@@ -220,8 +222,11 @@ def visit_q_tiles(
     cfg,
     ZONE: tl.constexpr,
 ):
-    """Visit the rows begin .. end - 1 of one head for one kv tile. The state: dK and dV. Scores are held transposed."""
-    dk, dv = state  # (BLOCK_N, BLOCK_D), (BLOCK_N, BLOCK_D)
+    """Visit the rows begin .. end - 1 of one head for one kv tile. Scores are held transposed.
+
+    The state: dK, dV, and the sum of dS of each key for this head.
+    """
+    dk, dv, key_ds = state  # (BLOCK_N, BLOCK_D), (BLOCK_N, BLOCK_D), (BLOCK_N,)
     b, h, _, start_n, offs_m, offs_n, _, _ = kv_tile
     head = tl.cast(b, tl.int64) * dims.heads + h
     for start_m in range(begin, end, BLOCK_M):
@@ -248,7 +253,9 @@ def visit_q_tiles(
             dv = tl.dot(p.to(v.dtype), do, dv, input_precision=cfg.INPUT_PRECISION)
         ds = p * (dp - delta[None, :])  # (BLOCK_N, BLOCK_M)
         dk = tl.dot(ds.to(k.dtype), q, dk, input_precision=cfg.INPUT_PRECISION)
-    return dk, dv
+        if grads.d_key_potential is not None:
+            key_ds += tl.sum(ds, 1)
+    return dk, dv, key_ds
 
 
 @triton.jit(do_not_specialize=[*Dims._fields, "kv_tiles"])
@@ -269,7 +276,7 @@ def dkdv_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """dK and dV of a kv tile, over all query heads of its GQA group."""
+    """dK and dV of a kv tile, over all query heads of its GQA group. Also d_key_potential of each head."""
     dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
     kv_head = tl.program_id(0) // kv_tiles
     # Under a causal mask the first keys are seen by the most rows: they start first.
@@ -280,7 +287,8 @@ def dkdv_kernel(
     v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
     offs_m = tl.arange(0, BLOCK_M)[None, :]  # (1, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)[:, None]  # (BLOCK_N, 1)
-    state = (tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32))
+    key_zeros = tl.zeros((BLOCK_N,), tl.float32)
+    state = (tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), key_zeros)
     for h in range(g * group_size, (g + 1) * group_size):
         kv_tile = Tile(b, h, 0, start_n, offs_m, offs_n, 0.0, 0.0)
         begin, end = rows_of_keys(key_ranges, b * heads + h, start_n, 0, dims, BLOCK_N, 1)
@@ -298,7 +306,15 @@ def dkdv_kernel(
             state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, past, edge, past_bias, BLOCK_M, cfg, "past")
         if cfg.FAR_PAST or cfg.MIDDLE != "edge":
             state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, edge, end, 0.0, BLOCK_M, cfg, "edge")
-    dk, dv = state
+        if grads.d_key_potential is not None:
+            dk, dv, key_ds = state
+            j = start_n + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+            if inputs.key_mask is not None:
+                key_ds = tl.where(key_seen(inputs, b, j, seqlen_k), key_ds, 0.0)
+            at = (tl.cast(b, tl.int64) * heads + h) * seqlen_k + j  # (BLOCK_N,)
+            tl.store(grads.d_key_potential + at, key_ds, mask=j < seqlen_k)
+            state = (dk, dv, key_zeros)
+    dk, dv, _ = state
     if inputs.key_mask is not None:  # a NaN in q or dO must not reach the gradient of a hidden key
         seen = key_seen(inputs, b, start_n + offs_n, seqlen_k)  # (BLOCK_N, 1)
         dk = tl.where(seen, dk, 0.0)

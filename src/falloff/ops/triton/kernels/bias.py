@@ -77,6 +77,19 @@ def store_band(values, block, dims, tile):
 
 
 @triton.jit
+def add_potential(scores, inputs, dims, tile, cfg):
+    """Add the potentials of rows and keys to the scores of a tile, in base 2. Rows and keys that do not exist add any number."""
+    head = tl.cast(tile.b, tl.int64) * dims.heads + tile.h
+    i = tl.minimum(tile.start_m + tile.offs_m, dims.seqlen_q - 1)  # the shape of offs_m
+    j = tl.minimum(tl.maximum(tile.start_n + tile.offs_n, 0), dims.seqlen_k - 1)  # the shape of offs_n
+    row = load_cached(inputs.potential.row + (head * dims.seqlen_q + i), cfg)  # the shape of offs_m
+    key = load_cached(
+        inputs.potential.key + (head * dims.seqlen_k + j), cfg
+    )  # that of offs_n; of the tile, for heads by row
+    return scores + (row + key) * LOG2E
+
+
+@triton.jit
 def far_biases(inputs, dims, h, cfg):
     """The constant bias of the far past and of the far future: the ends of a strip, 0 for other forms."""
     if cfg.BIAS == "strip":

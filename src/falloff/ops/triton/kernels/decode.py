@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias
+from falloff.ops.triton.kernels.bias import add_bias, add_potential
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows
@@ -75,6 +75,8 @@ def split_kernel(
         tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
         scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
         scores = scores * unit + constant
+        if inputs.potential is not None:
+            scores = add_potential(scores, inputs, dims, tile, cfg)
         seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)  # (BLOCK_M, BLOCK_N)
         scores = tl.where(seen, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)

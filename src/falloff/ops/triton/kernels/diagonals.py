@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, strip_tile
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, strip_tile
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows
@@ -99,6 +99,8 @@ def diagonal_kernel(
         else:
             scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
             exponent = tl.where(seen, scores * unit - (lse2[:, None] - constant), float("-inf"))
+        if inputs.potential is not None:
+            exponent = add_potential(exponent, inputs, dims, tile, cfg)
         if cfg.LOADED_MASK:
             exponent = tl.where(visible(inputs, dims, tile, cfg, False), exponent, float("-inf"))
         exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)  # (1, SIDE)

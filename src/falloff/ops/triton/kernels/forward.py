@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, far_biases
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, far_biases
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
@@ -38,13 +38,17 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
             # to the row max, so a probability is one multiply-add and one exp2.
             unit = 1.0
             constant = 0.0
-            if FAR and not cfg.LOADED_MASK:
+            if FAR and not cfg.LOADED_MASK and inputs.potential is None:
                 unit = scale
                 constant = far_bias
             elif FAR:
                 scores = scores * scale + far_bias
             else:
                 scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, EDGE)
+            if inputs.potential is not None:
+                scores = add_potential(scores * unit + constant, inputs, dims, tile, cfg)
+                unit = 1.0
+                constant = 0.0
             if EDGE or cfg.LOADED_MASK:
                 scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
             new_max = tl.maximum(row_max, tl.max(scores, 1) * unit + constant)  # (BLOCK_M,)
