@@ -123,7 +123,7 @@ def compiled(target, cases):
 
 
 KERNELS = ("forward_kernel", "dq_kernel", "dkdv_kernel", "diagonal_kernel")
-TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "fire")
+TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "potential", "fire")
 
 
 FIGURES = ("registers", "stack", "spilled", "instructions", "barriers", "waits", "unfenced", "warnings")

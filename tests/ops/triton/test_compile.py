@@ -80,7 +80,7 @@ STACK = {"sm_80": 256, "sm_89": 256, "sm_90": 256, "sm_100": 256, "sm_120": 256,
 @pytest.mark.skipif("FALLOFF_TEST_COMPILE" not in os.environ, reason="takes many minutes: make test-compile")
 @pytest.mark.parametrize("head_size", [64, 128, 256])
 @pytest.mark.parametrize("target", STACK)
-@pytest.mark.parametrize("form", ["none", "t5", "t5 bidirectional", "alibi", "band", "fire"])
+@pytest.mark.parametrize("form", ["none", "t5", "t5 bidirectional", "alibi", "band", "potential", "fire"])
 def test_every_form(target, form, head_size):
     """No product of a warpgroup waits for another or reads what was not fenced; stacks are as known."""
     case = f"{form},{head_size},bfloat16{'' if form == 't5 bidirectional' else ',causal'}"

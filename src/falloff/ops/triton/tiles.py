@@ -118,7 +118,7 @@ def tiles(
             registers for its large tiles.
         shared_memory: bytes that one program may use.
         kind: the kind of the form, or "none".
-        plain: whether there is no mask but a causal one, and no dropout.
+        plain: whether there is no mask but a causal one, no dropout and no potential.
     """
     table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory, kind, plain)
     return next(sizes for most, sizes in table[kernel].items() if block_d <= most)

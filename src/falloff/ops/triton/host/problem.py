@@ -70,7 +70,8 @@ class Problem:
             self.device.input_precision(query.dtype),
             self.device.target == "cuda",
         )
-        self._plain = call.window is None and not self.cfg.LOADED_MASK and call.seed is None
+        masked = call.window is not None or self.cfg.LOADED_MASK
+        self._plain = not masked and call.seed is None and self.potential is None
         left = 0 if call.window is None else call.query_start - call.window + 1
         right = call.query_start if call.causal else 0
         self.dims = Dims(

@@ -78,7 +78,7 @@ def store_band(values, block, dims, tile):
 
 @triton.jit
 def add_potential(scores, inputs, dims, tile, cfg):
-    """Add the potentials of rows and keys to the scores of a tile, in base 2. Rows and keys that do not exist add any number."""
+    """Add the potentials of rows and keys to the scores of a tile, in base 2. Those that do not exist add any number."""
     head = tl.cast(tile.b, tl.int64) * dims.heads + tile.h
     i = tl.minimum(tile.start_m + tile.offs_m, dims.seqlen_q - 1)  # the shape of offs_m
     j = tl.minimum(tl.maximum(tile.start_n + tile.offs_n, 0), dims.seqlen_k - 1)  # the shape of offs_n
