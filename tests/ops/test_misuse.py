@@ -241,7 +241,7 @@ def kernels(direction="forward", **changes):
     tensors = {"query": rows(B, H, N, D), "key": rows(B, G, N, D), "value": rows(B, G, N, D)}
     masks = {"key_mask": torch.ones(B, N, dtype=torch.bool), "document_ids": torch.zeros(B, N, dtype=torch.long)}
     numbers = {"scale": 1.0, "query_start": 0, "causal": True, "window": None, "seed": None, "dropout_p": 0.0, "threads": 1}
-    form = {"form_kind": "strip", "form_tensors": [rows(H, 6)], "form_start": 0}
+    form = {"form_kind": "strip", "form_tensors": [rows(H, 6)], "form_numbers": [0]}
     outputs = {"out": rows(*ROWS), "lse": rows(*LSE), "lowered": torch.zeros(4240, dtype=torch.int32)}
     gradients = {
         "grad_out": rows(*ROWS),
@@ -252,7 +252,7 @@ def kernels(direction="forward", **changes):
         "grad_form": [rows(H, 6)],
     }
     given = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form | changes
-    of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start"
+    of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_numbers causal scale query_start"
     call = tuple(given.pop(name) for name in (*of_call.split(), "window", "dropout_p"))
     return getattr(cpu._module, direction)(**given, call=call)
 
@@ -279,7 +279,9 @@ def kernels(direction="forward", **changes):
         ("values", {"form_tensors": [without_storage(rows(H, 6))]}),
         ("form_tensors", {"form_tensors": []}),
         ("form", {"form_kind": "spiral"}),
-        ("form_start", {"form_start": 2**62}),
+        ("start", {"form_numbers": [2**62]}),
+        ("form_numbers", {"form_numbers": []}),
+        ("form", {"form_kind": "strip+strip", "form_tensors": [rows(H, 6)] * 2, "form_numbers": [0, 0]}),
         ("query_start", {"query_start": -(2**62)}),
         ("window", {"window": 0}),
         ("threads", {"threads": 0}),

@@ -2,7 +2,8 @@
 //
 //   P = exp(S - lse)    dP = dO V^T    delta = rowsum(dO * O) - dLSE    dS = P * (dP - delta)
 //   dV = P^T dO         dK = scale * dS^T Q        dQ = scale * dS K
-// The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp.
+// The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp,
+// along rows and columns for a potential. A row of dS sums up to the gradient of its log-sum-exp.
 // With dropout, P in dV and in P * dP is what dropout leaves of it.
 // A thread owns the heads that share a key head, or a part of their keys: every sum has one owner and one order.
 // Tiles of 48 x 192: three of scores, five of keys or values and two of queries stay in the second-level cache.
@@ -73,6 +74,9 @@ inline void prepare_backward(const Backward& p, long head, Arena arena) {
             // Of a row that saw nothing, the gradient of the log-sum-exp may be anything, NaN too: it does not count.
             const float grad_lse = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
             const float delta = p.delta[head * p.N + first + i] = row_sums[i] - grad_lse;
+            // As the sum of dS would be, NaN where the row is NaN.
+            if (p.needs_form && p.potential.on)
+                p.grad_bias.row_potential[head * p.N + first + i] = lse[i] == -INF ? 0.0f : grad_lse + 0.0f * (delta + lse[i]);
             // Nothing is skipped of a row whose output or gradient is not finite.
             const bool finite = lse[i] == lse[i] && delta - delta == 0.0f;
             p.log_mass[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
@@ -88,8 +92,9 @@ struct BackwardScratch {
     // (BACKWARD_Q_TILE, TILE_ROW) each, from the first row's first key on: P, P after dropout, dS. The second is the memory of
     // the first where it is not needed.
     float *prob, *prob_dropped, *ds;
-    float* summed;     // one of these three: what is summed along diagonals, dS or, of a warp, dS * slope * a
+    float* warp_ds;    // dS * slope * a of a warp: the memory of `prob_dropped`, which is dead by then
     float* diagonals;  // (TILE_ROW)
+    double* column_sums;  // (BACKWARD_KV_TILE), of dS of a head
 
     BackwardScratch(const Backward& p, Arena& arena) {
         const long Dp = padded(p);
@@ -101,8 +106,9 @@ struct BackwardScratch {
         prob = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
         prob_dropped = p.dropout.on || in_pairs(p) ? take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN : prob;
         ds = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
-        summed = p.form == Form::warp ? prob_dropped : ds;
+        warp_ds = prob_dropped;
         diagonals = take(TILE_ROW);
+        column_sums = arena.take<double>(p.potential.on ? BACKWARD_KV_TILE : 0);
         keys = take(BACKWARD_KV_TILE * Dp);
         key_panels = take(BACKWARD_KV_TILE * Dp);
         value_panels = take(BACKWARD_KV_TILE * Dp);
@@ -149,26 +155,43 @@ inline void add_transposed_product(
     }
 }
 
+// Adds the sums of the columns of a tile (rows, width) of (.., TILE_ROW).
+inline void add_columns(const float* tile, long rows, long width, double* sums) {
+    for (long c = 0; c < width; c += W) {
+        Vec total{};
+        for (long i = 0; i < rows; i++) total += load(tile + i * TILE_ROW + c);
+        for (int lane = 0; lane < W; lane++) sums[c + lane] += total[lane];
+    }
+}
+
 // Adds what a tile of dS gives to the gradient of the form.
 inline void add_form_gradient(
-    const Backward& p, long chunk, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, const BackwardScratch& at
+    const Backward& p, long chunk, const QTile& q_tile, Span kv_tile, Span span, const SliverKeys& sliver_keys,
+    const BackwardScratch& at
 ) {
-    const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
-    double* lines = p.line_sums + head * 2 * p.S;
+    const long b = q_tile.b, h = q_tile.h, head = (chunk * p.B + b) * p.H + h;
+    const long behind = span.count() + BACKWARD_Q_TILE + W;  // zeros go so far, where they are read
+    const bool zeros_behind = p.strip.on || p.potential.on;
     for (long i = 0; i < q_tile.rows; i++) {
         const long row = q_tile.first + i, count = sliver_keys.of_row(i);
-        float *ds = at.ds + i * TILE_ROW, *tile_row = at.summed + i * TILE_ROW;
-        if (p.form == Form::band) {
-            write_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
-            continue;
-        }
-        if (p.form == Form::warp)
-            add_warp_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds, tile_row, lines, p.a_sums + head * p.N);
-        for (long c = count; c < span.count() + BACKWARD_Q_TILE + W; c++) tile_row[c] = 0.0f;
+        float *ds = at.ds + i * TILE_ROW, *warp_ds = at.warp_ds + i * TILE_ROW;
+        for (long c = count; c < behind && zeros_behind; c++) ds[c] = 0.0f;
+        if (p.band.on) write_band_gradient(p, b, h, row, span.begin, count, ds);
+        if (!p.warp.on) continue;
+        double *lines = p.line_sums + head * 2 * p.warp.S, *of_a = p.a_sums + head * p.N;
+        add_warp_gradient(p, b, h, row, span.begin, count, ds, warp_ds, lines, of_a);
+        for (long c = count; c < behind; c++) warp_ds[c] = 0.0f;
     }
-    if (p.form == Form::band) return;
-    add_diagonals(at.summed, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
-    add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.K, p.start, p.form == Form::warp);
+    if (p.strip.on) {
+        add_diagonals(at.ds, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+        add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.strip.K, p.strip.K, p.strip.start, false);
+    }
+    if (p.warp.on) {
+        add_diagonals(at.warp_ds, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+        add_by_offset(p, q_tile, span, at.diagonals, p.g_sums + head * p.warp.K, p.warp.K, 0, true);
+    }
+    if (p.potential.on)
+        add_columns(at.ds, q_tile.rows, round_up(span.count(), W), at.column_sums + span.begin - kv_tile.begin);
 }
 
 // One tile of one head: adds to dQ of the q tile, to the gradient of the form, and to dK and dV of the span's keys, whose sums
@@ -228,7 +251,7 @@ inline void attend_backward(
             fresh
         );
     if (!needs_scores) return;
-    if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, sliver_keys, at);
+    if (p.needs_form) add_form_gradient(p, chunk, q_tile, kv_tile, span, sliver_keys, at);
     if (p.needs_key)
         add_transposed_product(
             p, q_tile, span, sliver_keys, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp,
@@ -264,8 +287,10 @@ inline void backward(const Backward& p, long item, Arena arena) {
     const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
     // Scratch memory holds what earlier items left. All of it is written before it is read, but for these zeros of
     // add_diagonals.
-    for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++)
-        std::memset(at.summed + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+    for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++) {
+        std::memset(at.ds + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+        std::memset(at.warp_ds + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+    }
     if (p.needs_query) {
         float* sums = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;  // (group, N, Dp)
         for (long x = 0; x < group * p.N * Dp; x++) sums[x] = 0.0f;
@@ -276,7 +301,9 @@ inline void backward(const Backward& p, long item, Arena arena) {
         const Span kv_tile{index * BACKWARD_KV_TILE, smaller((index + 1) * BACKWARD_KV_TILE, p.M)};
         const int32_t* labels = labels_from(p, b, kv_tile.begin);
         bool packed = false;
-        for (long h = g * group; h < (g + 1) * group; h++)
+        for (long h = g * group; h < (g + 1) * group; h++) {
+            const bool sums_columns = p.needs_form && p.potential.on;
+            for (long j = 0; j < BACKWARD_KV_TILE && sums_columns; j++) at.column_sums[j] = 0.0;
             for (long n = 0; n < q_tiles(p); n++) {
                 const QTile q_tile{b, h, n * BACKWARD_Q_TILE, smaller(BACKWARD_Q_TILE, p.N - n * BACKWARD_Q_TILE)};
                 Span span = seen_by_tile(p, q_tile, kv_tile);
@@ -294,6 +321,9 @@ inline void backward(const Backward& p, long item, Arena arena) {
                 attend_backward(p, chunk, q_tile, kv_tile, span, at, !packed);
                 packed = true;
             }
+            for (long j = 0; j < kv_tile.count() && sums_columns; j++)
+                p.grad_bias.key_potential[(b * p.H + h) * p.M + kv_tile.begin + j] = float(at.column_sums[j]);
+        }
         if (!packed) clear_sums(p, kv_tile.begin, kv_tile.end, kv_tile, at);
         const long row = (b * p.G + g) * p.M + kv_tile.begin;
         if (p.needs_key) unpack_rows(p, at.grad_key, kv_tile.count(), p.scale, p.grad_key, row, labels);

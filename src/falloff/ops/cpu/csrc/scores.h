@@ -62,8 +62,8 @@ inline void score_sliver(
 ) {
     const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
     const long inner = padded_inner(p);
-    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width);
-    const float scale = p.form == Form::warp ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
+    const BiasTile bias = strip_tile(p, q_tile, first, rows, span.begin, width);
+    const float scale = warp_scales(p) ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
     for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
     if (keys_in_place(p)) {
         multiply_in_place(p, q_tile, span.begin, width, query.data, scores, score_row);
@@ -89,7 +89,7 @@ inline void score_sliver(
             }
         );
     }
-    const bool by_row = p.form == Form::band || p.form == Form::warp;
+    const bool by_row = adds_to_rows(p);
     for (long i = 0; i < rows; i++) {
         float* row = scores + i * score_row;
         if (by_row) add_to_row(p, q_tile, first + i, span.begin, width, row);
