@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.forms import Potential, Strip, Warp
+from falloff.forms import Factored, Potential, Strip, Warp
 from falloff.ops.call import Call, empty_lse, empty_output
 from falloff.ops.checks import check_storage
 
@@ -64,8 +64,6 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
     if query.dtype not in _DTYPES:
         return f"it takes float32 and bfloat16, and query is {query.dtype}"
     for part in () if call.form is None else call.form.parts:
-        if part.kind not in ("strip", "band", "warp", "potential"):
-            return f"it takes a strip, a band, a warp or a potential, and the form is {part.slot}"
         if isinstance(part, Warp) and not part.rising:
             return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()
@@ -86,6 +84,10 @@ def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
         parts += [heads * _blocks(strip.values.shape[1])] * 2 if isinstance(strip, Strip) else []
         parts += [batch * heads * _blocks(num_keys)] * 2 if isinstance(potential, Potential) else []
         parts += [*[batch * groups * _blocks(num_keys)] * 2, 1]
+    for part in forms.values():
+        if isinstance(part, Factored):
+            tables, length, size = part.table.shape
+            parts.append(tables * size * ((length + 2 * _STRIP_PAD + 15) // 16 | 1) * 16)
     if isinstance(warp, Warp):
         parts += [num_queries + num_keys + 2 * _STRIP_PAD, warp.a.numel() * warp.knots.shape[0]]
     return sum((part + 15) // 16 * 16 for part in parts)  # 16 numbers are 64 bytes

@@ -159,15 +159,17 @@ inline void add_potential(const Problem& p, long b, long h, long row, long key, 
 }
 
 // Whether score_sliver leaves the scale to add_warp.
-inline bool warp_scales(const Problem& p) { return p.warp.on && !p.strip.on; }
+inline bool warp_scales(const Problem& p) { return p.warp.on && !p.strip.on && !p.factored[QUERY].on; }
 
-inline bool adds_to_rows(const Problem& p) { return p.band.on || p.warp.on || p.potential.on; }
-
-// Adds to a row of scores (width) the parts that are not a BiasTile, for row i of the q tile and the keys from `key` on.
-inline void add_to_row(const Problem& p, const QTile& q_tile, long i, long key, long width, float* s) {
+// Adds to a row of scores (width) the parts that are not a BiasTile, for row i of the q tile and the keys from `key` on. `by_key`:
+// the row's biases of the keys' states, or null.
+inline void add_to_row(
+    const Problem& p, const QTile& q_tile, long i, long key, long width, const float* by_key, float* s
+) {
     const long b = q_tile.b, h = q_tile.h, row = q_tile.first + i;
     if (p.warp.on) add_warp(p, b, h, row, key, width, warp_scales(p) ? p.scale : 1.0f, s);
     if (p.band.on) add_band(p, b, h, row, key, width, s);
+    for (long c = 0; by_key && c < width; c += W) store(s + c, load(s + c) + load(by_key + c));
     if (p.potential.on) add_potential(p, b, h, row, key, width, s);
 }
 

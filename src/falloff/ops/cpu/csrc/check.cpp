@@ -171,7 +171,7 @@ struct Part {
 constexpr struct {
     const char* kind;
     size_t tensors, numbers;
-} PARTS[] = {{"strip", 1, 1}, {"band", 1, 0}, {"warp", 5, 1}, {"potential", 2, 0}};
+} PARTS[] = {{"strip", 1, 1}, {"band", 1, 0}, {"warp", 5, 1}, {"factored", 2, 3}, {"potential", 2, 0}};
 
 // Cuts tensors and numbers into parts, each as many as its kind has.
 std::vector<Part> parts_of(const Arguments& in) {
@@ -181,7 +181,7 @@ std::vector<Part> parts_of(const Arguments& in) {
         const size_t end = std::min(in.form.find('+', begin), in.form.size());
         const std::string kind = in.form.substr(begin, end - begin);
         const auto* known = std::find_if(std::begin(PARTS), std::end(PARTS), [&](const auto& one) { return one.kind == kind; });
-        if (known == std::end(PARTS)) refuse("form", "'" + in.form + "'", "kinds joined by '+': strip, band, warp, potential");
+        if (known == std::end(PARTS)) refuse("form", "'" + in.form + "'", "kinds joined by '+': strip, band, warp, factored, potential");
         parts.push_back({kind, {}, {}});
         for (size_t end_of = tensors + known->tensors; tensors < end_of; tensors++)
             if (tensors < in.form_tensors.size()) parts.back().tensors.push_back(in.form_tensors[tensors]);
@@ -235,6 +235,28 @@ void add_warp(Problem& p, const Part& part) {
     p.warp = {true, data_of(g), data_of(a), data_of(knots), data_of(slope), data_of(intercept), K, a.ndim == 2 ? p.N : 0, int(S)};
 }
 
+Side side_of(const Part& part) {
+    for (const size_t number : {1, 2})
+        if (part.numbers[number] != 0 && part.numbers[number] != 1)
+            refuse(number == 1 ? "outside" : "side", std::to_string(part.numbers[number]), "0 or 1");
+    return part.numbers[2] == 0 ? QUERY : KEY;
+}
+
+void add_factored(Problem& p, const Part& part) {
+    const Tensor &states = part.tensor(0, "states", 4), &table = part.tensor(1, "table", 3);
+    const int64_t tables = table.shape[0], K = table.shape[1], R = table.shape[2];
+    check_position("start", part.numbers[0]);
+    if (tables != 1 && tables != p.H) refuse("table", shape_of(table), std::to_string(p.H) + " or 1 heads");
+    if (K < 1 || R < 1) refuse("table", shape_of(table), "at least one offset and one number");
+    count("table", {tables, K, R});
+    // What is kept of it, padded, for two chunks of keys.
+    const int64_t length = side_of(part) == QUERY ? p.N : p.M;
+    count("table", {p.B, p.H, K + 3 * STRIP_PAD, R + 64, 2}), count("states", {p.B, p.H, length, R + 64, 2});
+    check("table", table, Dtype::float32, {tables, K, R});
+    check("states", states, Dtype::float32, {p.B, p.H, length, R});
+    p.factored[side_of(part)] = {true, data_of(states), data_of(table), tables, K, R, part.numbers[0], part.numbers[1] == 1};
+}
+
 void add_potential(Problem& p, const Part& part) {
     count("key", {p.B, p.H, p.M, 2});
     check("row", part.tensors[0], Dtype::float32, {p.B, p.H, p.N});
@@ -250,6 +272,7 @@ void add_form(Problem& p, const Arguments& in) {
         if (part.kind == "strip") once(p.strip.on), add_strip(p, part);
         if (part.kind == "band") once(p.band.on), add_band(p, part);
         if (part.kind == "warp") once(p.warp.on), add_warp(p, part);
+        if (part.kind == "factored") once(p.factored[side_of(part)].on), add_factored(p, part);
         if (part.kind == "potential") once(p.potential.on), add_potential(p, part);
     }
 }
@@ -269,6 +292,7 @@ void add_gradients(Backward& p, const Arguments& in, const std::vector<Tensor>& 
         if (part.kind == "band") to.band = data_of(next[0]);
         if (part.kind == "warp")
             to.g = data_of(next[0]), to.a = data_of(next[1]), to.slope = data_of(next[3]), to.intercept = data_of(next[4]);
+        if (part.kind == "factored") to.states[side_of(part)] = data_of(next[0]), to.table[side_of(part)] = data_of(next[1]);
         if (part.kind == "potential") to.row_potential = data_of(next[0]), to.key_potential = data_of(next[1]);
         next += part.tensors.size();
     }

@@ -12,7 +12,10 @@ namespace falloff {
 namespace {
 
 // Whether keys that cannot matter may be skipped: where every part of the form has bounds that skip.h knows.
-bool can_skip(const Problem& p) { return (p.strip.on || p.potential.on) && !p.band.on && !p.warp.on; }
+bool can_skip(const Problem& p) {
+    const bool others = p.band.on || p.warp.on || p.factored[QUERY].on || p.factored[KEY].on;
+    return (p.strip.on || p.potential.on) && !others;
+}
 
 // The parts of a lowered call, in their order. A part that a call does not need takes no memory.
 struct Parts {
@@ -20,7 +23,7 @@ struct Parts {
     float *strip = nullptr, *strip_max = nullptr, *strip_tail = nullptr, *key_max = nullptr, *key_tail = nullptr;
     float *key_norm = nullptr, *key_norm_before = nullptr;
     int32_t* bounded = nullptr;  // whether the last six are filled
-    float* distances = nullptr;
+    float *tables[SIDES] = {}, *distances = nullptr;
     int32_t* bends = nullptr;
 
     Parts(const Problem& p, Arena& arena) {
@@ -38,6 +41,10 @@ struct Parts {
             key_norm_before = arena.take<float>(p.B * p.G * key_blocks(p));
             bounded = arena.take<int32_t>(1);
         }
+        for (const Side side : {QUERY, KEY}) {
+            const Factored& f = p.factored[side];
+            if (f.on) tables[side] = arena.take<float>(f.tables * f.R * table_row(f));
+        }
         if (p.warp.on) {
             distances = arena.take<float>(p.N + p.M + 2 * STRIP_PAD);
             bends = arena.take<int32_t>((p.warp.a_batch ? p.B : 1) * p.N * (p.warp.S - 1));
@@ -52,6 +59,7 @@ struct Parts {
             p.key_max = key_max, p.key_tail = key_tail;
             p.key_norm = key_norm, p.key_norm_before = key_norm_before;
         }
+        p.falling_table[QUERY] = tables[QUERY], p.falling_table[KEY] = tables[KEY];
         p.distances = distances, p.bends = bends;
     }
 };
@@ -192,6 +200,9 @@ void lower(Problem& p, void* memory, const Kernels& kernels, Interrupt& interrup
     if (p.warp.on) write_distances(p, parts.distances);
     parts.give(p);
     if (p.key_norm) run(kernels.key_norms, p, 4.0 * p.B * p.G * p.M * p.D, interrupt);
+    double of_tables = 0.0;
+    for (const Factored& f : p.factored) of_tables += f.on ? 4.0 * f.tables * f.R * table_row(f) : 0.0;
+    if (of_tables > 0.0) run(kernels.tables, p, of_tables, interrupt);
     if (p.warp.on) run(kernels.bends, p, 16.0 * p.N * p.warp.S, interrupt);
 }
 

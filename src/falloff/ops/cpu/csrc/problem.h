@@ -74,6 +74,15 @@ struct Warp {
     long a_batch = 0;  // stride of `a` along the batch: N, or 0 where all entries share it
     int S = 0;         // segments
 };
+// states . table[offset - start], of the states of query rows or of keys.
+struct Factored {
+    bool on = false;
+    const float *states = nullptr, *table = nullptr;  // (B, H, N or M, R), (tables, K, R)
+    long tables = 0;                                   // H, or 1 for all heads
+    long K = 0, R = 0, start = 0;
+    bool clamp = false;  // outside the table the nearest end holds; else the bias is 0
+};
+enum Side { QUERY, KEY, SIDES };
 struct Potential {
     bool on = false;
     const float *row = nullptr, *key = nullptr;  // (B, H, N), (B, H, M)
@@ -83,6 +92,7 @@ struct Bias {
     Strip strip;
     Band band;
     Warp warp;
+    Factored factored[SIDES];
     Potential potential;
 };
 
@@ -94,6 +104,8 @@ struct Lowered {
     // By falling offset, with STRIP_PAD copies of the value at either end.
     const float* falling_strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
     long strip_row = 0;
+    // Transposed, by falling offset, with STRIP_PAD numbers at either end: copies of the end's, or zeros.
+    float* falling_table[SIDES] = {};  // (tables, R, table_row)
     // Of a warp: g by falling offset, for every offset of the call; for each row, the first distance beyond each knot.
     const float* distances = nullptr;  // (N + M + 2 STRIP_PAD)
     int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
@@ -128,6 +140,7 @@ struct Forward : Problem {
 struct BiasGradients {
     float *strip = nullptr, *band = nullptr;  // (H, K), (B, H, N, E)
     float *g = nullptr, *a = nullptr, *slope = nullptr, *intercept = nullptr;  // of a warp; a: (N) or (B, N)
+    float *states[SIDES] = {}, *table[SIDES] = {};                             // (B, H, N or M, R), (tables, K, R)
     float *row_potential = nullptr, *key_potential = nullptr;                  // (B, H, N), (B, H, M)
 };
 
@@ -150,6 +163,10 @@ struct Backward : Problem {
     double* g_sums = nullptr;      // (key_chunks, B, H, K): of a warp's g
     double* line_sums = nullptr;   // (key_chunks, B, H, 2, S): slope, intercept
     double* a_sums = nullptr;      // (key_chunks, B, H, N)
+    float* table_rows[SIDES] = {};  // (tables, K + 2 STRIP_PAD, Rp): by falling offset
+    float* state_sums = nullptr;    // (key_chunks, B, H, N, Rp): of the states of rows
+    float* table_sums[SIDES] = {};  // (key_chunks, B, H, K, Rp)
+    double* end_sums[SIDES] = {};   // (key_chunks, B, H, 2, Rp): of offsets before and behind the table, where ends are clamped
 };
 
 constexpr long MOST_HEAD_SIZE = 256;  // the largest D
@@ -158,6 +175,8 @@ constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
 [[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.strip.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
+// Numbers from one row of a lowered table to the next: an odd number of cache lines, so that they fall into different sets.
+[[gnu::always_inline]] inline long table_row(const Factored& f) { return ((f.K + 2 * STRIP_PAD + 15) / 16 | 1) * 16; }
 
 // What each instruction set offers. An item is a piece of work that one thread does alone. No two items write to the same
 // place, so that no result depends on which thread does which.
@@ -169,10 +188,11 @@ struct Work {
 };
 
 struct Kernels {
-    Work<Problem> key_norms, bends;
+    Work<Problem> key_norms, bends, tables;
     Work<Forward> forward, merge;
     Work<Backward> prepare_backward, backward, finish_backward;
     long (*padded_head_size)(const Problem&);
+    long (*padded_states)(const Factored&);
     long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split
 };
 

@@ -74,6 +74,25 @@ void add_parts(const double* sums, long parts, long size, T* to) {
     }
 }
 
+// Adds up the gradients of a table that heads and chunks of keys gave, in their order.
+void add_tables(const Backward& p, Side side, long Rp) {
+    const Factored& f = p.factored[side];
+    const long heads = p.key_chunks * p.B * p.H;
+    std::vector<double> totals(f.R);
+    for (long table = 0; table < f.tables; table++)
+        for (long k = 0; k < f.K; k++) {
+            std::fill(totals.begin(), totals.end(), 0.0);
+            for (long head = table; head < heads; head += f.tables) {
+                const float* sums = p.table_sums[side] + (head * f.K + k) * Rp;
+                for (long r = 0; r < f.R; r++) totals[r] += sums[r];
+                const double* ends = p.end_sums[side] + head * 2 * Rp;
+                for (long r = 0; f.clamp && k == 0 && r < f.R; r++) totals[r] += ends[r];
+                for (long r = 0; f.clamp && k == f.K - 1 && r < f.R; r++) totals[r] += ends[Rp + r];
+            }
+            std::copy(totals.begin(), totals.end(), p.grad_bias.table[side] + (table * f.K + k) * f.R);
+        }
+}
+
 }  // namespace
 
 std::vector<std::string> instruction_sets() {
@@ -130,6 +149,14 @@ void run_backward(Backward p, const Kernels& kernels, Pending pending) {
         p.g_sums = arena.take<double>(of_g);
         p.line_sums = arena.take<double>(of_lines);
         p.a_sums = arena.take<double>(of_a);
+        for (const Side side : {QUERY, KEY}) {
+            const Factored& f = p.factored[side];
+            const long Rp = kernels.padded_states(f), sums = f.on ? parts : 0;
+            p.table_rows[side] = arena.take<float>(sums ? f.tables * (f.K + 2 * STRIP_PAD) * Rp : 0);
+            p.table_sums[side] = arena.take<float>(sums * f.K * Rp);
+            p.end_sums[side] = arena.take<double>(f.clamp ? sums * 2 * Rp : 0);
+            if (side == QUERY) p.state_sums = arena.take<float>(sums * p.N * Rp);
+        }
     });
     std::fill_n(p.strip_sums, of_strip, 0.0);
     std::fill_n(p.g_sums, of_g, 0.0);
@@ -144,6 +171,8 @@ void run_backward(Backward p, const Kernels& kernels, Pending pending) {
 
     const long entries = p.key_chunks * p.B;  // parts in which each head's gradient comes
     if (p.strip.on) add_parts(p.strip_sums, entries, p.H * p.strip.K, form.strip);
+    for (const Side side : {QUERY, KEY})
+        if (p.factored[side].on) add_tables(p, side, kernels.padded_states(p.factored[side]));
     if (p.warp.on) {
         const long S = p.warp.S;
         add_parts(p.g_sums, entries * p.H, p.warp.K, form.g);

@@ -84,7 +84,7 @@ struct Case {
     Arguments in;
     std::vector<Owned> all;  // in the order of Part; what a call does not have is not given to it
     enum Part { QUERY, KEY, VALUE, KEY_MASK, DOCUMENTS, LOWERED, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
-    static constexpr int PARTS = 4;
+    static constexpr int PARTS = 6;
     size_t form_tensors = 0;  // from FORM on, and as many gradients behind them
     bool mask, documents, back_for_lse;
 
@@ -110,8 +110,8 @@ struct Case {
         if (coin()) in.seed = 5 + (7LL << 32), in.dropout_p = 0.3;
         // None, one of the parts, or a sum of some.
         bool has[PARTS] = {};
-        if (number % 6 == 5) for (bool& part : has) part = coin();
-        else if (number % 6) has[number % PARTS] = true;
+        if (number % 5 == 4) for (bool& part : has) part = coin();
+        else if (number % 7) has[number % PARTS] = true;
         auto add_part = [&](const char* kind, std::vector<int64_t> numbers) {
             in.form += (in.form.empty() ? "" : "+") + std::string(kind);
             in.form_numbers.insert(in.form_numbers.end(), numbers.begin(), numbers.end());
@@ -132,7 +132,13 @@ struct Case {
             add(Dtype::float32, {S - 1}).fill([](long s) { return 0.3f * float(s); });
             add(Dtype::float32, {H, S}), add(Dtype::float32, {H, S});
         }
-        if (has[3]) {
+        for (const int64_t side : {0, 1})
+            if (has[3 + side]) {
+                const long R = pick(1, 20);
+                add_part("factored", {pick(-300, 300), pick(0, 1), side});
+                add(Dtype::float32, {B, H, side ? M : N, R}), add(Dtype::float32, {coin() ? H : 1, pick(1, small ? 60 : 700), R});
+            }
+        if (has[5]) {
             add_part("potential", {}), add(Dtype::float32, {B, H, N});
             add(Dtype::float32, {B, H, M}).fill([&](long x) { return normal(x) + float(falls * (x % M)); });
         }
@@ -215,7 +221,7 @@ struct Case {
                 else in.dropout_p = any({-1.0, 0.0, 1.0, 2.0, std::nan("")}), in.seed = wild;
                 break;
             case 11:
-                in.form = any<const char*>({"", "strip", "band", "warp", "potential", "other", "+", "strip+", "strip+strip", "band+potential"});
+                in.form = any<const char*>({"", "strip", "band", "warp", "potential", "factored", "factored+factored", "other", "+", "strip+", "strip+strip", "band+potential"});
                 form_tensors = size_t(pick(0, 6));
                 break;
         }
