@@ -136,7 +136,7 @@ CASES = [
     (call(bias=ALiBi(8)), r"bias: got 8 heads, expected the 4 heads of query"),
     (call(bias=ALiBi(8), impl="reference"), r"bias: got 8 heads, expected the 4 heads of query"),
     (call(bias=T5Bias(4).to("meta")), r"bias: got device meta, expected query's device cpu"),
-    (call(bias=ProfileMixture(4)), r"bias: got a ProfileMixture without states, expected mixture\(state\)"),
+    (call(bias=ProfileMixture(4)), r"bias: got a ProfileMixture without states, expected profile_mixture\(state\)"),
     (
         call(bias=Band(torch.zeros(1, 4, 5, 3))),
         r"bias: got \(1, 4, 5, 3\), expected a band for batch size 2",
@@ -220,7 +220,7 @@ CASES = [
     (lambda: ProfileMixture(4).form(3, 3), r"bias: got a ProfileMixture without states"),
     (
         lambda: ProfileMixture(4).dense(5, 5, state=torch.zeros(1, 4, 3, 16)),
-        r"state: .* expected \(B, 4, 5, 16\)",
+        r"bias: got \(1, 4, 3, 1024\), expected a band for batch size 1 and 5 query rows",
     ),
     (lambda: ProfileMixture(4).form(3, -2, state=torch.zeros(1, 4, 3, 16)), r"num_keys: got -2"),
     (lambda: ALiBi(4).form(-1, 3), r"num_queries: got -1, expected an int of at least 0"),

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings, check_device
+from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, KNOWN_SCHEMES, Settings, check_device
 from falloff.lab.presets import PRESETS
 from falloff.schemes import SCHEMES
 
@@ -14,7 +14,6 @@ HOSTILE = [
     ({"schemes": ()}, "schemes: got"),
     ({"schemes": ("",)}, "schemes: got ''"),
     ({"schemes": "t5"}, "schemes: got 't5', expected names"),
-    ({"schemes": ("profile-mixture",)}, "schemes: got 'profile-mixture'"),
     ({"train_length": 7}, "train_length: got 7, expected a whole number from 8"),
     ({"train_length": 2**20}, "train_length: got 1048576"),
     ({"train_length": 64.0}, "train_length: got 64.0"),
@@ -99,8 +98,10 @@ def test_none_changes_nothing():
         settings.steps = 3
 
 
-def test_every_scheme_is_compared_but_those_that_need_content():
-    assert set(DEFAULT_SCHEMES) == {name for name in SCHEMES if name != "profile-mixture"} | set(BASELINES)
+def test_every_scheme_is_compared_by_default_but_those_that_need_content():
+    without = {name for name, scheme in SCHEMES.items() if not scheme.needs_content}
+    assert set(DEFAULT_SCHEMES) == without | set(BASELINES)
+    assert set(KNOWN_SCHEMES) == set(SCHEMES) | set(BASELINES)
     assert DEFAULT_SCHEMES[-2:] == BASELINES
 
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from falloff.lab.config import BASELINES, DEFAULT_SCHEMES
+from falloff.lab.config import BASELINES, KNOWN_SCHEMES
 from falloff.lab.model import build_model, build_scheme, parameter_counts, rotated, rotation
 
 
-@pytest.mark.parametrize("name", DEFAULT_SCHEMES)
+@pytest.mark.parametrize("name", KNOWN_SCHEMES)
 def test_causal_at_every_length(toy, name):
     model = build_model(toy(layers=2), name)
     tokens = torch.randint(0, 256, (2, 40))
@@ -19,7 +19,7 @@ def test_causal_at_every_length(toy, name):
 
 def test_shared_weights_are_the_same_and_depend_on_the_seed(toy):
     plain = build_model(toy(), "none").state_dict()
-    for name in DEFAULT_SCHEMES:
+    for name in KNOWN_SCHEMES:
         weights = build_model(toy(), name).state_dict()
         assert weights.keys() >= plain.keys()
         assert all(torch.equal(weights[key], plain[key]) for key in plain)
@@ -58,6 +58,19 @@ def test_bias_is_used_and_shared(toy):
     assert total == parameter_counts(build_model(toy(layers=3), "none"))[0] + bias
 
 
+def test_schemes_with_content_get_what_they_are_called_with(toy):
+    """Each layer has its own projection; the scheme is shared, and all of it learns."""
+    for name in ("profile-mixture", "forgetting", "disentangled", "transformer-xl", "gated-t5", "shaw"):
+        model = build_model(toy(layers=2), name)
+        assert len(model.blocks[0].states) == (name in ("profile-mixture", "forgetting"))
+        assert getattr(model.scheme, "head_dim", model.head_size) == model.head_size
+        model(torch.randint(0, 256, (1, 16))).sin().sum().backward()
+        learns = {key: parameter.grad is not None for key, parameter in model.named_parameters()}
+        assert all(learns.values()), [key for key, does in learns.items() if not does]
+    _, bias = parameter_counts(build_model(toy(layers=2), "forgetting"))
+    assert bias == 0  # its projections belong to the model
+
+
 def test_rope_depends_on_the_offset_alone():
     query, key = torch.randn(2, 1, 1, 8)
     turn = rotation(50, 8, torch.device("cpu"))
@@ -80,11 +93,11 @@ def test_none_knows_no_order_and_rope_does(toy):
     assert not torch.allclose(rope(tokens)[:, -1], rope(shuffled)[:, -1])
 
 
-@pytest.mark.parametrize("name", ["t6", "", "RoPE", "profile-mixture"])
+@pytest.mark.parametrize("name", ["t6", "", "RoPE"])
 def test_an_unknown_scheme_is_refused(toy, name):
     """It would be trained without a bias, and stored under that name."""
     with pytest.raises(ValueError, match=f"scheme: got '{name}', expected one of alibi, .*, rope, none, or module:Class"):
         build_scheme(name, 2, 16)
     with pytest.raises(ValueError, match=f"scheme: got '{name}'"):
         build_model(toy(), name)
-    assert [name for name in DEFAULT_SCHEMES if build_scheme(name, 2, 16) is None] == list(BASELINES)
+    assert [name for name in KNOWN_SCHEMES if build_scheme(name, 2, 16) is None] == list(BASELINES)

@@ -5,7 +5,7 @@ import pytest
 
 from falloff import FIRE, ALiBi
 from falloff.lab.charts import bias_chart, extrapolation_chart, scheme_styles
-from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.folder import RunFolder
 from falloff.lab.report import report_page
 
@@ -116,8 +116,10 @@ def test_styles_tell_all_schemes_apart():
     assert (
         len({style.colour for style in styles.values()}) == len({style.marker for style in styles.values()}) == len(styles)
     )
+    known = scheme_styles(dict.fromkeys(KNOWN_SCHEMES, "learned"))
+    assert len(set(known.values())) == len(known)
     own_names = [f"my.py:Mine{place}" for place in range(30)]
-    many = scheme_styles(dict.fromkeys((*own_names, *DEFAULT_SCHEMES), "heuristic"))
+    many = scheme_styles(dict.fromkeys((*own_names, *KNOWN_SCHEMES), "heuristic"))
     assert len(set(many.values())) == len(many)
     assert all(many[name].colour == styles[name].colour for name in DEFAULT_SCHEMES)
 

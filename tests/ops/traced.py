@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch._dynamo.testing
 
-from falloff import FIRE, SCHEMES, Factored, Potential, ProfileMixture, Strip, Sum, T5Bias, attention
+from falloff import FIRE, SCHEMES, ALiBi, Factored, Potential, ProfileMixture, Strip, Sum, T5Bias, attention
 from ops.cases import bias_of, tensors
+
+WITHOUT_CONTENT = [name for name, scheme in SCHEMES.items() if not scheme.needs_content]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("name", ["none", *(name for name in SCHEMES if name != "profile-mixture"), "fire beyond L", "band"])
+@pytest.mark.parametrize("name", ["none", *WITHOUT_CONTENT, "fire beyond L", "band"])
 def test_compile_to_one_graph(name, dynamic):
     """Forward and backward in one graph; with dynamic lengths no further graph for further lengths."""
     torch._dynamo.reset()
@@ -56,7 +58,37 @@ def test_compile_a_sum_of_forms_and_a_sink(dynamic):
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "profile-mixture"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.needs_content])
+def test_compile_schemes_with_content_and_their_sums(name, dynamic):
+    """In one graph, alone and added to a scheme; with dynamic lengths no further graph for further lengths."""
+    torch._dynamo.reset()
+    scheme = SCHEMES[name](4, **({} if name in ("forgetting", "cable", "profile-mixture") else {"head_dim": 8}))
+    alibi = ALiBi(4)
+
+    def run(query, key, value, states):
+        form = scheme(*(states[name] for name in scheme.content))
+        return [attention(query, key, value, bias, causal=True) for bias in (form, alibi + form)]
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for length in (11, 18, 25) if dynamic else (11,):
+        query, key, value = tensors(2, 4, 4, length, length, 8, torch.float32)
+        states = {
+            "query": query,
+            "key": key,
+            "hidden": torch.randn(2, length, 32),
+            "gates": torch.randn(2, 4, length),
+            "state": torch.randn(2, 4, length, 16),
+        }
+        with torch.compiler.set_stance("default" if length == 11 else "fail_on_recompile"):
+            both = [function(query, key, value, states) for function in (run, compiled)]
+        leaves = [query, key, value, *scheme.parameters()]
+        grads = [torch.autograd.grad(sum(out.sin().sum() for out in outs), leaves, allow_unused=True) for outs in both]
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTENT)
 def test_compile_takes_no_form_that_a_scheme_keeps(name):
     torch._dynamo.reset()
     scheme = SCHEMES[name](4).requires_grad_(False)
@@ -146,7 +178,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", ["none", *(name for name in SCHEMES if name != "profile-mixture"), "t5 far", "band"])
+@pytest.mark.parametrize("name", ["none", *WITHOUT_CONTENT, "t5 far", "band"])
 def test_two_compilations_for_twelve_lengths(name, mask):
     """Once for the first length and once for all others, in training. At eed457e masks took one for each length."""
     torch._dynamo.reset()

@@ -77,6 +77,14 @@ def tisa(scheme, i, j):
     return list((a * torch.exp(-b.abs() * ((i - j) - c) ** 2)).sum(0))
 
 
+def bam(scheme, i, j):
+    biases = []
+    for location, log_scale, log_shape in zip(scheme.location, scheme.log_scale, scheme.log_shape, strict=True):
+        distance = torch.abs((i - j) - location)
+        biases.append(-((distance / log_scale.exp()) ** log_shape.exp()))
+    return biases
+
+
 def dense(definition, scheme, num_queries, num_keys, query_start=None):
     start = num_keys - num_queries if query_start is None else query_start
     rows = [

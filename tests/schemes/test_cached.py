@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from falloff import FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention
+from falloff import BAM, FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention
 from falloff.schemes import cached
 
 MAKERS = {
@@ -23,6 +23,7 @@ MAKERS = {
     "kerple-power": lambda: KerplePower(4),
     "sandwich": lambda: Sandwich(4),
     "tisa": lambda: TISA(4),
+    "bam": lambda: BAM(4),
     "fire": lambda: FIRE(4),
     "fire beyond L": lambda: FIRE(4, init_L=8),
 }

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from falloff import (
+    BAM,
     FIRE,
     SCHEMES,
     TISA,
@@ -114,6 +115,24 @@ def test_power_with_exponent_one_is_alibi():
     torch.testing.assert_close(power.dense(9, 9)[:3], alibi.dense(9, 9)[:3])
 
 
+def test_bam_with_shape_one_is_alibi_and_with_shape_two_a_gaussian():
+    bam = BAM(4)
+    torch.testing.assert_close(bam.dense(9, 9), ALiBi(4).dense(9, 9))
+    bam.log_shape.data.fill_(math.log(2))
+    bam.location.data.fill_(1.5)
+    n = torch.arange(-5, 9)
+    torch.testing.assert_close(bam.at(n), -(((n - 1.5) * alibi_slopes(4).float()[:, None]) ** 2))
+
+
+def test_bam_at_its_location_has_finite_gradients():
+    """Of a power below 1 the slope at 0 is infinite."""
+    bam = BAM(2)
+    bam.log_shape.data.fill_(-1.0)
+    bam.dense(5, 5).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in bam.parameters())
+    assert (bam.at(torch.zeros(1).long()) == 0).all()
+
+
 @pytest.mark.parametrize("scheme", [ALiBi(4), KerpleLog(4), KerplePower(4)], ids=lambda s: s.name)
 def test_monotone(scheme):
     assert (scheme.at(torch.arange(2000)).diff(dim=1) < 0).all()
@@ -180,6 +199,7 @@ def test_checkpoint_names_follow_the_published_code():
         "mlp.2.weight": (4, 32),
         "mlp.2.bias": (4,),
     }
+    assert shapes(BAM(4)) == dict.fromkeys(("location", "log_scale", "log_shape"), (4,))
     assert shapes(TISA(4)) == dict.fromkeys(("kernel_offsets", "kernel_amplitudes", "kernel_sharpness"), (5, 4))
 
 

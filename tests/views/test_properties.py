@@ -4,7 +4,7 @@ import torch
 from falloff import FIRE, SCHEMES, TISA, ALiBi, PerOffsetBias, ProfileMixture, Sandwich, Scheme, T5Bias
 from falloff.views.properties import scheme_properties
 
-NAMES = [name for name in SCHEMES if name != "profile-mixture"]
+NAMES = [name for name, scheme in SCHEMES.items() if not scheme.needs_content]
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def test_fire_is_toeplitz_as_far_as_one_looks_with_a_threshold_beyond():
 
 
 def test_penalties_are_monotone_and_sandwich_is_not(found):
-    assert those(found, lambda one: one.monotone) == {"alibi", "kerple-log", "kerple-power"}
+    assert those(found, lambda one: one.monotone) == {"alibi", "bam", "kerple-log", "kerple-power"}
     assert found["sandwich"].falling_heads == 0
 
 
 def test_penalties_without_end_are_unbounded(found):
-    assert those(found, lambda one: not one.bounded) == {"alibi", "kerple-log", "kerple-power"}
+    assert those(found, lambda one: not one.bounded) == {"alibi", "bam", "kerple-log", "kerple-power"}
 
 
 @pytest.mark.parametrize("name", ["kerple-log", "kerple-power"])
@@ -61,7 +61,7 @@ def test_the_range_of_a_bounded_bias(found):
 
 
 def test_signs(found):
-    assert those(found, lambda one: one.sign_symmetric) == {"alibi", "kerple-log", "kerple-power", "sandwich", "fire"}
+    assert those(found, lambda one: one.sign_symmetric) == {"alibi", "bam", "kerple-log", "kerple-power", "sandwich", "fire"}
     assert those(found, lambda one: one.future_constant) == {"t5", "per-offset"}
     assert not scheme_properties(T5Bias(2, bidirectional=True)).future_constant
 
@@ -70,7 +70,7 @@ def test_the_reach_is_found_from_the_values(found):
     assert found["t5"].reach == T5Bias(1).reach == 113
     assert found["per-offset"].reach == 128
     assert found["tisa"].reach in range(10, 60)
-    assert those(found, lambda one: one.reach is None) == {"alibi", "kerple-log", "kerple-power", "sandwich", "fire"}
+    assert those(found, lambda one: one.reach is None) == {"alibi", "bam", "kerple-log", "kerple-power", "sandwich", "fire"}
 
 
 def test_a_reach_between_the_offsets_looked_at():
@@ -109,6 +109,7 @@ def test_what_happens_beyond_the_trained_length(found):
         "sandwich": "waving",
         "fire": "squeezed",
         "tisa": "constant",
+        "bam": "falling",
     }
     assert found["alibi"].beyond.before == pytest.approx(-511 * (1 / 16 + 1 / 32) / 2)
     assert found["alibi"].beyond.length == 4096

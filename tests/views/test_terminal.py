@@ -92,7 +92,7 @@ def test_wrong_cells_are_listed_up_to_a_limit():
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_scheme_is_explained_within_its_width(name):
     scheme = SCHEMES[name](8)
-    properties = None if name == "profile-mixture" else scheme_properties(scheme)
+    properties = None if scheme.needs_content else scheme_properties(scheme)
     for width in (60, 80, 120):
         view = text_of(explanation_view(scheme, properties, "random, seed 0"), width)
         assert all(len(line) <= width for line in view.splitlines())

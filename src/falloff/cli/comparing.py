@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from falloff.lab.config import DEFAULT_SCHEMES
+from falloff.lab.config import KNOWN_SCHEMES
 from falloff.named import OWN_NAMES, is_own, scheme_class
 
 _PANEL = "Overriding the preset"
@@ -49,8 +49,8 @@ def compare(
             "--schemes",
             "--scheme",
             metavar="a,b,...",
-            help=f"Which to compare: {', '.join(DEFAULT_SCHEMES)}; by default all of them. Or {OWN_NAMES}, with its "
-            "default settings.",
+            help=f"Which to compare: {', '.join(KNOWN_SCHEMES)}; by default all but those whose bias depends on what the "
+            f"tokens say. Or {OWN_NAMES}, with its default settings.",
             show_default=False,
         ),
     ] = None,

@@ -53,7 +53,9 @@ class Factored(Form):
             check_float_tensor(name, getattr(self, name))
         check(self.states.dim() == 4 and self.states.shape[3] >= 1, "states", self.states, "shape (B, H, L, R), R >= 1")
         heads, size = self.states.shape[1], self.states.shape[3]
-        fits = self.table.dim() == 3 and self.table.shape[0] in (1, heads) and self.table.shape[2] == size
+        fits = self.table.dim() == 3 and self.table.shape[2] == size
+        # Not `in (1, heads)`: of symbolic sizes torch.compile does not find equal ones there.
+        fits = fits and (self.table.shape[0] == 1 or self.table.shape[0] == heads)
         if not fits or self.table.shape[1] < 1:
             check(False, "table", self.table, f"shape ({heads} or 1, K, {size}), K >= 1")
         check_device("table", self.table, "states", self.states)

@@ -23,7 +23,8 @@ from falloff.hf.families.positions import (
 from falloff.hf.fusing import all_or_nothing, attend_by_falloff, check_models, check_version, models_around, own_configs
 from falloff.named import scheme_class
 from falloff.schemes import FIRE, SCHEMES, Scheme
-from falloff.schemes.settings import default_settings, make, settings_of
+from falloff.schemes.settings import Setting, default_settings, make, settings_of
+from falloff.schemes.sums import SchemeSum
 
 MakeBias = Callable[[int], Scheme]
 
@@ -243,12 +244,17 @@ def _described(bias: Scheme, share: bool) -> dict[str, Any]:
     """What a folder stores about a scheme."""
     cls = type(bias)
     own = {} if _published(cls.__name__) is cls else {"own": True}
-    return {"scheme": cls.__name__, "settings": settings_of(bias), "share": share, **own}
+    return {"scheme": cls.__name__, "settings": _settings(bias), "share": share, **own}
+
+
+def _settings(bias: Scheme) -> dict[str, Setting]:
+    """The settings of a scheme; of a sum, its name, which has those of its parts."""
+    return {"parts": bias.name} if isinstance(bias, SchemeSum) else settings_of(bias)
 
 
 def _as_described(bias: Scheme, described: dict[str, Any]) -> Scheme:
     """The scheme, checked to be the one that was saved: the weights of another may load too, if the shapes agree."""
-    made, saved = settings_of(bias), described["settings"]
+    made, saved = _settings(bias), described["settings"]
     alike = type(bias).__name__ == described["scheme"]
     if alike:  # an older version did not store all settings: the others had their default values
         saved = {name: value for name, value in default_settings(type(bias)).items() if name in made} | saved

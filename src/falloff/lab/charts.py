@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
-from falloff.lab.config import BASELINES, DEFAULT_SCHEMES
+from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.extras import require
 from falloff.schemes import Scheme
 from falloff.views.palette import head_colours
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish, without its yellow (too pale on white), and two darker
-# colours. Kinds also differ by dash and schemes by marker: nothing depends on colour alone. 8 colours and 9 markers give 72
-# different schemes.
-_COLOURS = ("#882255", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#666633", "#0072B2", "#E69F00")
+# Okabe and Ito's palette, which colour-blind readers can distinguish, without its yellow (too pale on white), and three
+# darker colours. Kinds also differ by dash and schemes by marker: nothing depends on colour alone. 9 colours and 10 markers
+# give 90 different schemes.
+_COLOURS = ("#882255", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#666633", "#0072B2", "#E69F00", "#332288")
 _MARKERS = (
-    "star", "triangle-down", "diamond", "triangle-up", "square", "hexagram", "circle", "pentagon", "triangle-left"
+    "star", "triangle-down", "diamond", "triangle-up", "square", "hexagram", "circle", "pentagon", "triangle-left",
+    "triangle-right"
 )  # fmt: skip
 _DASHES = {"learned": "solid", "heuristic": "dash", "baseline": "dot"}
 _BASELINES = {"rope": ("#555555", "x"), "none": ("#000000", "cross")}
@@ -42,8 +43,8 @@ def scheme_styles(kinds: dict[str, str]) -> dict[str, Style]:
     >>> scheme_styles({"my.py:Mine": "learned", "none": "baseline"})["none"]
     Style(colour='#000000', dash='dot', marker='cross')
     """
-    published = [name for name in DEFAULT_SCHEMES if name not in BASELINES]
-    places = published + [name for name in kinds if name not in DEFAULT_SCHEMES]
+    # Those that are compared by default come first: none of them shares its colour.
+    places = [name for name in dict.fromkeys((*DEFAULT_SCHEMES, *KNOWN_SCHEMES, *kinds)) if name not in BASELINES]
     styles = {}
     for name, kind in kinds.items():
         if name in _BASELINES:

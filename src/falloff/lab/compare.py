@@ -42,7 +42,7 @@ MEASURES = {
 
 MODEL_NOTES = (
     "Pre-norm decoder over bytes with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
-    "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.",
+    "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D), with disentangled by its own 1/sqrt(3 D).",
     "Initial weights and batches are the same for all schemes; a scheme's own parameters have another random stream.",
     "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short, a bias that "
     "starts near 0 would stay there at the model's rate.",
@@ -156,7 +156,8 @@ def scheme_notes(settings: Settings) -> list[str]:
         ValueError: for a scheme that cannot be made, or whose code has not run: see `build_scheme`.
     """
     with torch.random.fork_rng(devices=[]):
-        made = {name: build_scheme(name, settings.heads, settings.train_length) for name in settings.schemes}
+        sizes = (settings.heads, settings.train_length, settings.width // settings.heads)
+        made = {name: build_scheme(name, *sizes) for name in settings.schemes}
     titles = {name: title_of(scheme) for name, scheme in made.items() if scheme is not None}
     return ["; ".join(f"{name}: {title}" if is_own(name) else title for name, title in titles.items())] if titles else []
 
@@ -263,5 +264,6 @@ def write_report(comparison: Comparison) -> None:
     """Write report.html from the content of the folder."""
     settings = Settings.from_json(comparison.config["settings"])
     models = {name: load_model(comparison.folder, settings, name) for name in settings.schemes}
-    schemes = {name: model.scheme for name, model in models.items() if model.scheme is not None}
+    # A bias that depends on what the tokens say has no values to draw.
+    schemes = {name: model.scheme for name, model in models.items() if model.scheme and not model.scheme.needs_content}
     comparison.folder.write_report(report_page(comparison.config, comparison.results, schemes))

@@ -20,8 +20,10 @@ LEAST_WINDOWS = 8
 BASELINES = ("rope", "none")
 """The models without a scheme: with rotary positions, and without any positions."""
 
-DEFAULT_SCHEMES = (*(name for name, scheme in SCHEMES.items() if not scheme.needs_content), *BASELINES)
-"""What `falloff compare` compares: every scheme whose bias does not depend on content, and the baselines."""
+KNOWN_SCHEMES = (*SCHEMES, *BASELINES)
+"""What `falloff compare` can compare."""
+DEFAULT_SCHEMES = tuple(name for name in KNOWN_SCHEMES if name in BASELINES or not SCHEMES[name].needs_content)
+"""What it compares by default: every scheme whose bias does not depend on content, and the baselines."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Settings:
 
     Args:
         preset: the name of the preset that the settings started from, for information.
-        schemes: the schemes to compare, in this order, each once: names of `DEFAULT_SCHEMES`, `module:Class` or
+        schemes: the schemes to compare, in this order, each once: names of `KNOWN_SCHEMES`, `module:Class` or
             `file.py:Class`. A name of the latter two is not looked up here, because settings may come from a file: its code
             runs only where the command calls `falloff.named.scheme_class` with a name that the user wrote.
         train_length: T, the bytes that a training window predicts, 8 .. 16384. Tests are at T, 2T, 4T and 8T.
@@ -176,11 +178,11 @@ class Settings:
 
 def check_schemes(schemes: object) -> None:
     """Raise ValueError for unknown names, for a name given twice, and for no name at all."""
-    known = f"{', '.join(DEFAULT_SCHEMES)}, or {OWN_NAMES}"
+    known = f"{', '.join(KNOWN_SCHEMES)}, or {OWN_NAMES}"
     if not isinstance(schemes, tuple) or not schemes:
         raise ValueError(f"schemes: got {schemes!r}, expected names among {known}")
     for name in schemes:
-        if not isinstance(name, str) or not (name in DEFAULT_SCHEMES or is_own(name)):
+        if not isinstance(name, str) or not (name in KNOWN_SCHEMES or is_own(name)):
             raise ValueError(f"schemes: got {name!r}, expected names among {known}")
         if schemes.count(name) > 1:
             raise ValueError(f"schemes: got {name!r} twice, expected each name once")

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from falloff.forms import Form
-from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings
+from falloff.lab.config import BASELINES, KNOWN_SCHEMES, Settings
 from falloff.named import OWN_NAMES, is_own, known_class, make_own
 from falloff.ops.api import attention
 from falloff.schemes import Scheme
+from falloff.schemes.content import ContentScheme
 from falloff.schemes.settings import make, setting_parameters
 from falloff.shapes import Float, Int
 
@@ -19,24 +20,26 @@ _ROPE_BASE = 10_000.0  # Su et al. 2021
 _BIAS_STREAM = 2**32  # above all seeds, so that no bias shares its random numbers with the weights of a model
 
 
-def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
-    """The scheme with this name, with its settings for the trained length; None for a baseline.
+def build_scheme(name: str, heads: int, train_length: int, head_size: int = 64) -> Scheme | None:
+    """The scheme with this name, with its settings for the trained length and the head size; None for a baseline.
 
     Raises:
-        ValueError: for an unknown name, or one of the user's own whose code has not run; for a scheme that depends on
-            content; for one of the user's own that cannot be made or has another number of heads.
+        ValueError: for an unknown name, or one of the user's own whose code has not run; for one of the user's own that
+            cannot be made, has another number of heads, or depends on content and is no `ContentScheme`.
     """
     if name in BASELINES:
         return None
-    if name not in DEFAULT_SCHEMES and not is_own(name):
-        raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(DEFAULT_SCHEMES)}, or {OWN_NAMES}")
+    if name not in KNOWN_SCHEMES and not is_own(name):
+        raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(KNOWN_SCHEMES)}, or {OWN_NAMES}")
     cls = known_class(name, "--schemes")
-    if cls.needs_content:
+    if cls.needs_content and not issubclass(cls, ContentScheme):
         raise ValueError(
-            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected one that depends on positions alone"
+            f"schemes: got {name!r}, whose bias depends on what the tokens say, expected a ContentScheme, which names what "
+            "it is called with, or one that depends on positions alone"
         )
     taken = setting_parameters(cls)
-    settings = {setting: value for setting, value in cls.settings_for(train_length).items() if setting in taken}
+    fitting = {"head_dim": head_size, **cls.settings_for(train_length)}
+    settings = {setting: value for setting, value in fitting.items() if setting in taken}
     scheme = make_own(cls, "schemes", heads, settings) if is_own(name) else make(cls, heads, settings)
     if scheme.num_heads != heads:
         raise ValueError(f"schemes: got {name!r} of {scheme.num_heads} heads, expected {heads}, as the model has")
@@ -46,8 +49,9 @@ def build_scheme(name: str, heads: int, train_length: int) -> Scheme | None:
 class Decoder(nn.Module):
     """A causal language model over bytes: embedding, `layers` blocks, RMSNorm, and a head of its own (not tied).
 
-    One bias, that of `scheme`, is shared by all layers, as in T5; scores are scaled by 1/sqrt(D) whatever the scheme.
-    Without a scheme there is no bias; with `rope`, queries and keys are rotated instead.
+    One bias, that of `scheme`, is shared by all layers, as in T5; scores are scaled by 1/sqrt(D), or by the scheme's own
+    scale. A scheme that depends on content is called by each layer with its states, for which the layer may have a
+    projection. Without a scheme there is no bias; with `rope`, queries and keys are rotated instead.
 
     Args:
         settings: its `layers`, `width` and `heads` are used.
@@ -72,8 +76,10 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
         length = tokens.shape[1]
-        # One form for all layers: computed once, and its gradient is the sum over layers.
-        bias = None if self.scheme is None else self.scheme(length, length, device=tokens.device)
+        bias: Form | Scheme | None = self.scheme
+        if self.scheme is not None and not self.scheme.needs_content:
+            # One form for all layers: computed once, and its gradient is the sum over layers.
+            bias = self.scheme(length, length, device=tokens.device)
         turn = rotation(length, self.head_size, tokens.device) if self.rope else None
         hidden = self.embedding(tokens)
         for block in self.blocks:
@@ -93,14 +99,30 @@ class Block(nn.Module):
         self.network_norm = nn.RMSNorm(width)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
+        self.states = nn.ModuleDict()
 
-    def forward(self, hidden: Tensor, bias: Form | None, turn: Tensor | None) -> Tensor:
+    def add_states(self, scheme: ContentScheme) -> None:
+        """Add the projection of what this scheme is called with, if queries, keys and hidden states are not enough."""
+        for name, size in (("gates", 1), ("state", getattr(scheme, "state_dim", 1))):
+            if name in scheme.content:
+                self.states[name] = nn.Linear(self.query_key_value.in_features, self.heads * size)
+
+    def forward(self, hidden: Tensor, bias: Form | Scheme | None, turn: Tensor | None) -> Tensor:
         B, N, width = hidden.shape
-        projected = self.query_key_value(self.attention_norm(hidden)).view(B, N, 3, self.heads, width // self.heads)
+        normed = self.attention_norm(hidden)
+        projected = self.query_key_value(normed).view(B, N, 3, self.heads, width // self.heads)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         if turn is not None:
             query, key = rotated(query, turn), rotated(key, turn)
-        mixed = attention(query, key, value, bias, causal=True)
+        scale = None
+        if isinstance(bias, ContentScheme):
+            known = {"query": query, "key": key, "hidden": normed}
+            for name, project in self.states.items():
+                states = project(normed).view(B, N, self.heads, -1).transpose(1, 2)
+                known[name] = states.squeeze(3) if name == "gates" else states
+            scale = bias.scale
+            query, bias = bias.content_query(query), bias(*(known[name] for name in bias.content))
+        mixed = attention(query, key, value, bias, causal=True, scale=scale)
         hidden = hidden + self.output(mixed.transpose(1, 2).reshape(B, N, width))
         return hidden + self.down(functional.gelu(self.up(self.network_norm(hidden))))
 
@@ -122,7 +144,8 @@ def rotated(heads: Float[Tensor, "B H N D"], turn: Float[Tensor, "2 N D2"]) -> F
 def build_model(settings: Settings, name: str) -> Decoder:
     """The model for one scheme. Its weights depend on the seed alone, so they are the same for every scheme.
 
-    The scheme's own parameters come from another random stream of the same seed. Torch's global generator is restored.
+    The scheme's own parameters, and the projections of its states, come from another random stream of the same seed. Torch's
+    global generator is restored.
 
     Raises:
         ValueError: as `build_scheme` does.
@@ -131,7 +154,10 @@ def build_model(settings: Settings, name: str) -> Decoder:
         torch.manual_seed(settings.seed)
         model = Decoder(settings, rope=name == "rope")
         torch.manual_seed(_BIAS_STREAM + settings.seed)
-        model.scheme = build_scheme(name, settings.heads, settings.train_length)
+        model.scheme = build_scheme(name, settings.heads, settings.train_length, model.head_size)
+        if isinstance(model.scheme, ContentScheme):
+            for block in model.blocks:
+                block.add_states(model.scheme)  # type: ignore[operator]
     return model
 
 

@@ -205,6 +205,17 @@ class Scheme(nn.Module):
         values = self._values_at(offsets.flatten(), dtype)
         return values.view(values.shape[0], *offsets.shape)
 
+    def __add__(self, other: "Scheme | Form") -> "Scheme":
+        """The sum of this bias and another, a scheme."""
+        from falloff.schemes.sums import SchemeSum  # which is made of schemes
+
+        return SchemeSum(self, other) if isinstance(other, Scheme | Form) else NotImplemented
+
+    def __radd__(self, other: Form) -> "Scheme":
+        from falloff.schemes.sums import SchemeSum
+
+        return SchemeSum(other, self) if isinstance(other, Form) else NotImplemented
+
     def plot(self, length: int = 256) -> "Figure":
         """The bias of every head by offset, as a matplotlib figure (extra `plot`).
 
