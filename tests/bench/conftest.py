@@ -3,7 +3,7 @@
 import pytest
 
 from falloff.bench import suites
-from falloff.bench.cases import Case
+from falloff.bench.cases import CONTENT, Case
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,8 @@ def tiny(monkeypatch):
     memory = [Case("memory", bias, 300, causal=True, training=True, **sizes) for bias in ("t5", "alibi")]
     calls = [Case("calls", bias, 1, causal=True, cache=20, **sizes) for bias in ("none", "t5", "kerple-log", "sandwich")]
     calls += [Case("decode", "t5", 1, causal=True, cache=40, heads=4, key_heads=2, head_size=8)]
-    suites_tiny = {"cpu": cpu, "scaling": scaling, "memory": memory, "calls": calls}
+    content = [Case("content", bias, 24, causal=True, training=True, **sizes) for bias in CONTENT]
+    suites_tiny = {"cpu": cpu, "scaling": scaling, "memory": memory, "calls": calls, "content": content}
     for name, cases in suites_tiny.items():
         monkeypatch.setitem(suites.CASES, name, cases)
     return suites.CASES

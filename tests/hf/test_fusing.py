@@ -16,16 +16,16 @@ pytest.importorskip("transformers")
 import transformers
 
 from falloff import ALiBi, hf
-from falloff.hf import checking, masks
+from falloff.hf import checking, masks, small_models
 from falloff.hf.families.fused import Fused
 
-FAMILIES = list(checking.MODELS)
+FAMILIES = list(small_models.MODELS)
 
 
 def models(family, train=False):
     """A model and its fused twin."""
     torch.manual_seed(0)
-    plain = checking.MODELS[family]().train(train)
+    plain = small_models.MODELS[family]().train(train)
     fused = copy.deepcopy(plain)
     hf.fuse(fused)
     return plain, fused
@@ -63,7 +63,7 @@ def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
-@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling"])
+@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"])
 def test_gradient_checkpointing(family):
     plain, fused = models(family, train=True)
     fused.gradient_checkpointing_enable({"use_reentrant": False})
@@ -81,7 +81,7 @@ def test_a_static_cache(family):
     assert torch.equal(fused.generate(**prompts, **settings, cache_implementation="static"), expected)
 
 
-@pytest.mark.parametrize("family", ["t5", "falcon", "inkling"])
+@pytest.mark.parametrize("family", ["t5", "falcon", "inkling", "deberta-v3"])
 def test_a_fused_checkpoint_is_a_plain_one(family, tmp_path):
     plain, fused = models(family)
     assert list(fused.state_dict()) == list(plain.state_dict())
@@ -144,7 +144,7 @@ def test_the_report_names_what_was_left_alone():
     bert = BertModel(
         BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
-    wrapped = torch.nn.ModuleDict({"text": checking.MODELS["t5"](), "other": bert})
+    wrapped = torch.nn.ModuleDict({"text": small_models.MODELS["t5"](), "other": bert})
     report = hf.fuse(wrapped)
     assert str(report).splitlines()[0] == "fused: 6 T5Attention (T5, by offset)"
     assert any(cls == "BertSelfAttention" for cls, _ in report.left_alone.values())
@@ -165,7 +165,7 @@ def test_an_encoder_alone():
 
 def test_buckets_are_those_the_model_was_trained_with():
     """Transformers floors float logarithms, which falls on the wrong side of some boundaries."""
-    plain = checking._t5("T5", relative_attention_num_buckets=36, relative_attention_max_distance=392)
+    plain = small_models.t5("T5", relative_attention_num_buckets=36, relative_attention_max_distance=392)
     fused = copy.deepcopy(plain)
     hf.fuse(fused)
     dense = plain.decoder.block[0].layer[0].SelfAttention.compute_bias(500, 500)
@@ -195,7 +195,7 @@ def test_dropout_while_training():
     assert ((draws.mean(0) - expected).abs() <= 5 * deviation + 1e-6).all()
 
 
-@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling"])
+@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"])
 def test_attention_weights_are_refused(family):
     plain, fused = models(family)
     with pytest.raises(ValueError, match=r"^output_attentions: got True, .*unfuse\(model\)"):
@@ -354,7 +354,7 @@ def test_tracers_are_refused(family, monkeypatch):
 
 
 def test_more_exact_buckets_than_the_largest_distance():
-    plain = checking._t5("T5", relative_attention_num_buckets=32, relative_attention_max_distance=12).eval()
+    plain = small_models.t5("T5", relative_attention_num_buckets=32, relative_attention_max_distance=12).eval()
     fused = copy.deepcopy(plain)
     hf.fuse(fused)
     # Beyond its exact buckets such a model has none at all.
@@ -387,7 +387,7 @@ def test_what_cannot_be_fused_is_refused_whole(monkeypatch):
 
 
 def test_without_transformers_it_says_what_to_install(monkeypatch):
-    model = checking.MODELS["t5"]()
+    model = small_models.MODELS["t5"]()
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'falloff\[hf\]'"):
         hf.fuse(model)

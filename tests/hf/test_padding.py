@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from falloff import alibi_slopes, hf
-from falloff.hf import checking
+from falloff.hf import checking, small_models
 from falloff.hf.families.alibi import _extra_channels
 
 PREFIX = 6
@@ -18,7 +18,7 @@ PREFIX = 6
 
 def models(family):
     torch.manual_seed(0)
-    plain = checking.MODELS[family]().eval()
+    plain = small_models.MODELS[family]().eval()
     fused = copy.deepcopy(plain)
     hf.fuse(fused)
     return plain, fused

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from falloff import hf
-from falloff.hf import checking
+from falloff.hf import small_models
 
 STEPS = 5
 
@@ -19,7 +19,7 @@ def model_of(family):
     if family == "bloom":  # long enough that bfloat16 cannot hold slope * position: eager's error is 13 times ours
         config = transformers.BloomConfig(vocab_size=80, hidden_size=64, n_layer=2, n_head=8, initializer_range=0.2)
         return transformers.BloomForCausalLM(config), 1900
-    return checking.MODELS[family](), 60 if family == "switch" else 400  # its experts drop tokens of longer texts
+    return small_models.MODELS[family](), 60 if family == "switch" else 400  # its experts drop tokens of longer texts
 
 
 def last_logits(model, ids, mask, *, steps):
@@ -44,7 +44,7 @@ def last_logits(model, ids, mask, *, steps):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("padding", ["none", "between tokens"])
-@pytest.mark.parametrize("family", checking.MODELS)
+@pytest.mark.parametrize("family", [name for name in small_models.MODELS if "deberta" not in name])
 def test_steps_equal_the_whole(family, padding, dtype):
     """Both are compared with Transformers in float64: a step that rounds its bias, as eager does, has a larger error."""
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
 from falloff import FIRE, ALiBi, T5Bias, attention, hf
-from falloff.hf.checking import MODELS
+from falloff.hf.small_models import MODELS
 
 # PEFT asks every model by a name that Transformers gives up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -195,7 +195,7 @@ def test_a_copy_of_a_layer_alone_is_small():
     assert other.falloff_bias is layer.falloff_bias
 
 
-@pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon", "inkling"])
+@pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"])
 def test_hooks_that_replace_forward_stay_when_a_model_is_fused(name):
     """As those of accelerate do. A former version never called the new forward of the class, and masks met the old one."""
     torch.manual_seed(0)
@@ -225,8 +225,9 @@ class Counting(ModelHook):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if "deberta" not in name])
 def test_fused_models_are_offloaded(name, when):
+    """(DeBERTa's plain models are not: its encoder reads the weight of an embedding that is not called.)"""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})
@@ -240,7 +241,7 @@ def test_fused_models_are_offloaded(name, when):
         torch.testing.assert_close(model(**ids).logits, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon"])
+@pytest.mark.parametrize("name", ["t5", "bloom", "mpt", "falcon", "deberta-v2"])
 def test_fused_models_are_quantized(name):
     """As the plain model is, to the rounding of its eight bits."""
     torch.manual_seed(0)

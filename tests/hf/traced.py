@@ -7,16 +7,18 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from falloff import T5Bias, hf
-from falloff.hf import checking
+from falloff.hf import checking, small_models
+
+FAMILIES = ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"]
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # BLOOM's own GELU
-@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["none", "left"])
 def test_one_graph(family, side):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    plain = checking.MODELS[family]().eval()
+    plain = small_models.MODELS[family]().eval()
     if family == "inkling":
         plain.config._experts_implementation = "grouped_mm"
     fused = copy.deepcopy(plain)
@@ -28,12 +30,12 @@ def test_one_graph(family, side):
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize("family", ["t5", "mt5", "umt5", "pop2piano", "bloom", "mpt", "falcon", "falcon-mqa", "inkling"])
+@pytest.mark.parametrize("family", [*FAMILIES, "mt5", "pop2piano", "falcon-mqa"])
 def test_no_length_is_compiled_again(family, padded):
     """torch.compile makes lengths symbolic at the second length; no check, mask or form may make one a constant again."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = checking.MODELS[family]().eval()
+    model = small_models.MODELS[family]().eval()
     if family == "inkling":
         model.config._experts_implementation = "grouped_mm"
     hf.fuse(model)
@@ -58,7 +60,7 @@ def test_no_length_is_compiled_again(family, padded):
 def test_no_step_is_compiled_again():
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = checking.MODELS["bloom"]().eval()
+    model = small_models.MODELS["bloom"]().eval()
     hf.fuse(model)
     compilations = CompileCounter()
     compiled = torch.compile(model, backend=compilations)
@@ -79,7 +81,7 @@ def test_no_step_is_compiled_again():
 def test_compiled_bloom_refuses_padding_between_tokens():
     """The compiled graph has ALiBi by offset alone, which is wrong behind such padding; only the mask's values show it."""
     torch._dynamo.reset()
-    model = checking.MODELS["bloom"]().eval()
+    model = small_models.MODELS["bloom"]().eval()
     hf.fuse(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     ids, mask = torch.randint(2, 80, (2, 12)), torch.ones(2, 12, dtype=torch.long)

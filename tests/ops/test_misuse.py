@@ -17,6 +17,7 @@ from falloff import Strip, attention
 from falloff.ops import cpu
 
 IMPLEMENTATIONS = ("cpu", "blockwise", "triton")
+FORMS = ("", "strip", "band", "warp", "factored", "potential")
 B, H, G, N, D = 2, 4, 2, 7, 8
 
 
@@ -27,6 +28,8 @@ def call(form="strip", **changes):
         "strip": [torch.randn(H, 6)],
         "band": [torch.randn(B, H, N, 5)],
         "warp": [torch.arange(12.0), torch.rand(N), torch.arange(3.0), torch.randn(H, 4), torch.randn(H, 4)],
+        "factored": [torch.randn(B, H, N, 3), torch.randn(H, 6, 3)],
+        "potential": [torch.randn(B, H, N), torch.randn(B, H, N)],
     }[form]
     arguments = {
         "query": torch.randn(B, H, N, D),
@@ -38,7 +41,7 @@ def call(form="strip", **changes):
         "document_ids": torch.zeros(B, N, dtype=torch.long),
         "seed": torch.tensor(5),
         "form_kind": form,
-        "form_numbers": {"strip": [-2], "warp": [1]}.get(form, []),
+        "form_numbers": {"strip": [-2], "warp": [1], "factored": [-2, 0, 0]}.get(form, []),
         "causal": True,
         "scale": 0.3,
         "query_start": 0,
@@ -63,6 +66,15 @@ def warp(**changes):
     names = ("g", "a", "knots", "slope", "intercept")
     tensors = dict(zip(names, call("warp")["form_tensors"], strict=True)) | changes
     return call("warp", form_tensors=list(tensors.values()))
+
+
+def factored(numbers=(-2, 0, 0), **changes):
+    tensors = dict(zip(("states", "table"), call("factored")["form_tensors"], strict=True)) | changes
+    return call("factored", form_tensors=list(tensors.values()), form_numbers=list(numbers))
+
+
+def in_sum(kind, numbers, *tensors):
+    return call(form_kind=kind, form_tensors=list(tensors), form_numbers=numbers)
 
 
 def rows(*shape, dtype=torch.float32):
@@ -135,6 +147,31 @@ FORWARD = {
     "an implementation yet to be chosen": ("impl", lambda: call(impl="auto")),
 }
 
+# Of forms that the GPU kernels do not take.
+OTHER_FORMS = {
+    "states of fewer rows": ("bias", lambda: factored(states=rows(B, H, 4, 3))),
+    "states of fewer keys": ("bias", lambda: factored([-2, 0, 1], states=rows(B, H, 4, 3))),
+    "states of fewer entries": ("bias", lambda: factored(states=rows(1, H, N, 3))),
+    "states of fewer heads": ("states", lambda: factored(states=rows(B, 1, N, 3), table=rows(1, 6, 3))),
+    "states of another size": ("table", lambda: factored(states=rows(B, H, N, 2))),
+    "states without numbers": ("states", lambda: factored(states=rows(B, H, N, 0), table=rows(H, 6, 0))),
+    "integers in states": ("states", lambda: factored(states=torch.zeros(B, H, N, 3, dtype=torch.int32))),
+    "freed states": ("states", lambda: factored(states=without_storage(rows(B, H, N, 3)))),
+    "table of two heads": ("table", lambda: factored(table=rows(2, 6, 3))),
+    "table without offsets": ("table", lambda: factored(table=rows(H, 0, 3))),
+    "table that ends early": ("table", lambda: factored(table=with_less_storage(rows(H, 6, 3)))),
+    "table far away": ("start", lambda: factored([2**62, 0, 0])),
+    "outside in no known way": ("outside", lambda: factored([0, 2, 0])),
+    "states of a third side": ("side", lambda: factored([0, 0, 7])),
+    "potential of fewer rows": ("bias", lambda: call("potential", form_tensors=[rows(B, H, 4), rows(B, H, N)])),
+    "potential of fewer keys": ("bias", lambda: call("potential", form_tensors=[rows(B, H, N), rows(B, H, 4)])),
+    "potential of other heads": ("key", lambda: call("potential", form_tensors=[rows(B, H, N), rows(B, 1, N)])),
+    "freed potential": ("key", lambda: call("potential", form_tensors=[rows(B, H, N), without_storage(rows(B, H, N))])),
+    "a part twice": ("forms", lambda: in_sum("potential+potential", [], *[rows(B, H, N)] * 4)),
+    "a part of other heads": ("potential", lambda: in_sum("strip+potential", [0], rows(H, 6), *[rows(B, 1, N)] * 2)),
+    "parts in another order": ("form_kind", lambda: in_sum("potential+strip", [0], *[rows(B, H, N)] * 2, rows(H, 6))),
+}
+
 ROWS, LSE = (B, H, N, D), (B, H, N)
 # What the backward is given beside a valid call.
 BACKWARD = {
@@ -185,12 +222,12 @@ def lowered_size(impl, form):
 
 def misuses(impl):
     """Every case for one implementation, as (name, argument, what runs)."""
-    for name, (argument, make) in FORWARD.items():
+    for name, (argument, make) in (FORWARD if impl == "triton" else FORWARD | OTHER_FORMS).items():
         asked = {} if argument == "impl" else {"impl": impl}
         for run in (forward, backward):
             yield f"{run.__name__}: {name}", argument, lambda run=run, make=make, asked=asked: run(make() | asked)
     for name, (argument, make) in BACKWARD.items():
-        for form in ("", "strip", "band", "warp"):
+        for form in FORMS if impl != "triton" else FORMS[:4]:
 
             def run(form=form, make=make):
                 lowered = torch.zeros(lowered_size(impl, form), dtype=torch.int32)
@@ -213,8 +250,9 @@ def test_what_does_not_fit_is_refused(impl):
             run()
 
 
-@pytest.mark.parametrize("form", ["", "strip", "band", "warp"])
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("impl", "form"), [(impl, form) for impl in IMPLEMENTATIONS for form in (FORMS if impl != "triton" else FORMS[:4])]
+)
 def test_what_fits_is_not_refused(impl, form):
     """The call that the cases above change is a valid one."""
     valid = call(form, impl=impl)
@@ -236,12 +274,16 @@ def test_a_tensor_that_shares_a_longer_storage_fits():
     assert forward(call(**empty, **masks))[0].shape == (B, H, 0, D)
 
 
+def of_factored(states, table, outside, side):
+    return {"form_kind": "factored", "form_tensors": [states, table], "form_numbers": [0, outside, side]}
+
+
 def kernels(direction="forward", **changes):
     """The C++ kernels' own functions: a valid call, changed."""
     tensors = {"query": rows(B, H, N, D), "key": rows(B, G, N, D), "value": rows(B, G, N, D)}
     masks = {"key_mask": torch.ones(B, N, dtype=torch.bool), "document_ids": torch.zeros(B, N, dtype=torch.long)}
     numbers = {"scale": 1.0, "query_start": 0, "causal": True, "window": None, "seed": None, "dropout_p": 0.0, "threads": 1}
-    form = {"form_kind": "strip", "form_tensors": [rows(H, 6)], "form_start": 0}
+    form = {"form_kind": "strip", "form_tensors": [rows(H, 6)], "form_numbers": [0]}
     outputs = {"out": rows(*ROWS), "lse": rows(*LSE), "lowered": torch.zeros(4240, dtype=torch.int32)}
     gradients = {
         "grad_out": rows(*ROWS),
@@ -252,8 +294,8 @@ def kernels(direction="forward", **changes):
         "grad_form": [rows(H, 6)],
     }
     given = outputs | (gradients if direction == "backward" else {}) | tensors | masks | numbers | form | changes
-    of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_start causal scale query_start"
-    call = tuple(given.pop(name) for name in (*of_call.split(), "window", "dropout_p"))
+    of_call = "query key value threads form_tensors key_mask document_ids seed form_kind form_numbers causal scale"
+    call = tuple(given.pop(name) for name in (*of_call.split(), "query_start", "window", "dropout_p"))
     return getattr(cpu._module, direction)(**given, call=call)
 
 
@@ -279,7 +321,17 @@ def kernels(direction="forward", **changes):
         ("values", {"form_tensors": [without_storage(rows(H, 6))]}),
         ("form_tensors", {"form_tensors": []}),
         ("form", {"form_kind": "spiral"}),
-        ("form_start", {"form_start": 2**62}),
+        ("start", {"form_numbers": [2**62]}),
+        ("form_numbers", {"form_numbers": []}),
+        ("states", of_factored(rows(B, H, N, 2), rows(H, 6, 3), 0, 0)),
+        ("states", of_factored(rows(B, H, 4, 3), rows(1, 6, 3), 0, 1)),
+        ("table", of_factored(rows(B, H, N, 3), rows(2, 6, 3), 0, 0)),
+        ("table", of_factored(rows(B, H, N, 3), with_less_storage(rows(H, 6, 3)), 0, 0)),
+        ("outside", of_factored(rows(B, H, N, 3), rows(H, 6, 3), -1, 0)),
+        ("side", of_factored(rows(B, H, N, 3), rows(H, 6, 3), 0, 2)),
+        ("row", {"form_kind": "potential", "form_tensors": [rows(B, H, 4), rows(B, H, N)], "form_numbers": []}),
+        ("key", {"form_kind": "potential", "form_tensors": [rows(B, H, N), rows(B, H, 4)], "form_numbers": []}),
+        ("form", {"form_kind": "strip+strip", "form_tensors": [rows(H, 6)] * 2, "form_numbers": [0, 0]}),
         ("query_start", {"query_start": -(2**62)}),
         ("window", {"window": 0}),
         ("threads", {"threads": 0}),

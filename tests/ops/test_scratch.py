@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from falloff import attention
-from ops.cases import BIASES, tensors
+from ops.cases import BIASES, FORMS, tensors
 from ops.conformance.budget import Case, agree
 from ops.conformance.calls import SIZES, bias_of
 from ops.conformance.variants import WAYS, Variant
@@ -31,10 +31,10 @@ def leave_nan():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [*MASKS, "padding", "beyond all rows"])
-@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("name", [*BIASES, *FORMS])
 def test_the_same_bits_whatever_was_left(name, mask, dtype):
     query, key, value = tensors(2, 4, 2, 101, 317, 20, dtype)
-    bias, leaves = bias_of(name, 4, 2, 101, torch.float32)
+    bias, leaves = bias_of(name, 4, 2, 101, torch.float32, 317)
     settings = dict(MASKS.get(mask, {}))
     if mask == "padding":
         settings = {"key_mask": torch.arange(317) % 7 > torch.tensor([[6], [2]])}  # the first entry sees nothing
@@ -54,11 +54,11 @@ def test_the_same_bits_whatever_was_left(name, mask, dtype):
         assert not one.isnan().any()
 
 
-@pytest.mark.parametrize("name", ["t5 bidirectional", "fire", "fire beyond L", "band"])
+@pytest.mark.parametrize("name", ["t5 bidirectional", "fire", "fire beyond L", "band", *FORMS])
 def test_sums_begin_where_the_first_rows_see_only_some_keys(name):
     """Of 500 keys in three tiles, the first rows see none, later ones a window that moves; keys beyond get zeros."""
     query, key, value = tensors(1, 4, 2, 130, 500, 20, torch.float32)
-    bias, leaves = bias_of(name, 4, 1, 130, torch.float32)
+    bias, leaves = bias_of(name, 4, 1, 130, torch.float32, 500)
     leave_nan()
     settings = {"causal": True, "query_start": 150, "window": 45}
     agree(Case(query, key, value, bias, leaves, settings), Variant("cpu", torch.float32))

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from falloff import FIRE, ALiBi, attention
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Factored, Potential, Strip, Sum, Warp
 from falloff.ops import operators
 from ops.cases import tensors
 
@@ -47,7 +47,21 @@ def forms(heads, batch, num_queries):
             leaf(heads, 4),
         ),
         "warp by text": Warp(leaf(12), leaf(batch, num_queries), knots, leaf(heads, 4), leaf(heads, 4)),
+        "factored": Factored(leaf(batch, heads, num_queries, 3), leaf(1, 5, 3), -1),
     }
+
+
+def forms_of_keys(heads, batch, num_queries, num_keys):
+    torch.manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    by_query = Factored(leaf(batch, heads, num_queries, 3), leaf(heads, 5, 3), -1, "clamp")
+    by_key = Factored(leaf(batch, heads, num_keys, 2), leaf(1, 4, 2), -2, "zero", "key")
+    potential = Potential(leaf(batch, heads, num_queries), leaf(batch, heads, num_keys))
+    strip = Strip(leaf(heads, 6), start=-2)
+    return {"factored by key": by_key, "potential": potential, "sum": Sum([potential, by_key, strip, by_query])}
 
 
 # opcheck of torch 2.14 traces clones of the arguments, which are no leaves, and reads their .grad.
@@ -55,12 +69,12 @@ def forms(heads, batch, num_queries):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("impl", "name"),
-    [("blockwise", name) for name in ("none", "strip", "band", "warp", "warp by text", "strided warp")]
+    [("blockwise", name) for name in ("none", "strip", "band", "warp", "warp by text", "strided warp", "potential", "sum")]
     + [("cpu", name) for name in ("none", "strip", "band", "rising warp")]
-    + [("triton", name) for name in ("strip", "band", "warp by text")],
+    + [("triton", name) for name in ("strip", "band", "warp by text", "factored")],
 )
 def test_opcheck(impl, name, masked):
-    form = forms(4, 2, 7)[name]
+    form = (forms(4, 2, 7) | forms_of_keys(4, 2, 7, 7))[name]
     query, key, value = tensors(2, 4, 2, 7, 7, 4, torch.float64 if impl == "blockwise" else torch.float32)
     grads = [tensor.requires_grad for tensor in form.tensors] if form else []
     tensors_of_form = [t.detach().requires_grad_(grad) for t, grad in zip(form.tensors if form else [], grads, strict=True)]
@@ -119,9 +133,9 @@ def test_the_output_has_the_heads_of_a_row_side_by_side_where_the_query_has(impl
     torch.testing.assert_close(one, out[:, :, -1:])
 
 
-@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text"])
+@pytest.mark.parametrize("name", ["none", "strip", "band", "warp", "warp by text", "factored", "sum"])
 def test_gradcheck(name):
-    form = forms(2, 2, 5)[name]
+    form = (forms(2, 2, 5) | forms_of_keys(2, 2, 5, 6))[name]
     query, key, value = tensors(2, 2, 1, 5, 6, 3)
     leaves = [tensor for tensor in form.tensors if tensor.requires_grad] if form else []
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 
-from falloff import FIRE, SCHEMES, ALiBi, ProfileMixture, T5Bias, attention
+from falloff import FIRE, SCHEMES, ALiBi, Factored, Potential, ProfileMixture, Strip, Sum, T5Bias, attention
 from ops.cases import bias_of, tensors
 
 WITHOUT_CONTENT = [name for name, scheme in SCHEMES.items() if not scheme.needs_content]
@@ -31,6 +31,29 @@ def test_compile_to_one_graph(name, dynamic):
         with torch.compiler.set_stance("default" if length == 11 else "fail_on_recompile"):
             both = [function(*inputs) for function in (run, compiled)]
         grads = [torch.autograd.grad(out.sin().sum(), [*inputs[:3], *parameters], allow_unused=True) for out in both]
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_a_sum_of_forms_and_a_sink(dynamic):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    of_query, of_key, strip = (torch.randn(*shape, requires_grad=True) for shape in ((1, 9, 3), (4, 9, 3), (4, 5)))
+
+    def run(query, key, value, states, key_states, potential, sink):
+        bias = Factored(states, of_query, -3) + Factored(key_states, of_key, -4, "clamp", "key")
+        bias = Sum([bias, Potential(potential, -potential), Strip(strip, -2)])
+        return attention(query, key, value, bias, causal=True, sink=sink)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for length in (11, 18, 25) if dynamic else (11,):
+        shapes = ((2, 4, length, 3), (2, 4, length, 3), (2, 4, length), (4,))
+        inputs = [*tensors(2, 4, 2, length, length, 8, torch.float32), *(torch.randn(*shape) for shape in shapes)]
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        with torch.compiler.set_stance("default" if length == 11 else "fail_on_recompile"):
+            both = [function(*inputs) for function in (run, compiled)]
+        grads = [torch.autograd.grad(out.sin().sum(), [*inputs, of_query, of_key, strip]) for out in both]
         torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 

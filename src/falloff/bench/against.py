@@ -55,7 +55,7 @@ class Older(RemoteRun):
     def take(self, problem: Problem) -> list[Tensor]:
         """Send it a problem, which its next turns run. Returns the results of one turn."""
         made_by, settings = scheme_of(problem.case)
-        state = {} if problem.bias.scheme is None else problem.bias.scheme.state_dict()
+        state = {} if problem.scheme is None else problem.scheme.state_dict()
         query, key, value = problem.inputs
         tensors = {"query": query, "key": key, "value": value, "grad_out": problem.grad_out}
         tensors |= {f"scheme.{name}": tensor for name, tensor in state.items()}

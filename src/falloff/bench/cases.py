@@ -11,8 +11,13 @@ BIASES = {
     "sandwich": "Sandwich",
     "fire": "FIRE",
     "band": "Band",
+    "profiles": "Inkling",
+    "transformer-xl": "Transformer-XL",
+    "forgetting": "FoX",
 }
 """The biases of the cases, with their names in tables."""
+CONTENT = ("profiles", "transformer-xl", "forgetting")
+"""Those that depend on the content of the tokens by way of a few tensors, without a scheme."""
 
 _LARGEST_DENSE = 2048**2  # queries x keys for which a small machine has memory and time for the float64 definition
 _VERIFIED_LENGTH = 1024
@@ -74,7 +79,7 @@ class Case:
             words.append(f"G={self.key_heads}")
         if self.head_size != 64:
             words.append(f"D={self.head_size}")
-        if self.training and self.group in ("short", "long"):  # in other groups all cases train, or none
+        if self.training and self.group in ("short", "long", "content"):  # in other groups all cases train, or none
             words.append("train")
         return " ".join(words)
 
@@ -128,6 +133,7 @@ MEMORY_CASES = [
     for length in (4096, 8192, 16384)
     for bias in ("t5", "alibi", "fire")
 ]
+MEMORY_CASES += [Case("memory", "profiles", 16384, causal=True, training=True, head_size=128)]
 """The suite `memory`."""
 
 SCALING_CASES = [
@@ -140,7 +146,7 @@ SCALING_CASES = [
 
 
 CALLS_CASES = [
-    *(Case("calls", bias, 1, causal=True, cache=128) for bias in BIASES if bias != "band"),
+    *(Case("calls", bias, 1, causal=True, cache=128) for bias in BIASES if bias not in ("band", *CONTENT)),
     *(
         Case("decode", bias, 1, causal=True, cache=8192, heads=heads, key_heads=key_heads, head_size=head_size)
         for bias in ("none", "t5")
@@ -165,6 +171,14 @@ SHORT_CASES = _beside_sdpa("short", (128, 256, 512), batch=8)
 
 LONG_CASES = _beside_sdpa("long", (2048, 4096, 8192), batch=1)
 """The suite `long`: how close the kernels come to the peak."""
+
+
+CONTENT_CASES = [
+    *(Case("content", "profiles", 4096, causal=True, training=training, head_size=128) for training in (False, True)),
+    *(Case("content", "transformer-xl", 2048, training=training) for training in (False, True)),
+    *(Case("content", "forgetting", 8192, causal=True, training=training) for training in (False, True)),
+]
+"""The suite `content`: biases that depend on the content of the tokens."""
 
 
 def cases_named(part: str | None, cases: Sequence[Case]) -> list[Case]:

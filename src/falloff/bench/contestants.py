@@ -20,7 +20,9 @@ LEARNED = "sdpa, dense learned"
 FLEX = "flex"
 EAGER = "eager"
 OLDER = "falloff, older"
-NAMES = (OURS, OLDER, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
+PLAIN = "falloff, no bias"
+BAND = "falloff, band"
+NAMES = (OURS, OLDER, PLAIN, BAND, NO_BIAS, DENSE, LEARNED, FLEX, EAGER)
 
 _MOST_DENSE = 1e9  # bytes of one dense (B, H, N, M) tensor
 

@@ -31,7 +31,7 @@ def learning(problem: Problem) -> Run:
     Raises:
         NotImplementedError: for other biases.
     """
-    scheme = problem.bias.scheme
+    scheme = problem.scheme
     if not problem.case.training:
         return run_of(compiled(problem), [], problem.grad_out)
     if isinstance(scheme, FIRE):
@@ -48,7 +48,7 @@ def learning(problem: Problem) -> Run:
 
 
 def _form(problem: Problem) -> Form | None:
-    scheme, case = problem.bias.scheme, problem.case
+    scheme, case = problem.scheme, problem.case
     return None if scheme is None else scheme.form(case.length, case.keys, device=problem.query.device)
 
 

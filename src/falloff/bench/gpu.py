@@ -221,8 +221,8 @@ def measure_tiles(case: Case, device: torch.device) -> dict[str, Any]:
         with _tiles_instead(kernel) as chosen:
             run()
         for candidate in (chosen[0], *tiles.CANDIDATES[kernel]):
-            m, n, warps, stages = candidate
-            name = f"{kernel} {m}x{n}, {warps} warps, {stages} stages"
+            m, n, warps, stages, most = candidate
+            name = f"{kernel} {m}x{n}, {warps} warps, {stages} stages" + (f", {most} registers" if most else "")
             with _tiles_instead(kernel, candidate):
                 try:
                     run()

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from falloff.bench import beside, memory, scaling
+from falloff.bench import beside, content, memory, scaling
 from falloff.bench.against import Older
 from falloff.bench.cases import (
     CALLS_CASES,
+    CONTENT_CASES,
     CPU_CASES,
     LONG_CASES,
     MEMORY_CASES,
@@ -39,6 +40,7 @@ CASES = {
     "calls": CALLS_CASES,
     "short": SHORT_CASES,
     "long": LONG_CASES,
+    "content": CONTENT_CASES,
 }
 """The cases of each suite."""
 
@@ -177,6 +179,8 @@ def _measure(
         return scaling.time_all(cases, options.impl, options.turns, peak_gflops, progress)
     if options.suite in _BESIDE:
         return beside.time_all(cases, options.impl, options.turns, peak_gflops, isa, progress, older)
+    if options.suite == "content":
+        return content.time_all(cases, options.impl, options.turns, peak_gflops, progress)
     return _time_all(cases, options, peak_gflops, progress)
 
 

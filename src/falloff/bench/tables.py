@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from falloff.bench.beside_tables import beside_tables
 from falloff.bench.cases import BIASES
+from falloff.bench.content import content_tables
 from falloff.bench.contestants import DENSE, EAGER, FLEX, LEARNED, NAMES, NO_BIAS, OURS
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def tables(result: dict[str, Any]) -> list[Any]:
         "calls": beside_tables,
         "short": beside_tables,
         "long": beside_tables,
+        "content": content_tables,
     }
     count = len(result["cases"])
     verified = f"{count} {'case' if count == 1 else 'cases'} verified against the definition in float64, with gradients."

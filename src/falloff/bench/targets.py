@@ -12,6 +12,23 @@ _SHORT = {128: (1.6, 1.2, 1.5, 1.2, 0.42), 256: (1.9, 1.3, 1.9, 1.2, 0.55), 512:
 # Share of the peak, AVX2 and AVX-512: full, causal, and with backward.
 _LONG = {False: ((0.80, 0.72), 0.75), True: ((0.85, 0.78), 0.75)}
 
+# Of the suite `content`, by bias and whether it trains: at least, and the aim, as times as fast as a contestant.
+_CONTENT: dict[tuple[str, bool], dict[str, tuple[float, float]]] = {
+    ("profiles", False): {"falloff, no bias": (0.8, 0.9)},
+    ("profiles", True): {"falloff, no bias": (0.8, 0.9), "falloff, band": (1.2, 1.5)},
+    ("transformer-xl", True): {"eager": (4.0, 8.0)},
+    ("forgetting", False): {"sdpa, no bias": (1.5, 4.0)},
+}
+
+
+def content_targets(case: Case) -> dict[str, tuple[float, float]]:
+    """The targets of a case of the suite `content`: for a contestant, at least how many times as fast, and the aim.
+
+    >>> content_targets(Case("content", "forgetting", 8192))
+    {'sdpa, no bias': (1.5, 4.0)}
+    """
+    return _CONTENT.get((case.bias, case.training), {})
+
 
 def targets_of(case: Case, isa: str | None) -> dict[str, Any]:
     """The targets of a case by key: `ratio` (SDPA's time over that of falloff), `share_of_peak`, `busy`, `operators`.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from falloff.bench.progress import Progress
 
 
-_SUITES = "cpu, memory, scaling, calls, short, long, hf, gpu or tiles."
+_SUITES = "cpu, memory, scaling, calls, short, long, content, hf, gpu or tiles."
 
 
 def bench(
@@ -82,7 +82,8 @@ def bench(
     scaling: time against length. Suite calls, on 2 threads: one query against 128 keys, the same while four other processes
     spin, how many operators of torch each call runs, and decoding. Suite short: N = 128 to 512 in batches of 8. Suite long:
     N = 2048 to 8192. These three compare with SDPA without bias, and with an older falloff by --against; targets are shown
-    beside the measured values.
+    beside the measured values. Suite content: biases that depend on the content of the tokens (Inkling, Transformer-XL,
+    FoX), beside falloff without bias and other ways to have them.
 
     To continue a measurement that was stopped, use the same options and --resume.
 
@@ -95,7 +96,8 @@ def bench(
     milliseconds (contestant: median, best), gflops, share_of_peak, ratio (contestant: its time over that of falloff); suites
     calls, short and long the same and targets (of ratio to SDPA, share_of_peak, busy, operators); calls also busy (turns,
     milliseconds, over_quiet: busy over quiet) and operators (forward without gradients; training, backward with). Suite
-    memory: memory (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
+    content the same and targets (contestant: at least how many times as fast, and the aim). Suite memory: memory
+    (contestant: growth, results, extra, inputs in bytes, and extra_over_inputs).
 
     Suite hf: whole models of Transformers with random weights, fused, beside their own attention implementations. Keys of
     its --json: suite, machine, versions, commit, threads, turns and cases: name, label, work (encode, train, prefill,

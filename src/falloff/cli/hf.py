@@ -26,9 +26,9 @@ def check(
     """Compare fused models with Transformers' own attention, on small random models of every family, float32, CPU.
 
     Compared are logits and the gradients of every parameter (largest error over largest value) and the loss as Trainer
-    computes it (error over loss), without padding and with padding on the left, on the right and between tokens; the logits
-    of 64 generated steps, 200 greedy tokens, beams; in bfloat16, the error against float64 over that of Transformers' own
-    attention. Nothing is downloaded. Exit status: 0, 1 if an error exceeds its budget, 2 for bad input.
+    computes it (error over loss), without padding and with padding on the left, on the right and between tokens; of models
+    that generate, the logits of 64 steps, 200 greedy tokens, beams; in bfloat16, the error against float64 over that of
+    Transformers' own attention. Nothing is downloaded. Exit status: 0, 1 if an error exceeds its budget, 2 for bad input.
 
     Keys of --json: versions, budgets (logits, gradients, bfloat16), and families: each with family, model, logits,
     gradients, worst_parameter, loss, generation, tokens, beams, bfloat16, green.
@@ -38,10 +38,11 @@ def check(
     from falloff.bench.progress import progress_for
     from falloff.environment import versions
     from falloff.hf import checking
+    from falloff.hf.small_models import MODELS
 
-    if family is not None and family not in checking.MODELS:
-        raise ValueError(f"--family: got {family!r}, expected one of {', '.join(checking.MODELS)}")
-    names = list(checking.MODELS) if family is None else [family]
+    if family is not None and family not in MODELS:
+        raise ValueError(f"--family: got {family!r}, expected one of {', '.join(MODELS)}")
+    names = list(MODELS) if family is None else [family]
     found = []
     with progress_for(silent=as_json) as progress:
         progress.begin("checking", len(names))
@@ -78,8 +79,8 @@ def _print(result: dict[str, Any]) -> None:
     for found in result["families"]:
         table.add_row(
             found["family"],
-            *(f"{found[key]:.1e}" for key in ("logits", "loss", "gradients", "generation")),
-            *("same" if found[key] else "[red]differ[/]" for key in ("tokens", "beams")),
+            *("" if found[key] is None else f"{found[key]:.1e}" for key in ("logits", "loss", "gradients", "generation")),
+            *({None: "", True: "same", False: "[red]differ[/]"}[found[key]] for key in ("tokens", "beams")),
             f"{found['bfloat16']:.2f}x",
             "[green]green[/]" if found["green"] else "[red]beyond budget[/]",
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from falloff.forms.base import Form, check, check_float_tensor
-from falloff.offsets import offset_matrix
+from falloff.offsets import IntLike, offset_matrix
 from falloff.shapes import Float
 
 
@@ -37,7 +37,7 @@ class Band(Form):
         )
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.values.shape[1]
 
     def scaled(self, factor: float) -> "Band":

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from falloff.offsets import IntLike
 from falloff.shapes import Bool
 
 
@@ -63,7 +64,7 @@ class Form:
         return [getattr(self, name) for name in self.number_names]
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         raise NotImplementedError
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from falloff.forms.band import Band
 from falloff.forms.base import Form, check, check_device, check_float_tensor
-from falloff.offsets import is_position, offset_matrix
+from falloff.offsets import IntLike, is_position, offset_matrix
 from falloff.shapes import Bool, Float
 
 Outside = Literal["zero", "clamp"]
@@ -80,7 +80,7 @@ class Factored(Form):
         return f"{self.kind} by {self.side}"
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.states.shape[1]
 
     def scaled(self, factor: float) -> "Factored":

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from falloff.forms.base import Form, check, check_device, check_float_tensor
+from falloff.offsets import IntLike
 from falloff.shapes import Bool, Float
 
 
@@ -42,7 +43,7 @@ class Potential(Form):
         check_device("key", self.key, "row", self.row)
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.row.shape[1]
 
     def scaled(self, factor: float) -> "Potential":

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from falloff.forms.base import Form, check, check_float_tensor
-from falloff.offsets import is_position, offset_matrix
+from falloff.offsets import IntLike, is_position, offset_matrix
 from falloff.shapes import Float
 
 
@@ -38,7 +38,7 @@ class Strip(Form):
         check(is_position(self.start), "start", self.start, "an int")
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.values.shape[0]
 
     def scaled(self, factor: float) -> "Strip":

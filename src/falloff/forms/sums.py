@@ -9,6 +9,7 @@ from torch import Tensor
 
 from falloff.forms.base import Form, check
 from falloff.forms.strip import Strip
+from falloff.offsets import IntLike
 from falloff.shapes import Bool
 
 ORDER = ("strip", "band", "warp", "factored by query", "factored by key", "potential")
@@ -81,7 +82,7 @@ class Sum(Form):
         return [number for part in self.forms for number in part.numbers]
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.forms[0].num_heads
 
     @property

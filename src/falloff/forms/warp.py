@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from falloff.forms.base import Form, check, check_device, check_float_tensor
-from falloff.offsets import offset_matrix
+from falloff.offsets import IntLike, offset_matrix
 from falloff.shapes import Float
 
 
@@ -72,7 +72,7 @@ class Warp(Form):
         return cls(g, a, knots, slope, intercept, None if rising < 0 else rising > 0)
 
     @property
-    def num_heads(self) -> int:
+    def num_heads(self) -> IntLike:
         return self.slope.shape[0]
 
     def of_rows(self, first: int, count: int) -> "Warp":

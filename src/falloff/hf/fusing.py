@@ -47,14 +47,15 @@ def fuse(model: nn.Module) -> FuseReport:
     A row that sees no token gives zero: a row of padding before a text, and every row of a text that is all padding.
     Transformers gives such a row the mean of all values, those of padding and of the future too. In BLOOM, MPT and Falcon
     such a row predicts the first token after padding on the left. If that token has a label, loss and gradients differ from
-    those of the plain model by this one prediction; with the label -100 they do not.
+    those of the plain model by this one prediction; with the label -100 they do not. In
+    DeBERTa, a row of padding attends to the tokens of its text; in Transformers to nothing, so that it gives that mean.
 
     A fused model gets copies of its configurations, so that another model that shares them stays as it was. Pass the
     outermost model: if you fuse a part of a model, the whole model keeps the old configuration, and changes to it do not
     reach the part.
 
-    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi and Inkling's
-    text layers are fused, anywhere within `model`.
+    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, Inkling's
+    text layers, and DeBERTa-v2 and v3 are fused, anywhere within `model`.
 
     Args:
         model: a model of Transformers, or a module that contains one. A fused one stays fused.

@@ -167,12 +167,17 @@ def check_sink(query: Tensor, sink: object) -> None:
     if sink is None:
         return
     batch, heads, num_queries, _ = query.shape
-    expected = f"None or a floating point tensor of shape ({heads},) or ({batch}, {heads}, {num_queries}) on {query.device}"
+
+    def expected() -> str:
+        return f"None or a floating point tensor of shape ({heads},) or ({batch}, {heads}, {num_queries}) on {query.device}"
+
     if not isinstance(sink, Tensor):
-        refuse("sink", type(sink).__name__, expected)
-    fits = sink.shape in ((heads,), (batch, heads, num_queries)) and sink.is_floating_point()
-    if not fits or sink.device != query.device:
-        refuse("sink", f"{sink.dtype} {tuple(sink.shape)} on {sink.device}", expected)
+        refuse("sink", type(sink).__name__, expected())
+    fits = sink.dim() == 1 and sink.shape[0] == heads
+    if sink.dim() == 3:
+        fits = sink.shape[0] == batch and sink.shape[1] == heads and sink.shape[2] == num_queries
+    if not fits or not sink.is_floating_point() or sink.device != query.device:
+        refuse("sink", f"{sink.dtype} {tuple(sink.shape)} on {sink.device}", expected())
 
 
 def check_memory(**tensors: Tensor) -> None:

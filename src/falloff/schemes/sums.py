@@ -80,7 +80,7 @@ class _Given(Scheme):
     def __init__(self, given: Form) -> None:
         super().__init__()
         self.given = given
-        self.num_heads = given.num_heads
+        self.num_heads = int(given.num_heads)
         self.formula = f"a given form ({given.slot})"
         vars(self)["name"] = given.slot
         vars(self)["toeplitz"] = isinstance(given, Strip)

@@ -15,7 +15,7 @@ import torch
 from falloff import ALiBi, Band, Strip
 from falloff.ops.call import sum_dtype
 from ops import cases
-from ops.cases import BIASES, tensors
+from ops.cases import BIASES, FORMS, tensors
 from ops.conformance.budget import Budget, Case
 
 
@@ -64,9 +64,12 @@ def budget_of(call, variant):
     return _budget(call, variant.dtype, variant.device)
 
 
-def bias_of(name, heads, batch, num_queries, dtype):
+def bias_of(name, heads, batch, num_queries, dtype, num_keys=None):
     """As in cases, in the dtype of sums; but a band's leaf is the band, which can be given in two dtypes."""
-    bias, leaves = cases.bias_of(name, heads, batch, num_queries, sum_dtype(torch.empty(0, dtype=dtype)))
+    sums = sum_dtype(torch.empty(0, dtype=dtype))
+    if name in FORMS:
+        return cases.form_of(name, heads, batch, num_queries, num_queries if num_keys is None else num_keys, sums)
+    bias, leaves = cases.bias_of(name, heads, batch, num_queries, sums)
     if isinstance(bias, Band):
         values = bias.values.detach().requires_grad_()
         return Band(values), [values]
@@ -112,7 +115,7 @@ SIZES = {
 def _form_and_mask(size, name, mask, lengths):
     def make(dtype):
         inputs = tensors(size.batch, size.heads, size.groups, *lengths, size.head_size, dtype)
-        return Case(*inputs, *bias_of(name, size.heads, size.batch, lengths[0], dtype), size.masks[mask])
+        return Case(*inputs, *bias_of(name, size.heads, size.batch, lengths[0], dtype, lengths[1]), size.masks[mask])
 
     return make
 
@@ -121,9 +124,10 @@ def _forms_and_masks():
     for label, size in SIZES.items():
         place = 0
         for mask in size.masks:
-            for name in BIASES:
+            for name in (*BIASES, *(FORMS if label != "large" else ())):
                 # The kernels of a GPU take any lengths alike: one each.
-                chosen = [random.Random(name + mask).choice(size.lengths)] if label == "large" else size.lengths
+                one = label == "large" or name in FORMS
+                chosen = [random.Random(name + mask).choice(size.lengths)] if one else size.lengths
                 for lengths in chosen:
                     words = f"{name}, {mask}, {lengths[0]} x {lengths[1]}"
                     yield Call(words, _form_and_mask(size, name, mask, lengths), label, 7, place)
@@ -151,7 +155,7 @@ def _padding_and_documents():
     for label, size in SIZES.items():
         place = 0
         for causal in (True, False):
-            for name in BIASES:
+            for name in (*BIASES, *(FORMS if label != "large" else ())):
                 for documents in (False, True):
                     what = "padding, documents, window and dropout" if documents else "padding"
                     words = f"{name}, {what}{', causal' if causal else ''}, {size.padded} x {size.padded}"
@@ -165,17 +169,18 @@ def _decoding(name, num_queries, masked):
         if masked:
             settings = {"window": 100, "dropout_p": 0.4, "key_mask": torch.rand(2, 333) > 0.3}
         inputs = tensors(2, 4, 2, num_queries, 333, 24, dtype)
-        return Case(*inputs, *bias_of(name, 4, 2, num_queries, dtype), settings)
+        return Case(*inputs, *bias_of(name, 4, 2, num_queries, dtype, 333), settings)
 
     return make
 
 
 def _few_rows():
     """Few rows against many keys take kernels of their own, on a GPU and on a CPU."""
-    for name, num_queries in ((name, rows) for name in BIASES for rows in (1, 3)):
+    for name, num_queries in ((name, rows) for name in (*BIASES, *FORMS) for rows in (1, 3)):
         for masked in (False, True):
             words = f"{name}, {num_queries} x 333, {'window, padding and dropout' if masked else 'causal'}"
-            yield Call(words, _decoding(name, num_queries, masked), forward_alone=True, long=True)
+            size = "small" if name in FORMS else "any"
+            yield Call(words, _decoding(name, num_queries, masked), size, forward_alone=True, long=True)
 
 
 def _settled(make_bias, sizes, settings=None):

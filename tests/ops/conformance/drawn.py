@@ -6,8 +6,10 @@ import torch
 from hypothesis import strategies as st
 
 from falloff import Band, Strip, Warp
+from falloff.forms import Factored, Potential, Sum
+from falloff.forms.factored import OUTSIDE, SIDES
 from falloff.ops.call import sum_dtype
-from ops.cases import BIASES, tensors
+from ops.cases import BIASES, FORMS, tensors
 from ops.conformance.budget import Case
 from ops.conformance.calls import bias_of
 from ops.conformance.variants import GPU
@@ -58,21 +60,22 @@ def ragged(draw, dtype, limits, impl):
     heads, groups = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (6, 2)]))
     num_queries, num_keys = draw(st.integers(1, 300)), draw(st.integers(1, 300))
     head_size = draw(st.one_of(st.integers(1, 40), st.sampled_from([64, 80, 96, 128, 256])))
-    name = draw(st.sampled_from(BIASES))
+    name = draw(st.sampled_from(BIASES if impl == "triton" else (*BIASES, *FORMS)))
     settings = {"causal": draw(st.booleans()), "window": draw(st.one_of(st.none(), st.integers(1, 320)))}
     torch.manual_seed(draw(st.integers(0, 2**32)))
     inputs = tensors(batch, heads, groups, num_queries, num_keys, head_size, dtype)
-    return Case(*inputs, *bias_of(name, heads, batch, num_queries, dtype), settings)
+    return Case(*inputs, *bias_of(name, heads, batch, num_queries, dtype, num_keys), settings)
 
 
-KINDS = ("strip", "band", "warp", "warp by text", "rising warp", "fire beyond L", "none")
-"""The CPU kernels take a warp only if it rises."""
+KINDS = ("strip", "band", "warp", "warp by text", "rising warp", "fire beyond L", "none", "factored", "potential", "sum")
+"""The CPU kernels take a warp only if it rises, the GPU kernels none of the last three."""
+REFUSED = {"cpu": KINDS[2:4], "triton": KINDS[-3:]}
 
 
 def any_form(draw, dtype, limits, impl):
     """Ends anywhere, too short, some tensors frozen; all masks at once."""
     torch.manual_seed(draw(st.integers(0, 2**32)))
-    kind = draw(st.sampled_from([kind for kind in KINDS if impl != "cpu" or kind not in ("warp", "warp by text")]))
+    kind = draw(st.sampled_from([kind for kind in KINDS if kind not in REFUSED.get(impl, ())]))
     batch, (heads, groups) = draw(st.sampled_from(limits.batches)), draw(st.sampled_from(limits.heads))
     documents = draw(st.booleans())
     num_queries = draw(st.integers(1, limits.rows))
@@ -82,8 +85,28 @@ def any_form(draw, dtype, limits, impl):
     def leaf(*shape):
         return torch.randn(*shape, dtype=sums).requires_grad_(draw(st.booleans()))
 
+    def strip():
+        return Strip(leaf(heads, draw(st.integers(1, limits.strip))), draw(st.integers(-limits.start, limits.start)))
+
+    def factored(side):
+        size, tables = draw(st.sampled_from([1, 5, 16, 21])), draw(st.sampled_from([1, heads]))
+        states = leaf(batch, heads, num_queries if side == "query" else num_keys, size)
+        table = leaf(tables, draw(st.integers(1, limits.strip)), size)
+        return Factored(states, table, draw(st.integers(-limits.start, limits.start)), draw(st.sampled_from(OUTSIDE)), side)
+
+    def potential():
+        return Potential(leaf(batch, heads, num_queries), leaf(batch, heads, num_keys))
+
     if kind == "strip":
-        bias = Strip(leaf(heads, draw(st.integers(1, limits.strip))), draw(st.integers(-limits.start, limits.start)))
+        bias = strip()
+    elif kind == "factored":
+        bias = factored(draw(st.sampled_from(SIDES)))
+    elif kind == "potential":
+        bias = potential()
+    elif kind == "sum":
+        parts = [strip, lambda: factored("query"), lambda: factored("key"), potential]
+        chosen = draw(st.lists(st.integers(0, 3), min_size=2, max_size=4, unique=True))
+        bias = Sum([parts[part]() for part in chosen])
     elif kind == "band":
         bias = Band(leaf(batch, heads, num_queries, draw(st.integers(1, limits.extent))))
     elif "warp" in kind:

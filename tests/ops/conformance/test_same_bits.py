@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from falloff import attention
-from ops.cases import BIASES, bias_of, results, tensors
+from ops.cases import BIASES, FORMS, bias_of, form_of, results, tensors
 from ops.conformance.variants import GPU, share_of, variants
 
 FOUND = variants(torch.float32, torch.bfloat16, all_ways=False)
@@ -12,7 +12,11 @@ FOUND = variants(torch.float32, torch.bfloat16, all_ways=False)
 ORDER = ("t5 bidirectional", "none", "t5", "alibi", "kerple-power", "fire", "tisa", "fire beyond L", "band")
 
 
-@pytest.mark.parametrize(("name", "variant"), share_of([(name,) for name in ORDER], FOUND, 5, {"blockwise": 3}))
+CPU = [variant for variant in FOUND if getattr(variant, "impl", "") == "cpu"]
+PAIRS = [*share_of([(name,) for name in ORDER], FOUND, 5, {"blockwise": 3}), *share_of([(name,) for name in FORMS], CPU)]
+
+
+@pytest.mark.parametrize(("name", "variant"), PAIRS)
 def test_the_same_bits_over_runs_and_threads(name, variant, one_thread):
     """On a GPU a hundred runs, and on a CPU of several threads: a race would show."""
     if variant.impl == "triton":
@@ -25,7 +29,8 @@ def test_the_same_bits_over_runs_and_threads(name, variant, one_thread):
         batch, heads, groups, rows, keys, head_size = 2, 4, 2, 130, 130, 16
         threads = [1, 2, 1]
     inputs = tensors(batch, heads, groups, rows, keys, head_size, variant.dtype)
-    bias, leaves = bias_of(name, heads, batch, rows, torch.float32)
+    made = form_of(name, heads, batch, rows, keys, torch.float32) if name in FORMS else None
+    bias, leaves = made or bias_of(name, heads, batch, rows, torch.float32)
     first = None
     for count in threads:
         torch.set_num_threads(count)

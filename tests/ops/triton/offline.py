@@ -4,6 +4,8 @@ Run as a program with PYTHONPATH=src:tests, in a process of its own (Triton deci
 
     offline.py TARGET CASES...         one JSON object a kernel, of what the cases ('form, D, dtype, masks') launch
     offline.py --table TARGET [D...]   a table of the forms and kernels of attention, in bfloat16
+    --json                             in front: its rows as JSON
+    --against FILE                     in front: "before -> after", where a figure is not that of the file (of --json)
     --keep FOLDER                      in front: keep the machine code, to read
 
 Kernels once compiled are kept in build/offline.
@@ -19,7 +21,7 @@ import torch
 import triton
 from triton.backends.nvidia.compiler import CUDABackend
 
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Potential, Strip, Warp
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from ops.triton import machine_code
@@ -75,14 +77,16 @@ FORMS = {
     "alibi": lambda B, H, N, M: Strip(torch.randn(H, N + M - 1), 1 - M),
     "band": lambda B, H, N, M: Band(torch.randn(B, H, N, 1024).bfloat16()),
     "short band": lambda B, H, N, M: Band(torch.randn(B, H, N, 64)),
+    "potential": lambda B, H, N, M: Potential(torch.randn(B, H, N), torch.randn(B, H, M)),
     "fire": lambda B, H, N, M: Warp(torch.rand(M), torch.rand(N), torch.rand(32), torch.rand(H, 33), torch.rand(H, 33)),
 }
 
 
 def run(case):
-    """Launch the kernels of a case: 'form, D, dtype, masks'."""
+    """Launch the kernels of a case: 'form, D, dtype, masks'. A GQA group has 2 query heads, or as many as "64 rows" says."""
     name, head_size, dtype, *masks = (part.strip() for part in case.split(","))
-    B, H, G, N = 2, 4, 2, 2053 if "longer" in masks else 2048
+    rows = next((int(word.removesuffix(" rows")) for word in masks if word.endswith(" rows")), 2)
+    B, H, G, N = 2, 2 * rows, 2, 2053 if "longer" in masks else 2048
     num_queries = 1 if "decode" in masks else N
     query = torch.randn(B, H, num_queries, int(head_size), dtype=getattr(torch, dtype))
     key, value = (torch.randn(B, G, N, int(head_size), dtype=query.dtype) for _ in range(2))
@@ -119,37 +123,51 @@ def compiled(target, cases):
 
 
 KERNELS = ("forward_kernel", "dq_kernel", "dkdv_kernel", "diagonal_kernel")
-TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "fire")
+TABLE_FORMS = ("none", "t5", "t5 bidirectional", "alibi", "band", "potential", "fire")
 
 
-def table(target, *head_sizes):
-    """Print a Markdown table. Figures of a loop stand for its zones in the order of the machine code."""
-    print(
-        "| form | D | kernel | registers | stack | spilled | instructions a tile | barriers | waits | unfenced | warnings |"
+FIGURES = ("registers", "stack", "spilled", "instructions", "barriers", "waits", "unfenced", "warnings")
+
+
+def row(found):
+    """A row of the table. Figures of a loop stand for its zones in the order of the machine code."""
+    form, head_size, *_ = found["case"].split(",")
+    loops = {name: [loop[name] for loop in found["loops"]] for name in ("instructions", "barriers", "waits")}
+    figures = {name: found[name] for name in ("registers", "stack", "spilled", "unfenced", "warnings")}
+    return {"form": form, "D": int(head_size), "kernel": found["kernel"].removesuffix("_kernel")} | figures | loops
+
+
+def cell(name, now, before):
+    """A figure, behind what it was before if the row before has another."""
+    now, before = (
+        ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (now[name], before.get(name, now[name]))
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    return now if now == before else f"{before} -> {now}"
+
+
+def table(target, head_sizes, against, as_json):
+    """Print a Markdown table, or its rows as JSON."""
+    before = {(row["form"], row["D"], row["kernel"]): row for row in against}
     masks = {"t5 bidirectional": ""}
     cases = [
         f"{form},{head_size},bfloat16{masks.get(form, ',causal')}"
         for head_size in head_sizes or (64, 128, 256)
         for form in TABLE_FORMS
     ]
-    for found in compiled(target, cases):
-        if found["kernel"] in KERNELS:
-            form, head_size, *_ = found["case"].split(",")
-            loops = (
-                ", ".join(str(loop[figure]) for loop in found["loops"]) for figure in ("instructions", "barriers", "waits")
-            )
-            kernel = found["kernel"].removesuffix("_kernel")
-            figures = (
-                found["registers"],
-                found["stack"],
-                found["spilled"],
-                *loops,
-                found["unfenced"],
-                " ".join(found["warnings"]),
-            )
-            print("|", " | ".join(map(str, (form, head_size, kernel, *figures))), "|", flush=True)
+    rows = (row(found) for found in compiled(target, cases) if found["kernel"] in KERNELS)
+    if as_json:
+        print("[" + ",\n ".join(map(json.dumps, rows)) + "]")
+        return
+    print(
+        "| form | D | kernel | registers | stack | spilled | instructions a tile | barriers | waits | unfenced | warnings |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for now in rows:
+        key = (now["form"], now["D"], now["kernel"])
+        print(
+            "|", " | ".join([*map(str, key), *(cell(name, now, before.get(key, {})) for name in FIGURES)]), "|", flush=True
+        )
 
 
 KEEP = None  # a folder for the machine code, to read
@@ -158,6 +176,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--against", type=Path)
     parser.add_argument("target", choices=SHARED_MEMORY)
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
@@ -167,11 +187,14 @@ if __name__ == "__main__":
             parser.error(
                 f"cases: got {case!r}, expected {'head sizes' if options.table else 'cases as t5,64,bfloat16,causal'}"
             )
+    if not options.table and (options.json or options.against):
+        parser.error("--json, --against: they go with --table")
     if options.keep:
         KEEP = options.keep
         KEEP.mkdir(parents=True, exist_ok=True)
     if options.table:
-        table(options.target, *options.cases)
+        against = json.loads(options.against.read_text()) if options.against else []
+        table(options.target, options.cases, against, options.json)
     else:
         for found in compiled(options.target, options.cases):
             print(json.dumps(found), flush=True)

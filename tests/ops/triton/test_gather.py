@@ -26,8 +26,8 @@ def diagonals(start, stop):
     return Diagonals(parts, stop, count, blocks, SPLITS, SIDE), by_lead.flatten(2)[..., :count].flip(-1)
 
 
-def call(form):
-    return Call(form, False, 1.0, 0, None, None, None, 0.0, None)
+def made(bias, form, lowest, highest):
+    return bias(form, Call(form, False, 1.0, 0, None, None, None, 0.0, None), N, N, lowest, highest)
 
 
 @pytest.mark.parametrize("with_lse", [False, True])
@@ -43,7 +43,7 @@ def call(form):
     ],
 )
 def test_of_a_strip(first, extent, lowest, highest, with_lse):
-    bias = StripBias(call(Strip(torch.zeros(H, extent), first)), N, N, lowest, highest)
+    bias = made(StripBias, Strip(torch.zeros(H, extent), first), lowest, highest)
     start, stop = bias.offsets_summed()
     found, by_offset = diagonals(start, stop) if start <= stop else (Diagonals(None, stop, 0, 0, 0, SIDE), None)
     lse, grad_lse = torch.randn(B, H, N), torch.randn(B, H, N)
@@ -69,7 +69,7 @@ def test_of_a_warp(extent, lowest, highest, by_text):
     segments = 18
     a = torch.rand(B, N) if by_text else torch.rand(N)
     lines = [torch.rand(H, segments, dtype=torch.bfloat16) for _ in range(2)]
-    bias = WarpBias(call(Warp(torch.rand(extent), a, torch.rand(segments - 1), *lines)), N, N, lowest, highest)
+    bias = made(WarpBias, Warp(torch.rand(extent), a, torch.rand(segments - 1), *lines), lowest, highest)
     found, by_offset = diagonals(*bias.offsets_summed())
     row_da, sums = torch.randn(B, H, N), torch.randn(B, H, 5, 2, bias.segments)
     got = bias.gradients(NOTHING._replace(row_da=row_da, segment_sums=sums), found, torch.zeros(B, H, N), None)
@@ -80,5 +80,5 @@ def test_of_a_warp(extent, lowest, highest, by_text):
         torch.zeros(segments - 1, dtype=torch.float64),
         *sums.unbind(1),
     ]
-    for mine, theirs, tensor in zip(got, want, bias.call.form.tensors, strict=True):
+    for mine, theirs, tensor in zip(got, want, bias.form.tensors, strict=True):
         torch.testing.assert_close(mine, theirs.to(tensor.dtype), rtol=1e-6, atol=1e-12)

@@ -80,11 +80,32 @@ def test_a_machine_whose_gpus_are_all_refused_has_none(gpu, monkeypatch):
 def test_tables_are_chosen_by_backend():
     """MI350 has as much shared memory as an A100, and other registers."""
     found = [
-        tiles.tiles("dkdv", 128, torch.float16, target, capability, 160 * 1024, "strip")
+        tiles.tiles("dkdv", 128, torch.float16, target, capability, 160 * 1024, "strip", True)
         for target, capability in (("cuda", 80), ("cuda", 90), ("cuda", 100), ("gfx950", 0))
     ]
-    tables = (tiles.HALF_AMPERE, tiles.HALF, tiles.HALF_BLACKWELL, tiles.HALF_SMALL)
+    tables = (tiles.HALF_AMPERE, tiles.HALF, tiles.HALF_BLACKWELL, tiles.HALF_AMD)
     assert found == [table["dkdv"][128] for table in tables]
+
+
+def test_registers_are_limited_only_where_little_else_takes_them():
+    """maxnreg is an option of NVIDIA's backend alone. Other masks, dropout, bands and warps would spill."""
+
+    def limit(kernel="forward", block_d=64, target="cuda", capability=90, kind="strip", plain=True):
+        sizes = tiles.tiles(kernel, block_d, torch.float16, target, capability, 160 * 1024, kind, plain)
+        return sizes.options().get("maxnreg")
+
+    assert limit() == limit(kind="none") == 128
+    others = ({"kernel": "dq"}, {"block_d": 128}, {"capability": 80}, {"target": "gfx950", "capability": 0})
+    for other in (*others, {"kind": "warp"}, {"kind": "band"}, {"plain": False}):
+        assert limit(**other) is None
+
+
+@pytest.mark.parametrize(("precision", "found"), [("ieee", (64, 16, 16, 1)), ("tf32", (64, 32, 4, 1))])
+def test_warps_of_decode_grow_with_the_rows_of_float32(precision, found):
+    few = tiles.Tiles(16, 32, 4, 1)
+    many = tiles.decode_tiles(few, 64, precision == "tf32")
+    assert many == tiles.Tiles(*found)
+    assert tiles.decode_tiles(few, 8, precision == "tf32") == few
 
 
 @pytest.mark.parametrize(
@@ -113,7 +134,7 @@ def test_hopper_copies_nothing_ahead_where_triton_sets_no_fence(version, capabil
     monkeypatch.setattr(host_problem, "device_of", lambda tensor: found)
     call = host_problem.Problem(*problem(form))
     for kernel in ("forward", "dq", "dkdv", "diagonal"):
-        table = tiles.tiles(kernel, call.block_d, torch.bfloat16, *found, call.bias.kind)
+        table = tiles.tiles(kernel, call.block_d, torch.bfloat16, *found, call.bias.kind, True)
         assert call.tiles(kernel) == (table if ahead else table._replace(num_stages=1))
     few, many = (host_problem.Problem(*problem(form, rows)).tiles("decode") for rows in (1, 20))
     assert few.num_stages > 1  # too few rows for products of warpgroups

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from falloff.hf.families.alibi import FusedBloom, FusedFalcon, FusedMpt, FusedMptBlock
+from falloff.hf.families.deberta import FusedDebertaEncoder, FusedDisentangled
 from falloff.hf.families.fused import Fused
 from falloff.hf.families.inkling import FusedInkling, FusedProfiles
 from falloff.hf.families.t5 import FusedT5
@@ -31,6 +32,11 @@ FAMILIES: dict[str, Family] = {
         "inkling.modeling_inkling",
         {"InklingAttention": FusedInkling, "InklingRelativeLogits": FusedProfiles},
         "profile mixture, a band",
+    ),
+    "deberta-v2": Family(
+        "deberta_v2.modeling_deberta_v2",
+        {"DisentangledSelfAttention": FusedDisentangled, "DebertaV2Encoder": FusedDebertaEncoder},
+        "content to position and position to content, by offset",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Attention on the CPU by the C++ kernels of `csrc/`: O(N) memory, forward and backward, all three forms.
+"""Attention on the CPU by the C++ kernels of `csrc/`: O(N) memory, forward and backward, all forms.
 
 The kernels are one extension module, `_kernels`. It contains code for several instruction sets and does not link to torch.
 If it was not built (no compiler at installation), `unavailable` returns this reason. It checks its arguments itself: see
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falloff.forms import Strip, Warp
+from falloff.forms import Factored, Potential, Strip, Warp
 from falloff.ops.call import Call, empty_lse, empty_output
 from falloff.ops.checks import check_storage
 
@@ -63,10 +63,9 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
         return f"it runs on the CPU, and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32 and bfloat16, and query is {query.dtype}"
-    if call.form is not None and call.form.kind not in ("strip", "band", "warp"):
-        return f"it takes a strip, a band or a warp, and the form is {call.form.slot}"
-    if isinstance(call.form, Warp) and not call.form.rising:
-        return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
+    for part in () if call.form is None else call.form.parts:
+        if isinstance(part, Warp) and not part.rising:
+            return "it takes a warp only if g is finite and rises, and a is finite and not negative (Warp(..., rising=True))"
     return unavailable()
 
 
@@ -74,17 +73,23 @@ def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
     """How many int32 numbers the lowered call takes: the parts of `csrc/lower.cpp`, each rounded up to a cache line."""
     batch, heads, num_queries, _ = query.shape
     groups, num_keys = key.shape[1:3]
-    form = call.form
+    forms = {} if call.form is None else {part.slot: part for part in call.form.parts}
+    strip, warp, potential = forms.get("strip"), forms.get("warp"), forms.get("potential")
     parts: list[int] = []
     if call.key_mask is not None or call.document_ids is not None:
         parts += [batch * num_queries, batch * num_keys]
-    if isinstance(form, Strip):
-        length = form.values.shape[1]
-        blocks, key_blocks = heads * _blocks(length), batch * groups * _blocks(num_keys)
-        parts += [heads * (length + 2 * _STRIP_PAD), blocks, blocks, key_blocks, key_blocks, 1]
-    if isinstance(form, Warp):
-        rows = form.a.numel()
-        parts += [num_queries + num_keys + 2 * _STRIP_PAD, rows * form.knots.shape[0]]
+    if isinstance(strip, Strip):
+        parts.append(heads * (strip.values.shape[1] + 2 * _STRIP_PAD))
+    if forms and set(forms) <= {"strip", "potential"}:  # what certified skipping needs
+        parts += [heads * _blocks(strip.values.shape[1])] * 2 if isinstance(strip, Strip) else []
+        parts += [batch * heads * _blocks(num_keys)] * 2 if isinstance(potential, Potential) else []
+        parts += [*[batch * groups * _blocks(num_keys)] * 2, 1]
+    for part in forms.values():
+        if isinstance(part, Factored):
+            tables, length, size = part.table.shape
+            parts.append(tables * size * ((length + 2 * _STRIP_PAD + 15) // 16 | 1) * 16)
+    if isinstance(warp, Warp):
+        parts += [num_queries + num_keys + 2 * _STRIP_PAD, warp.a.numel() * warp.knots.shape[0]]
     return sum((part + 15) // 16 * 16 for part in parts)  # 16 numbers are 64 bytes
 
 
@@ -126,7 +131,7 @@ def _arguments(query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[A
         call.document_ids,
         None if call.seed is None else int(call.seed),
         "" if form is None else form.kind,
-        form.start if isinstance(form, Strip) else 0,
+        [] if form is None else form.numbers,
         call.causal,
         call.scale,
         call.query_start,

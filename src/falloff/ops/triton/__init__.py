@@ -1,4 +1,8 @@
-"""Attention on GPUs by Triton kernels: O(N) memory, forward and backward, all three forms, gradients without atomics.
+"""Attention on GPUs by Triton kernels: O(N) memory, forward and backward, gradients without atomics.
+
+A `Factored` with query states becomes a band, of (B, H, N, K) numbers in the dtype of its states, as long as the call lasts.
+A `Potential` may be added to any form. For other sums, and for key states, it refuses, and "auto" takes the blockwise
+implementation.
 
 Triton is optional and imported at the first call. TRITON_INTERPRET=1, set before that, runs the kernels on the CPU in
 Triton's interpreter: correct and very slow, for tests.
@@ -11,7 +15,7 @@ have no module in host/: they are a few numbers in problem.
     tiles.py                        the sizes of tiles
     host/       device              the properties of a device, queried once
                 problem             one call as arguments of its kernels
-                bias                a class for each form: what is lowered, what kernels read, how the gradient is summed
+                bias, potential     a class for each form: what is lowered, what kernels read, how the gradient is summed
                 lower, skip         lowering; which keys can be skipped
                 forward, backward, diagonals        launches
     kernels/    arguments           the tuples that kernels take
@@ -28,6 +32,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from falloff.forms import Factored, Potential
 from falloff.ops.call import Call
 from falloff.ops.triton import hardware
 
@@ -60,14 +65,33 @@ def refusal(query: Tensor, key: Tensor, call: Call) -> str | None:
         return f"it runs on GPUs (CUDA or ROCm), and query is on {query.device}"
     if query.dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, and query is {query.dtype}"
-    if call.form is not None and call.form.kind not in ("strip", "band", "warp"):
-        return f"it takes a strip, a band or a warp, and the form is {call.form.slot}"
+    refused = _refused_form(query, key, call)
+    if refused:
+        return refused
     lengths = [query.shape[2], key.shape[2], *(tensor.shape[-1] for tensor in (call.form.tensors if call.form else []))]
     if max(lengths) >= _MOST:
         return f"it takes lengths below 2^30, and there is one of {max(lengths)}"
     if not query.is_cuda:
         return unavailable()
     return _NOT_INSTALLED if not _installed() else hardware.refusal(query.get_device())
+
+
+def _refused_form(query: Tensor, key: Tensor, call: Call) -> str | None:
+    others = [part for part in (call.form.parts if call.form is not None else ()) if not isinstance(part, Potential)]
+    if len(others) > 1 or any(isinstance(part, Factored) and part.side == "key" for part in others):
+        taken = "a strip, a band, a warp or products of query states and a table"
+        return f"it takes {taken}, and a potential beside it, and the form is {call.form.slot}"  # type: ignore[union-attr]
+    form = others[0] if others else None
+    if not isinstance(form, Factored):
+        return None
+    # Products become a band, of the table's extent. Ends that go on would make it as long as the text.
+    lowest, highest = call.query_start - (key.shape[2] - 1), call.query_start + query.shape[2] - 1
+    lowest = max(lowest, 0) if call.causal else lowest
+    highest = highest if call.window is None else min(highest, call.window - 1)
+    covered = form.start <= lowest and highest < form.start + form.table.shape[1]
+    if form.outside == "zero" or covered:
+        return None
+    return "it takes products that are clamped only if the table has a row for every offset of the call"
 
 
 def _interpreted() -> bool:

@@ -12,12 +12,15 @@ import torch
 
 
 class Tiles(NamedTuple):
-    """Query rows and keys of a tile, warps of a program, and stages of its load pipeline."""
+    """Query rows and keys of a tile, warps of a program, stages of its load pipeline, and the most registers of a thread,
+    which only NVIDIA's backend takes.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
     def options(self) -> dict[str, int]:
         """The arguments that tell a kernel of its tiles, and Triton how to launch it."""
@@ -27,7 +30,7 @@ class Tiles(NamedTuple):
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": True,  # multiply-adds; Triton 3.10 does not fuse them by itself
-        }
+        } | ({} if self.max_registers is None else {"maxnreg": self.max_registers})
 
 
 Table = dict[str, dict[int, Tiles]]
@@ -43,20 +46,22 @@ def _from_128(table: Table) -> Table:
 HALF: Table = {
     "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 3)},
     "dq": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 1)},
-    "dkdv": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 1)},
+    "dkdv": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 32, 8, 1)},
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 64, 8, 2), 256: Tiles(64, 64, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 3), 128: Tiles(16, 64, 4, 3), 256: Tiles(16, 32, 4, 2)},
 }
+# Hopper, where nothing but a strip takes registers: at 128 an SM has two programs of 8 warps instead of one.
+HALF_HOPPER: Table = HALF | {"forward": HALF["forward"] | {64: HALF["forward"][64]._replace(max_registers=128)}}
 HALF_AMPERE: Table = HALF | {  # A100: products of one warp, whose registers hold what Hopper's read from shared memory
     "forward": HALF["forward"] | {128: Tiles(64, 64, 4, 2)},
     "dq": HALF["dq"] | {128: Tiles(64, 64, 8, 2)},
     "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 2)},
-    "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2)},
+    "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2), 256: Tiles(32, 32, 8, 1)},
 }
 HALF_BLACKWELL: Table = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to compile tiles of 64 rows
     "dkdv": HALF["dkdv"] | {64: Tiles(32, 64, 8, 2), 128: Tiles(32, 64, 8, 1)},
 }
-HALF_SMALL: Table = {  # NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards; and all of AMD's
+HALF_SMALL: Table = {  # NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards
     "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
     "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
@@ -70,7 +75,13 @@ WIDE_AMPERE: Table = HALF_AMPERE | {
     "dq": HALF_AMPERE["dq"] | {64: Tiles(64, 32, 8, 2)},
     "dkdv": HALF_AMPERE["dkdv"] | {64: Tiles(16, 128, 8, 2)},
 }
-WIDE_BLACKWELL, WIDE_SMALL = _from_128(HALF_BLACKWELL), _from_128(HALF_SMALL)
+WIDE_BLACKWELL = _from_128(HALF_BLACKWELL | {"dq": HALF["dq"] | {128: Tiles(128, 32, 8, 2), 256: Tiles(64, 32, 8, 2)}})
+WIDE_SMALL = _from_128(HALF_SMALL)
+HALF_AMD: Table = HALF_SMALL | {
+    "forward": HALF_SMALL["forward"] | {64: Tiles(64, 64, 4, 2)},
+    "diagonal": HALF_SMALL["diagonal"] | {256: Tiles(32, 32, 4, 1)},
+}
+WIDE_AMD = _from_128(HALF_AMD)
 FLOAT32: Table = {
     "forward": {64: Tiles(64, 32, 8, 2), 128: Tiles(32, 32, 8, 2), 256: Tiles(16, 16, 4, 1)},
     "dq": {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
@@ -81,7 +92,7 @@ FLOAT32: Table = {
 
 # More candidates for head sizes up to 128 in half precision.
 CANDIDATES = {
-    "forward": (Tiles(128, 64, 4, 3), Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 3)),
+    "forward": (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 1), Tiles(128, 64, 4, 3), Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 3)),
     "dq": (Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3), Tiles(128, 64, 8, 3)),
     "dkdv": (Tiles(64, 128, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 128, 8, 3)),
     "diagonal": (Tiles(64, 64, 4, 2), Tiles(64, 64, 8, 3), Tiles(128, 128, 8, 1)),
@@ -90,7 +101,14 @@ CANDIDATES = {
 
 
 def tiles(
-    kernel: str, block_d: int, dtype: torch.dtype, target: str, capability: int, shared_memory: int, kind: str
+    kernel: str,
+    block_d: int,
+    dtype: torch.dtype,
+    target: str,
+    capability: int,
+    shared_memory: int,
+    kind: str,
+    plain: bool,
 ) -> Tiles:
     """The tiles of a kernel.
 
@@ -100,17 +118,33 @@ def tiles(
             registers for its large tiles.
         shared_memory: bytes that one program may use.
         kind: the kind of the form, or "none".
+        plain: whether there is no mask but a causal one, no dropout and no potential.
     """
-    table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory, kind)
+    table = FLOAT32 if dtype == torch.float32 else _halves(target, capability, shared_memory, kind, plain)
     return next(sizes for most, sizes in table[kernel].items() if block_d <= most)
 
 
-def _halves(target: str, capability: int, shared_memory: int, kind: str) -> Table:
+def decode_tiles(sizes: Tiles, rows: int, matrix_cores: bool) -> Tiles:
+    """The tiles of decoding with all `rows` of a GQA group, from those of the table, which are for few rows.
+
+    Where float32 products are not of matrix cores, the warps grow with the rows: a thread with more of them spills.
+    """
+    if matrix_cores or rows <= sizes.block_m:
+        return sizes._replace(block_m=max(sizes.block_m, rows))
+    warps = min(sizes.num_warps * rows // sizes.block_m, 16)
+    return sizes._replace(block_m=rows, block_n=min(sizes.block_n, 1024 // rows), num_warps=warps)
+
+
+def _halves(target: str, capability: int, shared_memory: int, kind: str, plain: bool) -> Table:
     wide = kind in ("band", "warp")
-    if shared_memory < LARGE or target.startswith("gfx"):
+    if target.startswith("gfx"):
+        return WIDE_AMD if wide else HALF_AMD
+    if shared_memory < LARGE:
         return WIDE_SMALL if wide else HALF_SMALL
     if 0 < capability < 90:
         return WIDE_AMPERE if wide else HALF_AMPERE
     if capability >= 100:
         return WIDE_BLACKWELL if wide else HALF_BLACKWELL
+    if capability == 90 and kind in ("none", "strip") and plain:
+        return HALF_HOPPER
     return WIDE if kind == "band" else HALF

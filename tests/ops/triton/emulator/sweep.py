@@ -64,7 +64,7 @@ def total_of_calls(found):
 
 def total_of_mutants(found):
     """Print the totals; return whether a kernel has a kind of instruction of which none is seen."""
-    print(f"{'target':8}{'kernel':18}{'instruction':32}{'taken out':>10}{'reached':>9}{'seen':>6}")
+    print(f"{'target':8}{'kernel':20}{'instruction':32}{'taken out':>10}{'reached':>9}{'seen':>6}")
     blind = False
     for target, reports in found.items():
         groups = defaultdict(list)
@@ -72,7 +72,7 @@ def total_of_mutants(found):
             groups[report["kernel"], report["instruction"]].append(report)
         for (kernel, instruction), group in groups.items():
             reached, seen = (sum(bool(report[what]) for report in group) for what in ("reached", "seen"))
-            print(f"{target:8}{kernel:18}{instruction:32}{len(group):10}{reached:9}{seen:6}")
+            print(f"{target:8}{kernel:20}{instruction:32}{len(group):10}{reached:9}{seen:6}")
             blind |= reached > 0 and seen == 0
     return blind
 

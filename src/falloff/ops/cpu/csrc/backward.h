@@ -2,7 +2,8 @@
 //
 //   P = exp(S - lse)    dP = dO V^T    delta = rowsum(dO * O) - dLSE    dS = P * (dP - delta)
 //   dV = P^T dO         dK = scale * dS^T Q        dQ = scale * dS K
-// The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp.
+// The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp,
+// along rows and columns for a potential, a product for states and a table. A row of dS sums up to the gradient of its log-sum-exp.
 // With dropout, P in dV and in P * dP is what dropout leaves of it.
 // A thread owns the heads that share a key head, or a part of their keys: every sum has one owner and one order.
 // Tiles of 48 x 192: three of scores, five of keys or values and two of queries stay in the second-level cache.
@@ -15,6 +16,7 @@
 #include "arena.h"
 #include "bias.h"
 #include "dropout.h"
+#include "factored.h"
 #include "mask.h"
 #include "pack.h"
 #include "prefetch.h"
@@ -29,9 +31,11 @@ namespace falloff::FALLOFF_ISA {
 
 constexpr long BACKWARD_Q_TILE = 48, BACKWARD_KV_TILE = 192;
 constexpr long TILE_MARGIN = 48;  // zeros before each row of a tile of scores, for add_diagonals; as many behind its keys
+constexpr long ZERO_ROWS = SLIVER_ROWS - 1;  // above and below a tile of dS, for the states of keys
 constexpr long TILE_ROW = TILE_MARGIN + BACKWARD_KV_TILE + 64;
 static_assert(BACKWARD_Q_TILE <= SliverKeys::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(BACKWARD_Q_TILE % W == 0);  // row_products takes W rows, also behind the last one of a q tile
+static_assert(BACKWARD_Q_TILE <= MOST_TILE_ROWS && BACKWARD_KV_TILE <= MOST_TILE_KEYS);
 static_assert(BACKWARD_Q_TILE % 2 == 0);  // add_transposed_product makes pairs of rows
 static_assert(BACKWARD_KV_TILE % PANEL == 0 && BACKWARD_KV_TILE <= STRIP_PAD);
 // add_diagonals reads so far before a row's first key and behind its last; `diagonals` has TILE_ROW numbers too.
@@ -73,12 +77,17 @@ inline void prepare_backward(const Backward& p, long head, Arena arena) {
             // Of a row that saw nothing, the gradient of the log-sum-exp may be anything, NaN too: it does not count.
             const float grad_lse = p.grad_lse && lse[i] != -INF ? p.grad_lse[head * p.N + first + i] : 0.0f;
             const float delta = p.delta[head * p.N + first + i] = row_sums[i] - grad_lse;
+            // As the sum of dS would be, NaN where the row is NaN.
+            if (p.needs_form && p.potential.on)
+                p.grad_bias.row_potential[head * p.N + first + i] = lse[i] == -INF ? 0.0f : grad_lse + 0.0f * (delta + lse[i]);
             // Nothing is skipped of a row whose output or gradient is not finite.
             const bool finite = lse[i] == lse[i] && delta - delta == 0.0f;
             p.log_mass[head * p.N + first + i] = !finite ? -INF : lse[i] == -INF ? INF : lse[i];
         }
         if (p.key_norm) query_norms(p, {b, h, first, rows}, out, p.query_norm + head * p.N + first);
     }
+    for (const Side side : {QUERY, KEY})  // once for all batch entries
+        if (p.needs_form && head < p.factored[side].tables) write_table_rows(p, side, head);
 }
 
 struct BackwardScratch {
@@ -88,10 +97,15 @@ struct BackwardScratch {
     // (BACKWARD_Q_TILE, TILE_ROW) each, from the first row's first key on: P, P after dropout, dS. The second is the memory of
     // the first where it is not needed.
     float *prob, *prob_dropped, *ds;
-    float* summed;     // one of these three: what is summed along diagonals, dS or, of a warp, dS * slope * a
+    float* warp_ds;    // dS * slope * a of a warp: the memory of `prob_dropped`, which is dead by then
     float* diagonals;  // (TILE_ROW)
+    double* column_sums;  // (BACKWARD_KV_TILE), of dS of a head
 
-    BackwardScratch(const Backward& p, Arena& arena) {
+    BiasScratch bias;
+    FactoredScratch factored;
+
+    BackwardScratch(const Backward& p, Arena& arena)
+        : bias(p, arena), factored(p, BACKWARD_Q_TILE, BACKWARD_KV_TILE, arena) {
         const long Dp = padded(p);
         auto take = [&](long count) { return arena.take<float>(count); };
         query = take(BACKWARD_Q_TILE * Dp);
@@ -100,9 +114,10 @@ struct BackwardScratch {
         grad_out_right = in_pairs(p) ? take(BACKWARD_Q_TILE * Dp) : grad_out;
         prob = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
         prob_dropped = p.dropout.on || in_pairs(p) ? take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN : prob;
-        ds = take(BACKWARD_Q_TILE * TILE_ROW) + TILE_MARGIN;
-        summed = p.form == Form::warp ? prob_dropped : ds;
+        ds = take((BACKWARD_Q_TILE + 2 * ZERO_ROWS) * TILE_ROW) + ZERO_ROWS * TILE_ROW + TILE_MARGIN;
+        warp_ds = prob_dropped;
         diagonals = take(TILE_ROW);
+        column_sums = arena.take<double>(p.potential.on ? BACKWARD_KV_TILE : 0);
         keys = take(BACKWARD_KV_TILE * Dp);
         key_panels = take(BACKWARD_KV_TILE * Dp);
         value_panels = take(BACKWARD_KV_TILE * Dp);
@@ -149,26 +164,50 @@ inline void add_transposed_product(
     }
 }
 
+// Adds the sums of the columns of a tile (rows, width) of (.., TILE_ROW).
+inline void add_columns(const float* tile, long rows, long width, double* sums) {
+    for (long c = 0; c < width; c += W) {
+        Vec total{};
+        for (long i = 0; i < rows; i++) total += load(tile + i * TILE_ROW + c);
+        for (int lane = 0; lane < W; lane++) sums[c + lane] += total[lane];
+    }
+}
+
 // Adds what a tile of dS gives to the gradient of the form.
 inline void add_form_gradient(
-    const Backward& p, long chunk, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, const BackwardScratch& at
+    const Backward& p, long chunk, const QTile& q_tile, Span kv_tile, Span span, const SliverKeys& sliver_keys,
+    const BackwardScratch& at
 ) {
-    const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
-    double* lines = p.line_sums + head * 2 * p.S;
+    const long b = q_tile.b, h = q_tile.h, head = (chunk * p.B + b) * p.H + h;
+    const long behind = span.count() + BACKWARD_Q_TILE + W;  // zeros go so far, where they are read
+    const bool zeros_behind = p.strip.on || p.potential.on || p.factored[QUERY].on || p.factored[KEY].on;
     for (long i = 0; i < q_tile.rows; i++) {
         const long row = q_tile.first + i, count = sliver_keys.of_row(i);
-        float *ds = at.ds + i * TILE_ROW, *tile_row = at.summed + i * TILE_ROW;
-        if (p.form == Form::band) {
-            write_band_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds);
-            continue;
-        }
-        if (p.form == Form::warp)
-            add_warp_gradient(p, q_tile.b, q_tile.h, row, span.begin, count, ds, tile_row, lines, p.a_sums + head * p.N);
-        for (long c = count; c < span.count() + BACKWARD_Q_TILE + W; c++) tile_row[c] = 0.0f;
+        float *ds = at.ds + i * TILE_ROW, *warp_ds = at.warp_ds + i * TILE_ROW;
+        for (long c = count; c < behind && zeros_behind; c++) ds[c] = 0.0f;
+        if (p.band.on) write_band_gradient(p, b, h, row, span.begin, count, ds);
+        if (!p.warp.on) continue;
+        double *lines = p.line_sums + head * 2 * p.warp.S, *of_a = p.a_sums + head * p.N;
+        add_warp_gradient(p, b, h, row, span.begin, count, ds, warp_ds, lines, of_a);
+        for (long c = count; c < behind; c++) warp_ds[c] = 0.0f;
     }
-    if (p.form == Form::band) return;
-    add_diagonals(at.summed, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
-    add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.K, p.start, p.form == Form::warp);
+    if (p.strip.on) {
+        add_diagonals(at.ds, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+        add_by_offset(p, q_tile, span, at.diagonals, p.strip_sums + head * p.strip.K, p.strip.K, p.strip.start, false);
+    }
+    if (p.warp.on) {
+        add_diagonals(at.warp_ds, TILE_ROW, q_tile.rows, span.count(), at.diagonals);
+        add_by_offset(p, q_tile, span, at.diagonals, p.g_sums + head * p.warp.K, p.warp.K, 0, true);
+    }
+    const ScoreGradients tile{at.ds, TILE_ROW, q_tile.rows, span.count()};
+    if (p.factored[QUERY].on) add_query_gradient(p, chunk, q_tile, span, sliver_keys, tile, at.factored);
+    if (p.factored[KEY].on) {
+        if (q_tile.rows < BACKWARD_Q_TILE)
+            std::memset(at.ds + q_tile.rows * TILE_ROW - TILE_MARGIN, 0, ZERO_ROWS * TILE_ROW * sizeof(float));
+        add_key_gradient(p, chunk, q_tile, span, span.begin - kv_tile.begin, tile, at.factored);
+    }
+    if (p.potential.on)
+        add_columns(at.ds, q_tile.rows, round_up(span.count(), W), at.column_sums + span.begin - kv_tile.begin);
 }
 
 // One tile of one head: adds to dQ of the q tile, to the gradient of the form, and to dK and dV of the span's keys, whose sums
@@ -179,6 +218,7 @@ inline void attend_backward(
     const long Dp = padded(p), inner = padded_inner(p), skipped = span.begin - kv_tile.begin, head = q_tile.b * p.H + q_tile.h;
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
     const SliverKeys sliver_keys(p, q_tile, span);
+    const float* by_key = bias_by_key(p, q_tile, span, at.bias);
     NoPrefetch none;
     pack_left(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.query);
     pack_left(p, p.grad_out, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.grad_out);
@@ -195,8 +235,8 @@ inline void attend_backward(
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
         score_sliver(
-            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, prob, TILE_ROW,
-            row_max_lanes, none
+            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, at.bias, by_key,
+            prob, TILE_ROW, row_max_lanes, none
         );
         for (long i = 0; i < rows; i++) {
             const float row_lse = lse[first + i];
@@ -228,7 +268,7 @@ inline void attend_backward(
             fresh
         );
     if (!needs_scores) return;
-    if (p.needs_form) add_form_gradient(p, chunk, q_tile, span, sliver_keys, at);
+    if (p.needs_form) add_form_gradient(p, chunk, q_tile, kv_tile, span, sliver_keys, at);
     if (p.needs_key)
         add_transposed_product(
             p, q_tile, span, sliver_keys, at.ds, TILE_ROW, at.prob_dropped, at.query_right, at.grad_key + skipped * Dp,
@@ -264,8 +304,17 @@ inline void backward(const Backward& p, long item, Arena arena) {
     const long chunk = item / (p.B * p.G), b = item / p.G % p.B, g = item % p.G;
     // Scratch memory holds what earlier items left. All of it is written before it is read, but for these zeros of
     // add_diagonals.
-    for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++)
-        std::memset(at.summed + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+    for (long i = 0; i < BACKWARD_Q_TILE && p.needs_form; i++) {
+        std::memset(at.ds + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+        std::memset(at.warp_ds + i * TILE_ROW - TILE_MARGIN, 0, TILE_MARGIN * sizeof(float));
+    }
+    if (p.needs_form) {
+        const size_t rows = ZERO_ROWS * TILE_ROW * sizeof(float);
+        std::memset(at.ds - ZERO_ROWS * TILE_ROW - TILE_MARGIN, 0, rows);
+        std::memset(at.ds + BACKWARD_Q_TILE * TILE_ROW - TILE_MARGIN, 0, rows);
+        const long first = (chunk * p.B + b) * p.H + g * group;
+        clear_factored_sums(p, first, first + group);
+    }
     if (p.needs_query) {
         float* sums = p.query_sums + ((chunk * p.B + b) * p.H + g * group) * p.N * Dp;  // (group, N, Dp)
         for (long x = 0; x < group * p.N * Dp; x++) sums[x] = 0.0f;
@@ -276,7 +325,15 @@ inline void backward(const Backward& p, long item, Arena arena) {
         const Span kv_tile{index * BACKWARD_KV_TILE, smaller((index + 1) * BACKWARD_KV_TILE, p.M)};
         const int32_t* labels = labels_from(p, b, kv_tile.begin);
         bool packed = false;
-        for (long h = g * group; h < (g + 1) * group; h++)
+        for (long h = g * group; h < (g + 1) * group; h++) {
+            const bool sums_columns = p.needs_form && p.potential.on;
+            for (long j = 0; j < BACKWARD_KV_TILE && sums_columns; j++) at.column_sums[j] = 0.0;
+            const Factored& by_key = p.factored[KEY];
+            const long first_key = (b * p.H + h) * p.M + kv_tile.begin, Rp = padded_states(by_key);
+            if (p.needs_form && by_key.on) {
+                pack_states(by_key, by_key.states + first_key * by_key.R, kv_tile.count(), at.factored.states[KEY]);
+                std::memset(at.factored.key_sums, 0, kv_tile.count() * Rp * sizeof(float));
+            }
             for (long n = 0; n < q_tiles(p); n++) {
                 const QTile q_tile{b, h, n * BACKWARD_Q_TILE, smaller(BACKWARD_Q_TILE, p.N - n * BACKWARD_Q_TILE)};
                 Span span = seen_by_tile(p, q_tile, kv_tile);
@@ -294,6 +351,13 @@ inline void backward(const Backward& p, long item, Arena arena) {
                 attend_backward(p, chunk, q_tile, kv_tile, span, at, !packed);
                 packed = true;
             }
+            for (long j = 0; j < kv_tile.count() && sums_columns; j++)
+                p.grad_bias.key_potential[first_key + j] = float(at.column_sums[j]);
+            for (long j = 0; j < kv_tile.count() && p.needs_form && by_key.on; j++)
+                std::memcpy(
+                    p.grad_bias.states[KEY] + (first_key + j) * by_key.R, at.factored.key_sums + j * Rp, by_key.R * sizeof(float)
+                );
+        }
         if (!packed) clear_sums(p, kv_tile.begin, kv_tile.end, kv_tile, at);
         const long row = (b * p.G + g) * p.M + kv_tile.begin;
         if (p.needs_key) unpack_rows(p, at.grad_key, kv_tile.count(), p.scale, p.grad_key, row, labels);
@@ -301,17 +365,25 @@ inline void backward(const Backward& p, long item, Arena arena) {
     }
 }
 
-// Adds up the gradients of a head's queries that the parts of the keys gave, in the order of the parts.
-inline long finish_items(const Backward& p) { return p.needs_query ? p.B * p.H : 0; }
+// Adds up the gradients of a head's queries, and of their states, that the parts of the keys gave, in the order of the parts.
+inline bool sums_states(const Backward& p) { return p.needs_form && p.factored[QUERY].on; }
+inline long finish_items(const Backward& p) { return p.needs_query || sums_states(p) ? p.B * p.H : 0; }
 inline size_t finish_bytes(const Backward& p) { return padded(p) * sizeof(float); }
 inline void finish_backward(const Backward& p, long head, Arena arena) {
     const long Dp = padded(p);
     float* sums = arena.take<float>(Dp);  // (Dp)
-    for (long i = 0; i < p.N; i++) {
+    for (long i = 0; i < p.N && p.needs_query; i++) {
         for (long d = 0; d < Dp; d++) sums[d] = p.query_sums[(head * p.N + i) * Dp + d];
         for (long chunk = 1; chunk < p.key_chunks; chunk++)
             for (long d = 0; d < Dp; d++) sums[d] += p.query_sums[((chunk * p.B * p.H + head) * p.N + i) * Dp + d];
         unpack_rows(p, sums, 1, p.scale, p.grad_query, head * p.N + i);
+    }
+    const long R = p.factored[QUERY].R, Rp = padded_states(p.factored[QUERY]);
+    for (long i = 0; i < p.N && sums_states(p); i++) {
+        float* states = p.grad_bias.states[QUERY] + (head * p.N + i) * R;
+        for (long r = 0; r < R; r++) states[r] = p.state_sums[(head * p.N + i) * Rp + r];
+        for (long chunk = 1; chunk < p.key_chunks; chunk++)
+            for (long r = 0; r < R; r++) states[r] += p.state_sums[((chunk * p.B * p.H + head) * p.N + i) * Rp + r];
     }
 }
 

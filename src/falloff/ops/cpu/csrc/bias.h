@@ -30,28 +30,29 @@ struct BiasTile {
     long row;
 };
 
-// The bias of `rows` rows from row i of the q tile on and the keys from `key` on: (rows, width). A strip is stored by falling
+// The strip of `rows` rows from row i of the q tile on and the keys from `key` on: (rows, width). A strip is stored by falling
 // offset: the next key lies one number further, the next row one before; the value of each end is repeated STRIP_PAD times.
-// Zeros where there is no bias, and for a band and a warp, which add_to_row adds.
-inline BiasTile bias_tile(const Problem& p, const QTile& q_tile, long i, long rows, long key, long width) {
+// Zeros where there is none; add_to_row adds the other parts.
+inline BiasTile strip_tile(const Problem& p, const QTile& q_tile, long i, long rows, long key, long width) {
     static constexpr float zeros[STRIP_PAD] = {};
-    if (p.form != Form::strip) return {zeros, 0};
-    const float* strip = p.strip + q_tile.h * p.strip_row;
-    const long top = position(p, q_tile.first + i) - key - p.start;  // the first row's and key's offset, from the strip's start
-    if (top - (width - 1) >= p.K - 1) return {strip, 0};
-    if (top + rows - 1 <= 0) return {strip + STRIP_PAD + p.K - 1, 0};
-    return {strip + STRIP_PAD + p.K - 1 - top, -1};
+    if (!p.strip.on) return {zeros, 0};
+    const long K = p.strip.K;
+    const float* strip = p.falling_strip + q_tile.h * p.strip_row;
+    const long top = position(p, q_tile.first + i) - key - p.strip.start;  // the first row's and key's offset, from the strip's start
+    if (top - (width - 1) >= K - 1) return {strip, 0};
+    if (top + rows - 1 <= 0) return {strip + STRIP_PAD + K - 1, 0};
+    return {strip + STRIP_PAD + K - 1 - top, -1};
 }
 
 // The columns of a row whose offsets lie within a band: c such that 0 <= position - key - c < E.
 inline Span band_columns(const Problem& p, long row, long key, long width) {
     const long top = position(p, row) - key;
-    return {larger(top - p.E + 1, 0), smaller(top + 1, width)};
+    return {larger(top - p.band.E + 1, 0), smaller(top + 1, width)};
 }
 
 // A row of scores (width) += the row's band.
 inline void add_band(const Problem& p, long b, long h, long row, long key, long width, float* s) {
-    const float* values = p.values + ((b * p.H + h) * p.N + row) * p.E;
+    const float* values = p.band.values + ((b * p.H + h) * p.N + row) * p.band.E;
     const long top = position(p, row) - key;
     const Span span = band_columns(p, row, key, width);
     long c = span.begin;
@@ -61,7 +62,7 @@ inline void add_band(const Problem& p, long b, long h, long row, long key, long 
 
 // The row's gradient of the band, from a row of dS (width).
 inline void write_band_gradient(const Backward& p, long b, long h, long row, long key, long width, const float* ds) {
-    float* values = p.grad_bias.values + ((b * p.H + h) * p.N + row) * p.E;
+    float* values = p.grad_bias.band + ((b * p.H + h) * p.N + row) * p.band.E;
     const long top = position(p, row) - key;
     const Span span = band_columns(p, row, key, width);
     long c = span.begin;  // each value of a band meets one key: it is written, not added
@@ -75,11 +76,12 @@ constexpr int32_t NEVER = 0x7FFFFFFF;
 // at the row's own position and rise again; `bends` holds the distance at which each segment but the first begins.
 template <class Visit>
 inline void for_segments(const Problem& p, long b, long row, long key, long width, Visit visit) {
-    const int32_t* bends = p.bends + ((p.a_batch ? b * p.N : 0) + row) * (p.S - 1);
+    const int S = p.warp.S;
+    const int32_t* bends = p.bends + ((p.warp.a_batch ? b * p.N : 0) + row) * (S - 1);
     const long top = position(p, row) - key;  // the offset of column 0
     auto bend = [&](int s) { return bends[s] == NEVER ? 1L << 61 : long(bends[s]); };
     auto segment_at = [&](long distance) {
-        int low = 0, high = p.S - 1;  // the number of bends at or before the distance
+        int low = 0, high = S - 1;  // the number of bends at or before the distance
         while (low < high) {
             const int middle = (low + high) / 2;
             if (bend(middle) <= distance) low = middle + 1;
@@ -96,7 +98,7 @@ inline void for_segments(const Problem& p, long b, long row, long key, long widt
         }
     if (c < width)
         for (int s = segment_at(c - top); c < width; s++) {
-            const long end = smaller(s < p.S - 1 ? larger(top + bend(s), c) : width, width);
+            const long end = smaller(s < S - 1 ? larger(top + bend(s), c) : width, width);
             if (end > c) visit(s, c, end);
             c = end;
         }
@@ -108,14 +110,15 @@ inline const float* distances_of(const Problem& p, long row, long key) {
 }
 
 // A row of scores (width): s = s * scale + bias, in one rounding, which is why score_sliver leaves the scale to it.
-inline void add_warp(const Problem& p, long b, long h, long row, long key, long width, float* s) {
+inline void add_warp(const Problem& p, long b, long h, long row, long key, long width, float scale, float* s) {
+    const Warp& warp = p.warp;
     const float* g = distances_of(p, row, key);
-    const float a = p.a[b * p.a_batch + row];
+    const float a = warp.a[b * warp.a_batch + row];
     for_segments(p, b, row, key, width, [&](int segment, long begin, long end) {
-        const float slope = p.slope[h * p.S + segment], intercept = p.intercept[h * p.S + segment];
+        const float slope = warp.slope[h * warp.S + segment], intercept = warp.intercept[h * warp.S + segment];
         for_columns(begin, end, [&](long c, Int inside) {
             const Vec scores = load(s + c), x = load(g + c) * a;
-            store(s + c, inside ? scores * p.scale + (x * slope + intercept) : scores);
+            store(s + c, inside ? scores * scale + (x * slope + intercept) : scores);
         });
     });
 }
@@ -126,10 +129,11 @@ inline void add_warp_gradient(
     const Problem& p, long b, long h, long row, long key, long count, const float* ds, float* grad_g, double* lines,
     double* grad_a
 ) {
+    const Warp& warp = p.warp;
     const float* g = distances_of(p, row, key);
-    const float a = p.a[b * p.a_batch + row];
+    const float a = warp.a[b * warp.a_batch + row];
     for_segments(p, b, row, key, count, [&](int segment, long begin, long end) {
-        const float slope = p.slope[h * p.S + segment];
+        const float slope = warp.slope[h * warp.S + segment];
         Vec sum_ds{}, sum_ds_g{};
         for_columns(begin, end, [&](long c, Int inside) {
             const Vec here = inside ? load(ds + c) : Vec{};
@@ -139,16 +143,34 @@ inline void add_warp_gradient(
         });
         const float total = sum(sum_ds_g);
         lines[segment] += double(total) * a;
-        lines[p.S + segment] += sum(sum_ds);
+        lines[warp.S + segment] += sum(sum_ds);
         grad_a[row] += double(total) * slope;
     });
 }
 
-// Adds the bias of a band or a warp to a row of scores (width), for row i of the q tile and the keys from `key` on.
-inline void add_to_row(const Problem& p, const QTile& q_tile, long i, long key, long width, float* s) {
-    const long row = q_tile.first + i;
-    if (p.form == Form::band) add_band(p, q_tile.b, q_tile.h, row, key, width, s);
-    if (p.form == Form::warp) add_warp(p, q_tile.b, q_tile.h, row, key, width, s);
+// A row of scores (width) += the row's potential and those of the keys, which are added to each other first.
+inline void add_potential(const Problem& p, long b, long h, long row, long key, long width, float* s) {
+    const float of_row = p.potential.row[(b * p.H + h) * p.N + row];
+    const float* of_key = p.potential.key + (b * p.H + h) * p.M + key;
+    const long count = smaller(width, p.M - key);  // behind the last key there is nothing to read
+    long c = 0;
+    for (; c + W <= count; c += W) store(s + c, load(s + c) + (of_row + load(of_key + c)));
+    for (; c < count; c++) s[c] += of_row + of_key[c];
+}
+
+// Whether score_sliver leaves the scale to add_warp.
+inline bool warp_scales(const Problem& p) { return p.warp.on && !p.strip.on && !p.factored[QUERY].on; }
+
+// Adds to a row of scores (width) the parts that are not a BiasTile, for row i of the q tile and the keys from `key` on. `by_key`:
+// the row's biases of the keys' states, or null.
+inline void add_to_row(
+    const Problem& p, const QTile& q_tile, long i, long key, long width, const float* by_key, float* s
+) {
+    const long b = q_tile.b, h = q_tile.h, row = q_tile.first + i;
+    if (p.warp.on) add_warp(p, b, h, row, key, width, warp_scales(p) ? p.scale : 1.0f, s);
+    if (p.band.on) add_band(p, b, h, row, key, width, s);
+    for (long c = 0; by_key && c < width; c += W) store(s + c, load(s + c) + load(by_key + c));
+    if (p.potential.on) add_potential(p, b, h, row, key, width, s);
 }
 
 // Sums a tile (rows, count) of (.., tile_row) along its diagonals: `diagonals` (rows + count - 1). Zeros stand before and
@@ -171,14 +193,14 @@ inline void add_diagonals(const float* tile, long tile_row, long rows, long coun
 
 // Adds the sums along diagonals to a gradient of K values, by offset or by distance, clamped as in the forward.
 inline void add_by_offset(
-    const Problem& p, const QTile& q_tile, Span span, const float* diagonals, double* grad, long start, bool distance
+    const Problem& p, const QTile& q_tile, Span span, const float* diagonals, double* grad, long K, long start, bool distance
 ) {
     const long top = position(p, q_tile.first + q_tile.rows - 1) - span.begin;  // the offset of diagonal 0
     const long num = q_tile.rows + span.count() - 1;
     for (long x = 0; x < num; x++) {
         const long offset = top - x;
         const long k = distance ? (offset < 0 ? -offset : offset) : offset - start;
-        grad[smaller(larger(k, 0), p.K - 1)] += diagonals[x];
+        grad[smaller(larger(k, 0), K - 1)] += diagonals[x];
     }
 }
 
@@ -186,24 +208,25 @@ inline void add_by_offset(
 // row to the next they hardly change, so each search starts from the row before.
 constexpr long BEND_ROWS = 64;
 
-inline long bend_items(const Problem& p) { return (p.a_batch ? p.B : 1) * ((p.N + BEND_ROWS - 1) / BEND_ROWS); }
+inline long bend_items(const Problem& p) { return (p.warp.a_batch ? p.B : 1) * ((p.N + BEND_ROWS - 1) / BEND_ROWS); }
 inline size_t bend_bytes(const Problem&) { return 0; }
 inline void find_bends(const Problem& p, long item, Arena) {
     const long per_entry = (p.N + BEND_ROWS - 1) / BEND_ROWS;
     const long b = item / per_entry, first = item % per_entry * BEND_ROWS;
-    const float* a = p.a + b * p.a_batch;
-    int32_t* bends = p.bends + b * p.N * (p.S - 1);
-    for (int s = 0; s < p.S - 1; s++) {
-        long low = 0, high = p.K;
+    const Warp& warp = p.warp;
+    const float *g = warp.g, *a = warp.a + b * warp.a_batch, *knots = warp.knots;
+    int32_t* bends = p.bends + b * p.N * (warp.S - 1);
+    for (int s = 0; s < warp.S - 1; s++) {
+        long low = 0, high = warp.K;
         while (low < high) {
             const long middle = (low + high) / 2;
-            if (p.g[middle] * a[first] > p.knots[s]) high = middle;
+            if (g[middle] * a[first] > knots[s]) high = middle;
             else low = middle + 1;
         }
         for (long row = first; row < smaller(first + BEND_ROWS, p.N); row++) {
-            while (low > 0 && p.g[low - 1] * a[row] > p.knots[s]) low--;
-            while (low < p.K && !(p.g[low] * a[row] > p.knots[s])) low++;
-            bends[row * (p.S - 1) + s] = low < p.K ? int32_t(low) : NEVER;
+            while (low > 0 && g[low - 1] * a[row] > knots[s]) low--;
+            while (low < warp.K && !(g[low] * a[row] > knots[s])) low++;
+            bends[row * (warp.S - 1) + s] = low < warp.K ? int32_t(low) : NEVER;
         }
     }
 }

@@ -14,7 +14,15 @@ namespace {
 constexpr int64_t MOST = 1LL << 48, FARTHEST = 1LL << 60;
 constexpr int64_t MOST_THREADS = 4096;
 
-using Shape = std::vector<int64_t>;
+// Sizes that someone else holds.
+struct Shape {
+    const int64_t* sizes;
+    size_t ndim;
+    Shape(std::initializer_list<int64_t> list) : sizes(list.begin()), ndim(list.size()) {}
+    explicit Shape(const Tensor& like) : sizes(like.shape), ndim(size_t(like.ndim)) {}
+    const int64_t* begin() const { return sizes; }
+    const int64_t* end() const { return sizes + ndim; }
+};
 
 std::string show(const int64_t* sizes, size_t count) {
     std::string text = "(";
@@ -47,12 +55,12 @@ void check_dimensions(const char* name, const Tensor& t, int ndim) {
 }
 
 // The product of sizes. Refuses one above MOST.
-int64_t count(const char* name, std::initializer_list<int64_t> sizes) {
+int64_t count(const char* name, Shape sizes) {
     __int128 product = 1;
     for (const int64_t size : sizes) {
         product *= size;
         if (size < 0 || size > MOST || product > MOST)
-            refuse(name, "sizes " + show(sizes.begin(), sizes.size()), "at most 2^48 numbers");
+            refuse(name, "sizes " + show(sizes.sizes, sizes.ndim), "at most 2^48 numbers");
     }
     return int64_t(product);
 }
@@ -61,11 +69,11 @@ enum class Layout { contiguous, rows, any };  // rows: the last dimension is con
 
 // Refuses a tensor of another dtype, shape or layout, or whose storage ends before its last number.
 void check(
-    const char* name, const Tensor& t, Dtype dtype, std::initializer_list<int64_t> shape, Layout layout = Layout::contiguous
+    const char* name, const Tensor& t, Dtype dtype, Shape shape, Layout layout = Layout::contiguous
 ) {
     if (t.dtype != dtype) refuse(name, name_of(t.dtype), name_of(dtype));
-    if (size_t(t.ndim) != shape.size() || !std::equal(shape.begin(), shape.end(), t.shape))
-        refuse(name, shape_of(t), show(shape.begin(), shape.size()));
+    if (size_t(t.ndim) != shape.ndim || !std::equal(shape.begin(), shape.end(), t.shape))
+        refuse(name, shape_of(t), show(shape.sizes, shape.ndim));
     if (count(name, shape) == 0) return;
     __int128 last = 0;  // the place of the last element
     int64_t contiguous = 1;
@@ -148,9 +156,44 @@ void add_dropout(Problem& p, const Arguments& in) {
     };
 }
 
-const Tensor& form_tensor(const Arguments& in, size_t index, const char* name, int ndim) {
-    check_dimensions(name, in.form_tensors[index], ndim);
-    return in.form_tensors[index];
+// A part of a form: its tensors and numbers, and what it is called where there is something to refuse.
+struct Part {
+    std::string kind;
+    std::vector<Tensor> tensors;
+    std::vector<int64_t> numbers;
+
+    const Tensor& tensor(size_t index, const char* name, int ndim) const {
+        check_dimensions(name, tensors[index], ndim);
+        return tensors[index];
+    }
+};
+
+constexpr struct {
+    const char* kind;
+    size_t tensors, numbers;
+} PARTS[] = {{"strip", 1, 1}, {"band", 1, 0}, {"warp", 5, 1}, {"factored", 2, 3}, {"potential", 2, 0}};
+
+// Cuts tensors and numbers into parts, each as many as its kind has.
+std::vector<Part> parts_of(const Arguments& in) {
+    std::vector<Part> parts;
+    size_t tensors = 0, numbers = 0;
+    for (size_t begin = 0; !in.form.empty() && begin <= in.form.size();) {
+        const size_t end = std::min(in.form.find('+', begin), in.form.size());
+        const std::string kind = in.form.substr(begin, end - begin);
+        const auto* known = std::find_if(std::begin(PARTS), std::end(PARTS), [&](const auto& one) { return one.kind == kind; });
+        if (known == std::end(PARTS)) refuse("form", "'" + in.form + "'", "kinds joined by '+': strip, band, warp, factored, potential");
+        parts.push_back({kind, {}, {}});
+        for (size_t end_of = tensors + known->tensors; tensors < end_of; tensors++)
+            if (tensors < in.form_tensors.size()) parts.back().tensors.push_back(in.form_tensors[tensors]);
+        for (size_t end_of = numbers + known->numbers; numbers < end_of; numbers++)
+            if (numbers < in.form_numbers.size()) parts.back().numbers.push_back(in.form_numbers[numbers]);
+        begin = end + 1;
+    }
+    if (tensors != in.form_tensors.size())
+        refuse("form_tensors", std::to_string(in.form_tensors.size()), std::to_string(tensors));
+    if (numbers != in.form_numbers.size())
+        refuse("form_numbers", std::to_string(in.form_numbers.size()), std::to_string(numbers));
+    return parts;
 }
 
 // A warp's `a`: one for all batch entries, or one each.
@@ -159,42 +202,99 @@ void check_a(const char* name, const Problem& p, const Tensor& a) {
     else check(name, a, Dtype::float32, {p.N});
 }
 
+void add_strip(Problem& p, const Part& part) {
+    const Tensor& values = part.tensor(0, "values", 2);
+    check_position("start", part.numbers[0]);
+    const long K = values.shape[1];
+    if (K < 1) refuse("values", shape_of(values), "at least one offset");
+    count("values", {p.B, p.H, K, 2});  // its gradient, for two chunks of keys
+    check("values", values, Dtype::float32, {p.H, K});
+    p.strip = {true, data_of(values), K, part.numbers[0]};
+}
+
+void add_band(Problem& p, const Part& part) {
+    const Tensor& values = part.tensor(0, "values", 4);
+    const long E = values.shape[3];
+    if (E < 1) refuse("values", shape_of(values), "at least one offset");
+    check("values", values, Dtype::float32, {p.B, p.H, p.N, E});
+    p.band = {true, data_of(values), E};
+}
+
+void add_warp(Problem& p, const Part& part) {
+    const Tensor &g = part.tensor(0, "g", 1), &a = part.tensors[1];
+    const Tensor &knots = part.tensor(2, "knots", 1), &slope = part.tensor(3, "slope", 2), &intercept = part.tensors[4];
+    const long K = g.shape[0], S = slope.shape[1];
+    if (K < 1 || K >= INT32_MAX) refuse("g", shape_of(g), "1 .. 2^31 - 2 distances");
+    if (S < 1 || S > 1 << 20) refuse("slope", shape_of(slope), "1 .. 2^20 segments");
+    count("g", {p.B, p.H, K, 2}), count("slope", {p.B, p.H, S, 4}), count("a", {p.B, p.N, S});
+    check("g", g, Dtype::float32, {K});
+    check_a("a", p, a);
+    check("knots", knots, Dtype::float32, {S - 1});
+    check("slope", slope, Dtype::float32, {p.H, S});
+    check("intercept", intercept, Dtype::float32, {p.H, S});
+    p.warp = {true, data_of(g), data_of(a), data_of(knots), data_of(slope), data_of(intercept), K, a.ndim == 2 ? p.N : 0, int(S)};
+}
+
+Side side_of(const Part& part) {
+    for (const size_t number : {1, 2})
+        if (part.numbers[number] != 0 && part.numbers[number] != 1)
+            refuse(number == 1 ? "outside" : "side", std::to_string(part.numbers[number]), "0 or 1");
+    return part.numbers[2] == 0 ? QUERY : KEY;
+}
+
+void add_factored(Problem& p, const Part& part) {
+    const Tensor &states = part.tensor(0, "states", 4), &table = part.tensor(1, "table", 3);
+    const int64_t tables = table.shape[0], K = table.shape[1], R = table.shape[2];
+    check_position("start", part.numbers[0]);
+    if (tables != 1 && tables != p.H) refuse("table", shape_of(table), std::to_string(p.H) + " or 1 heads");
+    if (K < 1 || R < 1) refuse("table", shape_of(table), "at least one offset and one number");
+    count("table", {tables, K, R});
+    // What is kept of it, padded, for two chunks of keys.
+    const int64_t length = side_of(part) == QUERY ? p.N : p.M;
+    count("table", {p.B, p.H, K + 3 * STRIP_PAD, R + 64, 2}), count("states", {p.B, p.H, length, R + 64, 2});
+    check("table", table, Dtype::float32, {tables, K, R});
+    check("states", states, Dtype::float32, {p.B, p.H, length, R});
+    p.factored[side_of(part)] = {true, data_of(states), data_of(table), tables, K, R, part.numbers[0], part.numbers[1] == 1};
+}
+
+void add_potential(Problem& p, const Part& part) {
+    count("key", {p.B, p.H, p.M, 2});
+    check("row", part.tensors[0], Dtype::float32, {p.B, p.H, p.N});
+    check("key", part.tensors[1], Dtype::float32, {p.B, p.H, p.M});
+    p.potential = {true, data_of(part.tensors[0]), data_of(part.tensors[1])};
+}
+
 void add_form(Problem& p, const Arguments& in) {
-    const size_t tensors = in.form_tensors.size();
-    const size_t expected = in.form == "warp" ? 5 : in.form.empty() ? 0 : 1;
-    if (in.form != "" && in.form != "strip" && in.form != "band" && in.form != "warp")
-        refuse("form", "'" + in.form + "'", "'', 'strip', 'band' or 'warp'");
-    if (tensors != expected) refuse("form_tensors", std::to_string(tensors), std::to_string(expected));
-    check_position("form_start", in.form_start);
-    if (in.form == "strip") {
-        const Tensor& values = form_tensor(in, 0, "values", 2);
-        p.form = Form::strip, p.K = values.shape[1], p.start = in.form_start;
-        if (p.K < 1) refuse("values", shape_of(values), "at least one offset");
-        count("values", {p.B, p.H, p.K, 2});  // its gradient, for two chunks of keys
-        check("values", values, Dtype::float32, {p.H, p.K});
-        p.values = data_of(values);
-    } else if (in.form == "band") {
-        const Tensor& values = form_tensor(in, 0, "values", 4);
-        p.form = Form::band, p.E = values.shape[3];
-        if (p.E < 1) refuse("values", shape_of(values), "at least one offset");
-        check("values", values, Dtype::float32, {p.B, p.H, p.N, p.E});
-        p.values = data_of(values);
-    } else if (in.form == "warp") {
-        const Tensor &g = form_tensor(in, 0, "g", 1), &a = in.form_tensors[1];
-        const Tensor &knots = form_tensor(in, 2, "knots", 1), &slope = form_tensor(in, 3, "slope", 2);
-        p.form = Form::warp, p.K = g.shape[0];
-        if (p.K < 1 || p.K >= INT32_MAX) refuse("g", shape_of(g), "1 .. 2^31 - 2 distances");
-        if (slope.shape[1] < 1 || slope.shape[1] > 1 << 20) refuse("slope", shape_of(slope), "1 .. 2^20 segments");
-        p.S = int(slope.shape[1]);
-        count("g", {p.B, p.H, p.K, 2}), count("slope", {p.B, p.H, p.S, 4}), count("a", {p.B, p.N, p.S});
-        check("g", g, Dtype::float32, {p.K});
-        check_a("a", p, a);
-        check("knots", knots, Dtype::float32, {p.S - 1});
-        check("slope", slope, Dtype::float32, {p.H, p.S});
-        check("intercept", in.form_tensors[4], Dtype::float32, {p.H, p.S});
-        p.g = data_of(g), p.a = data_of(a), p.knots = data_of(knots), p.slope = data_of(slope);
-        p.intercept = data_of(in.form_tensors[4]);
-        p.a_batch = a.ndim == 2 ? p.N : 0;
+    auto once = [&](bool already) {
+        if (already) refuse("form", "'" + in.form + "'", "each part once");
+    };
+    for (const Part& part : parts_of(in)) {
+        if (part.kind == "strip") once(p.strip.on), add_strip(p, part);
+        if (part.kind == "band") once(p.band.on), add_band(p, part);
+        if (part.kind == "warp") once(p.warp.on), add_warp(p, part);
+        if (part.kind == "factored") once(p.factored[side_of(part)].on), add_factored(p, part);
+        if (part.kind == "potential") once(p.potential.on), add_potential(p, part);
+    }
+}
+
+// Where the gradients of the form go: tensors in the order of the form's own. They have the shapes of these, which are checked.
+void add_gradients(Backward& p, const Arguments& in, const std::vector<Tensor>& grads) {
+    if (grads.size() != in.form_tensors.size())
+        refuse("grad_form", std::to_string(grads.size()) + " tensors", std::to_string(in.form_tensors.size()));
+    for (size_t i = 0; i < grads.size(); i++) {
+        const std::string name = "grad_form[" + std::to_string(i) + "]";
+        check(name.c_str(), grads[i], Dtype::float32, Shape(in.form_tensors[i]));
+    }
+    BiasGradients& to = p.grad_bias;
+    auto next = grads.begin();
+    for (const Part& part : parts_of(in)) {
+        if (part.kind == "strip") to.strip = data_of(next[0]);
+        if (part.kind == "band") to.band = data_of(next[0]);
+        if (part.kind == "warp")
+            to.g = data_of(next[0]), to.a = data_of(next[1]), to.slope = data_of(next[3]), to.intercept = data_of(next[4]);
+        if (part.kind == "factored") to.states[side_of(part)] = data_of(next[0]), to.table[side_of(part)] = data_of(next[1]);
+        if (part.kind == "potential") to.row_potential = data_of(next[0]), to.key_potential = data_of(next[1]);
+        next += part.tensors.size();
     }
 }
 
@@ -269,24 +369,7 @@ Backward backward_of(const Arguments& in, const Gradients& grads) {
         p.grad_value = grads.grad_value->data;
     }
     if (!p.needs_form) return p;
-    const size_t expected = p.form == Form::warp ? 5 : p.form == Form::none ? 0 : 1;
-    if (grads.grad_form.size() != expected)
-        refuse("grad_form", std::to_string(grads.grad_form.size()) + " tensors", std::to_string(expected));
-    const Tensor& first = grads.grad_form[0];
-    if (p.form == Form::strip) check("grad_form[0]", first, Dtype::float32, {p.H, p.K});
-    if (p.form == Form::band) check("grad_form[0]", first, Dtype::float32, {p.B, p.H, p.N, p.E});
-    if (p.form != Form::warp) {
-        p.grad_bias.values = data_of(first);
-        return p;
-    }
-    check("grad_form[0]", first, Dtype::float32, {p.K});
-    if (p.a_batch) check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.B, p.N});
-    else check("grad_form[1]", grads.grad_form[1], Dtype::float32, {p.N});
-    check("grad_form[3]", grads.grad_form[3], Dtype::float32, {p.H, p.S});
-    check("grad_form[4]", grads.grad_form[4], Dtype::float32, {p.H, p.S});
-    p.grad_bias = {
-        nullptr, data_of(first), data_of(grads.grad_form[1]), data_of(grads.grad_form[3]), data_of(grads.grad_form[4])
-    };
+    add_gradients(p, in, grads.grad_form);
     return p;
 }
 

@@ -33,9 +33,10 @@ struct Arguments {
     std::optional<Tensor> key_mask, document_ids;
     std::optional<int64_t> seed;
     double dropout_p = 0.0;
-    std::string form;  // "", "strip", "band" or "warp"
+    // The kinds of the parts, joined by "+"; their tensors and their numbers, one part after the other.
+    std::string form;
     std::vector<Tensor> form_tensors;
-    int64_t form_start = 0;
+    std::vector<int64_t> form_numbers;
     int threads = 1;
 };
 

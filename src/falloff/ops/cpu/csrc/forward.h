@@ -22,6 +22,7 @@ namespace falloff::FALLOFF_ISA {
 constexpr long Q_TILE = 48, KV_TILE = 256;
 static_assert(Q_TILE <= SliverKeys::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(Q_TILE % SLIVER_ROWS == 0);
+static_assert(Q_TILE <= MOST_TILE_ROWS && KV_TILE <= MOST_TILE_KEYS);
 static_assert(KV_TILE % PANEL == 0 && KV_TILE <= STRIP_PAD);
 
 // A chunk: q tiles that share packed keys. They follow one another in one head or, where a head has no more than one q tile,
@@ -57,7 +58,9 @@ struct ForwardScratch {
     float* scores;                        // (SLIVER_ROWS, KV_TILE)
     float *key_panels, *values, *rows;    // (KV_TILE, Dp); rows: what pack_panels and query_norms need
 
-    ForwardScratch(const Forward& p, Arena& arena) {
+    BiasScratch bias;
+
+    ForwardScratch(const Forward& p, Arena& arena) : bias(p, arena) {
         const long Dp = padded(p), rows_of_chunk = chunk_rows(p);
         query = arena.take<float>(queries_in_place(p) ? 0 : rows_of_chunk * Dp);
         acc_out = arena.take<float>(rows_of_chunk * Dp);
@@ -91,6 +94,7 @@ inline void attend(
         : Right{at.values + inner_of_rows(p, skipped) * Dp, Dp, PANEL};
     const Left query = queries_in_place(p) ? Left{row_of_float(p.query, q_tile.b, q_tile.h, q_tile.first), p.query.row, 1}
                                            : Left{at.query + chunk_row * inner, inner, 1};
+    const float* by_key = bias_by_key(p, q_tile, span, at.bias);
     for (long s = 0; s < sliver_keys.slivers; s++) {
         const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
         if (width == 0) continue;
@@ -98,8 +102,8 @@ inline void attend(
         float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
         bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
-            p, q_tile, span, sliver_keys, s, query, at.key_panels + skipped * inner, scores, KV_TILE,
-            row_max_lanes, prefetch
+            p, q_tile, span, sliver_keys, s, query, at.key_panels + skipped * inner, at.bias, by_key, scores,
+            KV_TILE, row_max_lanes, prefetch
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;
         softmax_sliver(rows, width, row_max_lanes, scores, KV_TILE, row_max, row_sum, begun ? out : nullptr, Dp);

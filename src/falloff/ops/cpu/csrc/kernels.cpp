@@ -9,6 +9,7 @@
 //   mask.h      which keys the rows of a q tile see
 //   skip.h      certified skipping: which keys cannot matter
 //   bias.h      the bias of a row of a tile for each form, and the gradient of the form
+//   factored.h  the bias of states and a table, and its gradients: small products
 //   scores.h    S = Q K^T * scale + bias
 //   softmax.h   S into P; online softmax
 //   dropout.h   which weights are kept
@@ -37,13 +38,14 @@
 //
 // A bias costs what its loads cost. A strip is stored by falling offset: the biases of consecutive keys are consecutive
 // numbers, wherever a row starts, and a vector of them is one unaligned load. A band is stored by rising offset: a load and a
-// permutation. A warp's row is cut into runs, each in one segment of the piecewise linear function: a load and two
+// permutation. States and a table cost a product of R numbers a score. A warp's row is cut into runs, each in one segment of the piecewise linear function: a load and two
 // multiply-adds.
 //
 // Determinism: one thread does an item of work from beginning to end, in an order that depends on the shape alone; what several
 // items give together is added up in a fixed order.
 #include "backward.h"
 #include "bias.h"
+#include "factored.h"
 #include "forward.h"
 #include "pack.h"
 #include "problem.h"
@@ -55,12 +57,14 @@ extern const Kernels kernels;
 const Kernels kernels{
     {key_norm_items, key_norm_bytes, key_norms},
     {bend_items, bend_bytes, find_bends},
+    {table_items, table_bytes, lower_table},
     {forward_items, forward_bytes, forward},
     {merge_items, merge_bytes, merge},
     {prepare_items, prepare_bytes, prepare_backward},
     {backward_items, backward_bytes, backward},
     {finish_items, finish_bytes, finish_backward},
     padded,
+    padded_states,
     chunks,
 };
 

@@ -49,7 +49,7 @@ Arguments arguments_of(Reader& read, const nb::tuple& call) {
     in.key_mask = read.maybe("key_mask", call[5]), in.document_ids = read.maybe("document_ids", call[6]);
     in.seed = nb::cast<std::optional<int64_t>>(call[7]);
     in.form = nb::cast<std::string>(call[8]);
-    in.form_start = nb::cast<int64_t>(call[9]);
+    in.form_numbers = nb::cast<std::vector<int64_t>>(call[9]);
     in.causal = nb::cast<bool>(call[10]);
     in.scale = nb::cast<double>(call[11]);
     in.query_start = nb::cast<int64_t>(call[12]);

@@ -31,8 +31,6 @@ struct Ids {
     long batch = 0, row = 0;
 };
 
-enum class Form { none, strip, band, warp };
-
 // Which weights dropout keeps: see dropout.h.
 struct Dropout {
     bool on = false;
@@ -57,16 +55,45 @@ struct Inputs {
     [[gnu::always_inline]] long group() const { return H / G; }
 };
 
-// The tensors of the form.
-struct Bias {
-    Form form = Form::none;
-    const float* values = nullptr;  // strip (H, K); band (B, H, N, E)
-    long K = 0, start = 0;          // of a strip; K also of a warp's g
-    long E = 0;                     // of a band
-    // warp: (K), (N) or (B, N), (S - 1), (H, S), (H, S)
+// The parts of a form, each on or off: their biases are added.
+struct Strip {
+    bool on = false;
+    const float* values = nullptr;  // (H, K)
+    long K = 0, start = 0;
+};
+struct Band {
+    bool on = false;
+    const float* values = nullptr;  // (B, H, N, E)
+    long E = 0;
+};
+struct Warp {
+    bool on = false;
+    // (K), (N) or (B, N), (S - 1), (H, S), (H, S)
     const float *g = nullptr, *a = nullptr, *knots = nullptr, *slope = nullptr, *intercept = nullptr;
+    long K = 0;
     long a_batch = 0;  // stride of `a` along the batch: N, or 0 where all entries share it
     int S = 0;         // segments
+};
+// states . table[offset - start], of the states of query rows or of keys.
+struct Factored {
+    bool on = false;
+    const float *states = nullptr, *table = nullptr;  // (B, H, N or M, R), (tables, K, R)
+    long tables = 0;                                   // H, or 1 for all heads
+    long K = 0, R = 0, start = 0;
+    bool clamp = false;  // outside the table the nearest end holds; else the bias is 0
+};
+enum Side { QUERY, KEY, SIDES };
+struct Potential {
+    bool on = false;
+    const float *row = nullptr, *key = nullptr;  // (B, H, N), (B, H, M)
+};
+
+struct Bias {
+    Strip strip;
+    Band band;
+    Warp warp;
+    Factored factored[SIDES];
+    Potential potential;
 };
 
 // What is worked out once, before the first tile: see lower.h.
@@ -75,8 +102,10 @@ struct Lowered {
     // labels.
     const int32_t *row_labels = nullptr, *key_labels = nullptr;  // (B, N), (B, M)
     // By falling offset, with STRIP_PAD copies of the value at either end.
-    const float* strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
+    const float* falling_strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
     long strip_row = 0;
+    // Transposed, by falling offset, with STRIP_PAD numbers at either end: copies of the end's, or zeros.
+    float* falling_table[SIDES] = {};  // (tables, R, table_row)
     // Of a warp: g by falling offset, for every offset of the call; for each row, the first distance beyond each knot.
     const float* distances = nullptr;  // (N + M + 2 STRIP_PAD)
     int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
@@ -86,6 +115,9 @@ struct Lowered {
     const float* strip_max = nullptr;  // (H, blocks): the largest value of each block of STRIP_BLOCK values of `values`
     // (H, blocks): at least the log-sum-exp of the values of a block and all beyond, for M keys
     const float* strip_tail = nullptr;
+    // (B, H, blocks): the largest potential of each block of KEY_BLOCK keys; at least the log-sum-exp of those of a block and all
+    // before it
+    const float *key_max = nullptr, *key_tail = nullptr;
 };
 
 struct Problem : Inputs, Bias, Lowered {
@@ -106,8 +138,10 @@ struct Forward : Problem {
 
 // Gradients of the form's tensors, float32: null where not needed.
 struct BiasGradients {
-    float* values = nullptr;  // of a strip (H, K), of a band (B, H, N, E)
+    float *strip = nullptr, *band = nullptr;  // (H, K), (B, H, N, E)
     float *g = nullptr, *a = nullptr, *slope = nullptr, *intercept = nullptr;  // of a warp; a: (N) or (B, N)
+    float *states[SIDES] = {}, *table[SIDES] = {};                             // (B, H, N or M, R), (tables, K, R)
+    float *row_potential = nullptr, *key_potential = nullptr;                  // (B, H, N), (B, H, M)
 };
 
 struct Backward : Problem {
@@ -125,17 +159,24 @@ struct Backward : Problem {
     float* log_mass = nullptr;
     long key_chunks = 1;          // parts of the keys, each with sums of its own
     float* query_sums = nullptr;   // (key_chunks, B, H, N, Dp): dQ / scale; may be the memory of grad_query
-    double* strip_sums = nullptr;  // (key_chunks, B, H, K): of a strip, or of a warp's g
+    double* strip_sums = nullptr;  // (key_chunks, B, H, K)
+    double* g_sums = nullptr;      // (key_chunks, B, H, K): of a warp's g
     double* line_sums = nullptr;   // (key_chunks, B, H, 2, S): slope, intercept
     double* a_sums = nullptr;      // (key_chunks, B, H, N)
+    float* table_rows[SIDES] = {};  // (tables, K + 2 STRIP_PAD, Rp): by falling offset
+    float* state_sums = nullptr;    // (key_chunks, B, H, N, Rp): of the states of rows
+    float* table_sums[SIDES] = {};  // (key_chunks, B, H, K, Rp)
+    double* end_sums[SIDES] = {};   // (key_chunks, B, H, 2, Rp): of offsets before and behind the table, where ends are clamped
 };
 
 constexpr long MOST_HEAD_SIZE = 256;  // the largest D
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
-[[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
+[[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.strip.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
+// Numbers from one row of a lowered table to the next: an odd number of cache lines, so that they fall into different sets.
+[[gnu::always_inline]] inline long table_row(const Factored& f) { return ((f.K + 2 * STRIP_PAD + 15) / 16 | 1) * 16; }
 
 // What each instruction set offers. An item is a piece of work that one thread does alone. No two items write to the same
 // place, so that no result depends on which thread does which.
@@ -147,10 +188,11 @@ struct Work {
 };
 
 struct Kernels {
-    Work<Problem> key_norms, bends;
+    Work<Problem> key_norms, bends, tables;
     Work<Forward> forward, merge;
     Work<Backward> prepare_backward, backward, finish_backward;
     long (*padded_head_size)(const Problem&);
+    long (*padded_states)(const Factored&);
     long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split
 };
 

@@ -74,6 +74,25 @@ void add_parts(const double* sums, long parts, long size, T* to) {
     }
 }
 
+// Adds up the gradients of a table that heads and chunks of keys gave, in their order.
+void add_tables(const Backward& p, Side side, long Rp) {
+    const Factored& f = p.factored[side];
+    const long heads = p.key_chunks * p.B * p.H;
+    std::vector<double> totals(f.R);
+    for (long table = 0; table < f.tables; table++)
+        for (long k = 0; k < f.K; k++) {
+            std::fill(totals.begin(), totals.end(), 0.0);
+            for (long head = table; head < heads; head += f.tables) {
+                const float* sums = p.table_sums[side] + (head * f.K + k) * Rp;
+                for (long r = 0; r < f.R; r++) totals[r] += sums[r];
+                const double* ends = p.end_sums[side] + head * 2 * Rp;
+                for (long r = 0; f.clamp && k == 0 && r < f.R; r++) totals[r] += ends[r];
+                for (long r = 0; f.clamp && k == f.K - 1 && r < f.R; r++) totals[r] += ends[Rp + r];
+            }
+            std::copy(totals.begin(), totals.end(), p.grad_bias.table[side] + (table * f.K + k) * f.R);
+        }
+}
+
 }  // namespace
 
 std::vector<std::string> instruction_sets() {
@@ -118,19 +137,29 @@ void run_backward(Backward p, const Kernels& kernels, Pending pending) {
     // A single key head: its keys are split, by shape alone, at the cost of a second gradient of the queries.
     p.key_chunks = p.B * p.G == 1 && p.M >= 512 ? 2 : 1;
     const bool in_place = p.type == Type::float32 && p.key_chunks == 1 && Dp == p.D;
-    const bool warp = p.form == Form::warp, sums = p.needs_form && (warp || p.form == Form::strip);
-    const long of_strip = sums ? p.key_chunks * heads * p.K : 0, of_a = sums && warp ? p.key_chunks * heads * p.N : 0;
-    const long of_lines = sums && warp ? p.key_chunks * heads * 2 * p.S : 0;
+    const long parts = p.needs_form ? p.key_chunks * heads : 0;  // each with sums of its own
+    const long of_strip = p.strip.on ? parts * p.strip.K : 0, of_g = p.warp.on ? parts * p.warp.K : 0;
+    const long of_lines = p.warp.on ? parts * 2 * p.warp.S : 0, of_a = p.warp.on ? parts * p.N : 0;
     const CallMemory memory([&](Arena& arena) {
         p.delta = arena.take<float>(heads * p.N);
         p.query_norm = arena.take<float>(heads * p.N);
         p.log_mass = arena.take<float>(heads * p.N);
         p.query_sums = arena.take<float>(p.needs_query && !in_place ? p.key_chunks * heads * p.N * Dp : 0);
         p.strip_sums = arena.take<double>(of_strip);
+        p.g_sums = arena.take<double>(of_g);
         p.line_sums = arena.take<double>(of_lines);
         p.a_sums = arena.take<double>(of_a);
+        for (const Side side : {QUERY, KEY}) {
+            const Factored& f = p.factored[side];
+            const long Rp = kernels.padded_states(f), sums = f.on ? parts : 0;
+            p.table_rows[side] = arena.take<float>(sums ? f.tables * (f.K + 2 * STRIP_PAD) * Rp : 0);
+            p.table_sums[side] = arena.take<float>(sums * f.K * Rp);
+            p.end_sums[side] = arena.take<double>(f.clamp ? sums * 2 * Rp : 0);
+            if (side == QUERY) p.state_sums = arena.take<float>(sums * p.N * Rp);
+        }
     });
     std::fill_n(p.strip_sums, of_strip, 0.0);
+    std::fill_n(p.g_sums, of_g, 0.0);
     std::fill_n(p.line_sums, of_lines, 0.0);
     std::fill_n(p.a_sums, of_a, 0.0);
     if (in_place) p.query_sums = static_cast<float*>(p.grad_query);
@@ -141,17 +170,20 @@ void run_backward(Backward p, const Kernels& kernels, Pending pending) {
     const BiasGradients& form = p.grad_bias;
 
     const long entries = p.key_chunks * p.B;  // parts in which each head's gradient comes
-    if (p.form == Form::strip) add_parts(p.strip_sums, entries, p.H * p.K, form.values);
-    if (warp) {
-        add_parts(p.strip_sums, entries * p.H, p.K, form.g);
-        std::vector<double> lines(p.H * 2 * p.S);
-        add_parts(p.line_sums, entries, p.H * 2 * p.S, lines.data());
+    if (p.strip.on) add_parts(p.strip_sums, entries, p.H * p.strip.K, form.strip);
+    for (const Side side : {QUERY, KEY})
+        if (p.factored[side].on) add_tables(p, side, kernels.padded_states(p.factored[side]));
+    if (p.warp.on) {
+        const long S = p.warp.S;
+        add_parts(p.g_sums, entries * p.H, p.warp.K, form.g);
+        std::vector<double> lines(p.H * 2 * S);
+        add_parts(p.line_sums, entries, p.H * 2 * S, lines.data());
         for (long h = 0; h < p.H; h++)
-            for (long s = 0; s < p.S; s++) {
-                form.slope[h * p.S + s] = float(lines[(2 * h) * p.S + s]);
-                form.intercept[h * p.S + s] = float(lines[(2 * h + 1) * p.S + s]);
+            for (long s = 0; s < S; s++) {
+                form.slope[h * S + s] = float(lines[(2 * h) * S + s]);
+                form.intercept[h * S + s] = float(lines[(2 * h + 1) * S + s]);
             }
-        if (p.a_batch == 0) add_parts(p.a_sums, entries * p.H, p.N, form.a);
+        if (p.warp.a_batch == 0) add_parts(p.a_sums, entries * p.H, p.N, form.a);
         else  // (key_chunks, B, H, N): sum over chunks and heads
             for (long b = 0; b < p.B; b++)
                 for (long i = 0; i < p.N; i++) {

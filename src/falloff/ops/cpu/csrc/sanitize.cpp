@@ -84,6 +84,7 @@ struct Case {
     Arguments in;
     std::vector<Owned> all;  // in the order of Part; what a call does not have is not given to it
     enum Part { QUERY, KEY, VALUE, KEY_MASK, DOCUMENTS, LOWERED, GRAD_OUT, GRAD_LSE, OUT, LSE, GRAD_QUERY, GRAD_KEY, GRAD_VALUE, FORM };
+    static constexpr int PARTS = 6;
     size_t form_tensors = 0;  // from FORM on, and as many gradients behind them
     bool mask, documents, back_for_lse;
 
@@ -95,7 +96,7 @@ struct Case {
         in.scale = 1 / std::sqrt(double(D)), in.query_start = coin() ? M - N : pick(-20, 500), in.causal = coin();
         if (coin()) in.window = pick(1, 100);
         mask = coin(), documents = N == M && coin(), back_for_lse = coin();
-        all.reserve(FORM + 10);
+        all.reserve(FORM + 2 * 16);
         auto add = [&](Dtype type, std::vector<int64_t> shape, long gap = 0) -> Owned& {
             return all.emplace_back(type, shape, gap).fill(normal);
         };
@@ -107,20 +108,39 @@ struct Case {
         add(dtype, {B, H, N, D}), add(Dtype::float32, {B, H, N});
         add(dtype, {B, H, N, D}), add(dtype, {B, G, M, D}), add(dtype, {B, G, M, D});
         if (coin()) in.seed = 5 + (7LL << 32), in.dropout_p = 0.3;
-        if (number % 4 == 1) {
-            const long K = pick(1, small ? 60 : 700), slope = pick(0, 1);  // where it falls, keys are skipped
-            in.form = "strip", in.form_start = pick(-300, 300);
-            add(Dtype::float32, {H, K}).fill([&](long x) { return normal(x) - float(slope * (x % K)); });
-        } else if (number % 4 == 2) {
-            in.form = "band", add(Dtype::float32, {B, H, N, pick(1, small ? 30 : 200)});
-        } else if (number % 4 == 3) {
+        // None, one of the parts, or a sum of some.
+        bool has[PARTS] = {};
+        if (number % 5 == 4) for (bool& part : has) part = coin();
+        else if (number % 7) has[number % PARTS] = true;
+        auto add_part = [&](const char* kind, std::vector<int64_t> numbers) {
+            in.form += (in.form.empty() ? "" : "+") + std::string(kind);
+            in.form_numbers.insert(in.form_numbers.end(), numbers.begin(), numbers.end());
+        };
+        const long falls = pick(0, 1);  // where a bias falls, keys are skipped
+        if (has[0]) {
+            const long K = pick(1, small ? 60 : 700);
+            add_part("strip", {pick(-300, 300)});
+            add(Dtype::float32, {H, K}).fill([&](long x) { return normal(x) - float(falls * (x % K)); });
+        }
+        if (has[1]) add_part("band", {}), add(Dtype::float32, {B, H, N, pick(1, small ? 30 : 200)});
+        if (has[2]) {
             const long S = pick(1, 9);
-            in.form = "warp";
+            add_part("warp", {1});
             add(Dtype::float32, {pick(1, 300)}).fill([](long n) { return 0.03f * float(n); });
             add(Dtype::float32, coin() ? std::vector<int64_t>{B, N} : std::vector<int64_t>{N})
                 .fill([](long) { return float(pick(1, 100)) / 100; });
             add(Dtype::float32, {S - 1}).fill([](long s) { return 0.3f * float(s); });
             add(Dtype::float32, {H, S}), add(Dtype::float32, {H, S});
+        }
+        for (const int64_t side : {0, 1})
+            if (has[3 + side]) {
+                const long R = pick(1, 20);
+                add_part("factored", {pick(-300, 300), pick(0, 1), side});
+                add(Dtype::float32, {B, H, side ? M : N, R}), add(Dtype::float32, {coin() ? H : 1, pick(1, small ? 60 : 700), R});
+            }
+        if (has[5]) {
+            add_part("potential", {}), add(Dtype::float32, {B, H, N});
+            add(Dtype::float32, {B, H, M}).fill([&](long x) { return normal(x) + float(falls * (x % M)); });
         }
         form_tensors = all.size() - FORM;
         for (size_t t = 0; t < form_tensors; t++) add(Dtype::float32, all[FORM + t].shape);
@@ -192,13 +212,16 @@ struct Case {
                 one.length /= one.size();
                 break;
             case 8: in.query_start = coin() ? wild : pick(-1000, 1000); break;
-            case 9: in.form_start = coin() ? wild : pick(-1000, 1000); break;
+            case 9:
+                if (!in.form_numbers.empty() && coin()) in.form_numbers[pick(0, long(in.form_numbers.size()) - 1)] = wild;
+                else in.form_numbers.resize(pick(0, 9), pick(-1000, 1000));
+                break;
             case 10:
                 if (coin()) in.window = wild;
                 else in.dropout_p = any({-1.0, 0.0, 1.0, 2.0, std::nan("")}), in.seed = wild;
                 break;
             case 11:
-                in.form = any<const char*>({"", "strip", "band", "warp", "other"});
+                in.form = any<const char*>({"", "strip", "band", "warp", "potential", "factored", "factored+factored", "other", "+", "strip+", "strip+strip", "band+potential"});
                 form_tensors = size_t(pick(0, 6));
                 break;
         }

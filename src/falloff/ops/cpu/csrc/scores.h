@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bias.h"
+#include "factored.h"
 #include "mask.h"
 #include "pack.h"
 #include "prefetch.h"
@@ -54,16 +55,16 @@ inline Vec max_lanes(const float* scores, long width) {
 }
 
 // Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner), in
-// place or packed; `key_panels`: the span's keys. `row_max_lanes` (rows): the largest score of each row, lane by lane.
+// place or packed; `key_panels`: the span's keys; `by_key`: from bias_by_key. `row_max_lanes` (rows): the largest score of each row, lane by lane.
 template <class Ahead>
 inline void score_sliver(
     const Problem& p, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, long s, Left query,
-    const float* key_panels, float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
+    const float* key_panels, const BiasScratch& bias_scratch, const float* by_key, float* scores, long score_row, Vec* row_max_lanes, Ahead& prefetch
 ) {
     const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
     const long inner = padded_inner(p);
-    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width);
-    const float scale = p.form == Form::warp ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
+    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width, bias_scratch);
+    const float scale = warp_scales(p) ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
     for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
     if (keys_in_place(p)) {
         multiply_in_place(p, q_tile, span.begin, width, query.data, scores, score_row);
@@ -89,10 +90,13 @@ inline void score_sliver(
             }
         );
     }
-    const bool by_row = p.form == Form::band || p.form == Form::warp;
+    const bool by_row = p.band.on || p.warp.on || p.potential.on || by_key;
     for (long i = 0; i < rows; i++) {
         float* row = scores + i * score_row;
-        if (by_row) add_to_row(p, q_tile, first + i, span.begin, width, row);
+        if (by_row) {
+            const float* of_keys = by_key ? by_key + (first + i) * MOST_TILE_KEYS : nullptr;
+            add_to_row(p, q_tile, first + i, span.begin, width, of_keys, row);
+        }
         const bool hidden = hides(p, q_tile, first + i, span, width);
         if (hidden) hide(p, q_tile, first + i, span, width, row);
         if (by_row || hidden) row_max_lanes[i] = max_lanes(row, width);

@@ -24,28 +24,32 @@ namespace falloff::FALLOFF_ISA {
 // of the product and of the scores themselves (D <= 256 terms) is below 1e-4. Underflow, and processors that take denormals
 // for 0, lose less than 2^-125 of each square, so less than TINY of the sum of 256 of them. Norms therefore add TINY: none is
 // below 2^-50, and where the scale is so large that this matters, less is skipped. What |query| |scale| may lose to underflow
-// is below 2^-125 * 2^64 of a score. Overflow gives +inf or NaN, which skips nothing.
+// is below 2^-125 * 2^64 of a score. Overflow gives +inf or NaN, which skips nothing. A potential: rounding never turns
+// x <= y into fl(row + x) > fl(row + y), so the bound of a block is one of the very biases that scores have. That of a tail, and a
+// sum with a strip, are rounded once more, relative to themselves; so are the scores.
 constexpr float TINY = 7.8886091e-31f;  // 2^-100
 constexpr float SKIP_MARGIN = 17.4f;  // e^-17.4 is below 2^-25
 static_assert(MOST_HEAD_SIZE <= 256);
 static_assert(KEY_BLOCK % PANEL == 0);  // a span begins with a panel, also where keys before it are skipped
 
-// An upper bound of the biases of a q tile's rows and the keys begin .. end - 1.
-inline float bias_bound(const Problem& p, const QTile& q_tile, long begin, long end) {
-    const long low = position(p, q_tile.first) - (end - 1) - p.start;
-    const long high = position(p, q_tile.first + q_tile.rows - 1) - begin - p.start;
+// An upper bound of the strip's values for a q tile's rows and the keys begin .. end - 1.
+inline float strip_bound(const Problem& p, const QTile& q_tile, long begin, long end) {
+    const Strip& strip = p.strip;
+    const long low = position(p, q_tile.first) - (end - 1) - strip.start;
+    const long high = position(p, q_tile.first + q_tile.rows - 1) - begin - strip.start;
     const float* maxima = p.strip_max + q_tile.h * strip_blocks(p);
     float bound = -INF;
-    for (long k = smaller(larger(low, 0), p.K - 1) / STRIP_BLOCK; k <= smaller(larger(high, 0), p.K - 1) / STRIP_BLOCK; k++)
+    const long first = smaller(larger(low, 0), strip.K - 1), last = smaller(larger(high, 0), strip.K - 1);
+    for (long k = first / STRIP_BLOCK; k <= last / STRIP_BLOCK; k++)
         bound = larger(bound, maxima[k]);
     return bound;
 }
 
-// An upper bound, for each row of a q tile, of the log-sum-exp of its biases for all keys before `end`.
-inline float bias_tail(const Problem& p, const QTile& q_tile, long end) {
-    const long nearest = position(p, q_tile.first) - (end - 1) - p.start;
+// An upper bound, for each row of a q tile, of the log-sum-exp of the strip's values for all keys before `end`.
+inline float strip_tail(const Problem& p, const QTile& q_tile, long end) {
+    const long nearest = position(p, q_tile.first) - (end - 1) - p.strip.start;
     if (nearest < 0) return INF;
-    return p.strip_tail[q_tile.h * strip_blocks(p) + smaller(nearest, p.K - 1) / STRIP_BLOCK];
+    return p.strip_tail[q_tile.h * strip_blocks(p) + smaller(nearest, p.strip.K - 1) / STRIP_BLOCK];
 }
 
 // The span without the keys at its ends that cannot matter. For each row of the q tile (rows): query_norm, its |query| |scale|,
@@ -54,18 +58,29 @@ inline Span that_matters(const Problem& p, const QTile& q_tile, Span span, const
     if (!p.key_norm) return span;
     const long first = (q_tile.b * p.G + q_tile.h / p.group()) * key_blocks(p);
     const float each = SKIP_MARGIN + __builtin_logf(float(p.M));
-    auto all_below = [&](float bias, float key_norm, float margin) {
+    const long head = q_tile.b * p.H + q_tile.h;
+    const float* row_potential = p.potential.on ? p.potential.row + head * p.N + q_tile.first : nullptr;
+    // Of bounds of the strip and of the keys' potentials. 1.0001: norms are rounded.
+    auto all_below = [&](float strip, float key, float key_norm, float margin) {
         bool below = true;
-        for (long i = 0; i < q_tile.rows; i++)
-            below &= bias + query_norm[i] * key_norm * 1.0001f < log_mass[i] - margin;  // 1.0001: norms are rounded
+        for (long i = 0; i < q_tile.rows; i++) {
+            const float bias = row_potential ? strip + (row_potential[i] + key) : strip;
+            below &= bias + query_norm[i] * key_norm * 1.0001f < log_mass[i] - margin;
+        }
         return below;
     };
     auto skipped = [&](long key) {
         const long at = key / KEY_BLOCK, end = smaller((at + 1) * KEY_BLOCK, p.M);
-        return all_below(bias_bound(p, q_tile, at * KEY_BLOCK, end), p.key_norm[first + at], each);
+        const float strip = p.strip.on ? strip_bound(p, q_tile, at * KEY_BLOCK, end) : 0.0f;
+        return all_below(strip, row_potential ? p.key_max[head * key_blocks(p) + at] : 0.0f, p.key_norm[first + at], each);
     };
+    // The log-sum-exp of sums is at most the largest of the ones and the log-sum-exp of the others.
     auto skipped_before = [&](long end) {
-        return all_below(bias_tail(p, q_tile, end), p.key_norm_before[first + end / KEY_BLOCK - 1], SKIP_MARGIN);
+        const long at = end / KEY_BLOCK - 1;
+        const float norm = p.key_norm_before[first + at];
+        if (!row_potential) return all_below(strip_tail(p, q_tile, end), 0.0f, norm, SKIP_MARGIN);
+        const float strip = p.strip.on ? strip_bound(p, q_tile, 0, end) : 0.0f;
+        return all_below(strip, p.key_tail[head * key_blocks(p) + at], norm, SKIP_MARGIN);
     };
     while (!span.empty()) {
         const long next = (span.begin / KEY_BLOCK + 1) * KEY_BLOCK;

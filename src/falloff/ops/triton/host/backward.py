@@ -10,6 +10,7 @@ from falloff.ops.call import Call
 from falloff.ops.triton.host.device import on_device
 from falloff.ops.triton.host.diagonals import sum_diagonals
 from falloff.ops.triton.host.lower import lower
+from falloff.ops.triton.host.potential import parts_of, potential_gradients
 from falloff.ops.triton.host.problem import Problem, readable, strided
 from falloff.ops.triton.host.skip import key_ranges
 from falloff.ops.triton.kernels.arguments import Gradients
@@ -33,7 +34,8 @@ def backward(
     """The gradients of query, key, value and the form's tensors: those that `needs` asks for."""
     needs_query, needs_key, needs_value, needs_form = needs
     needs_form = needs_form and call.form is not None
-    needs_keys = needs_key or needs_value  # one kernel for both
+    sums_keys = needs_form and parts_of(call.form)[1] is not None
+    needs_keys = needs_key or needs_value or sums_keys  # one kernel for all
     if not (needs_query or needs_keys or needs_form):
         return None, None, None, None
     dq, dk, dv = (
@@ -95,6 +97,7 @@ def _launch(
         future_ds=row_sums.get("future_ds"),
         row_da=row_sums.get("row_da"),
         segment_sums=row_sums.get("segment_sums"),
+        d_key_potential=torch.empty_like(inputs.potential.key) if needs_form and inputs.potential is not None else None,
     )
     if dq is not None or row_sums:
         dq_kernel[(problem.batch * problem.heads * q_tiles,)](
@@ -122,6 +125,8 @@ def _launch(
     if needs_form:
         diagonals = sum_diagonals(problem, inputs, grads, ranges, *bias.offsets_summed())
         d_form = bias.gradients(grads, diagonals, lse, grad_lse)
+        if grads.d_key_potential is not None:
+            d_form += potential_gradients(grads.d_key_potential, lse, grad_lse)
     if problem.call.scale < 0 and dq is not None:
         dq.neg_()  # the kernels were given -query
     return d_form

@@ -11,13 +11,13 @@ import torch
 import triton
 from torch import Tensor
 
-from falloff.forms import Band, Strip, Warp
+from falloff.forms import Band, Factored, Strip, Warp
 from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.kernels.arguments import (
     PAD,
-    RANGE_BLOCK,
     RANGE_SPARE,
+    RANGE_STEP,
     SKIP_BLOCK_N,
     BandTensors,
     Gradients,
@@ -51,6 +51,7 @@ class NoBias:
     """A call without a bias; the base class of the forms.
 
     Args:
+        form: the form, or None: that of the call, without a potential.
         call: the call.
         seqlen_q, seqlen_k: its lengths.
         lowest, highest: the smallest and largest offset between a row and a key that it may see.
@@ -58,12 +59,12 @@ class NoBias:
 
     kind = "none"
     shift, extent = 0, 1  # the bias of row i and key j has the index shift + i - j, if that is in 0 .. extent - 1
-    segments = 16  # a power of two, at least the number of segments of a warp
+    segments = padded_knots = 16  # powers of two, at least the number of segments and of knots of a warp
     # The zones of kernels/zones.py: whether there are a far past and a far future, and the kind of the middle.
     far_past, middle, far_future = True, "none", False
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        self.call = call
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        self.form, self.call = form, call
         self.seqlen_q, self.seqlen_k = seqlen_q, seqlen_k
         self.lowest, self.highest = lowest, highest
 
@@ -101,10 +102,10 @@ class StripBias(NoBias):
 
     kind = "strip"
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Strip)
-        self.values, self.first = call.form.values, call.form.start
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(form, Strip)
+        self.values, self.first = form.values, form.start
         self.extent = self.values.shape[1]
         self.last = self.first + self.extent - 1
         self.shift = self._clamped(call.query_start - self.first)
@@ -165,14 +166,18 @@ class BandBias(NoBias):
 
     kind = "band"
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Band)
-        self.values = call.form.values
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
+        self.values, start = self._values()
         self.extent = self.values.shape[3]
-        self.shift = self._clamped(call.query_start)
-        self.far_past, self.far_future = highest >= self.extent, lowest < 0
+        self.shift = self._clamped(call.query_start - start)
+        self.far_past, self.far_future = highest >= start + self.extent, lowest < start
         self.middle = "edge" if self.extent <= _SHORT else "near"
+
+    def _values(self) -> tuple[Tensor, int]:
+        """The band (B, H, N, E), and the offset of its first value."""
+        assert isinstance(self.form, Band)
+        return self.form.values, 0
 
     def tensors(self, parts: Sequence[Tensor]) -> BandTensors:
         return BandTensors((self.values if self.values.itemsize in (2, 4) else self.values.float()).contiguous())
@@ -182,6 +187,21 @@ class BandBias(NoBias):
 
     def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
         return [grads.d_band]
+
+
+class FactoredBias(BandBias):
+    """Products of states and a table, as a band of (B, H, N, K) numbers, which forward and backward make anew."""
+
+    def _values(self) -> tuple[Tensor, int]:
+        form = self.form
+        assert isinstance(form, Factored)
+        dtype = torch.promote_types(form.states.dtype, form.table.dtype)
+        self.states, self.table = (tensor.to(dtype) for tensor in form.tensors)
+        return self.states @ self.table.mT, form.start
+
+    def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
+        d_table = (grads.d_band.mT @ self.states).sum(0)  # (H, K, R)
+        return [grads.d_band @ self.table, d_table.sum_to_size(self.table.shape)]
 
 
 class WarpBias(NoBias):
@@ -194,27 +214,28 @@ class WarpBias(NoBias):
     kind = "warp"
     far_past, middle, far_future = False, "near", False
 
-    def __init__(self, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
-        super().__init__(call, seqlen_q, seqlen_k, lowest, highest)
-        assert isinstance(call.form, Warp)
-        tensors = (tensor.float().contiguous() for tensor in call.form.tensors)
+    def __init__(self, form: Any, call: Call, seqlen_q: int, seqlen_k: int, lowest: int, highest: int) -> None:
+        super().__init__(form, call, seqlen_q, seqlen_k, lowest, highest)
+        assert isinstance(form, Warp)
+        tensors = (tensor.float().contiguous() for tensor in form.tensors)
         self.g, self.a, self.knots, self.slope, self.intercept = tensors
         self.extent, self.num_segments = self.g.shape[0], self.slope.shape[1]
         self.segments = max(triton.next_power_of_2(self.num_segments), NoBias.segments)
+        self.padded_knots = max(triton.next_power_of_2(self.num_segments - 1), NoBias.padded_knots)
         self.shift = self._clamped(call.query_start)
 
     @staticmethod
     def sizes(form: Warp, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
         table = seqlen_q + seqlen_k - 1 + 2 * PAD.value
-        g_ranges = _blocks(table, RANGE_BLOCK.value) + RANGE_SPARE.value
-        a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value)
+        g_ranges = _blocks(table, RANGE_STEP.value) + RANGE_SPARE.value
+        a_ranges = (form.a.shape[0] if form.a.dim() == 2 else 1) * (_blocks(seqlen_q, RANGE_STEP.value) + RANGE_SPARE.value)
         return [table, g_ranges, g_ranges, a_ranges, a_ranges]
 
     def lower(self, parts: Sequence[Tensor], written: int) -> None:
         table, g_low, _, a_low, _ = parts
         width, highest = self.seqlen_q + self.seqlen_k - 1 + 2 * PAD.value, self.shift + self.seqlen_q - 1
-        a_rows, a_ranges = self.a.numel() // self.seqlen_q, _blocks(self.seqlen_q, RANGE_BLOCK.value) + RANGE_SPARE.value
-        most = _BLOCK // RANGE_BLOCK.value  # ranges that one program writes
+        a_rows, a_ranges = self.a.numel() // self.seqlen_q, _blocks(self.seqlen_q, RANGE_STEP.value) + RANGE_SPARE.value
+        most = _BLOCK // RANGE_STEP.value  # ranges that one program writes
         g_programs = max(_blocks(table.numel(), _BLOCK), _blocks(g_low.numel(), most))
         a_programs = _blocks(a_ranges + 3, most)  # a part is at most 3 numbers larger than its ranges
         lower_warp_kernel[(g_programs + a_rows * a_programs,)](
@@ -237,7 +258,7 @@ class WarpBias(NoBias):
 
     def tensors(self, parts: Sequence[Tensor]) -> WarpTensors:
         table, *ranges = parts
-        knots = torch.nn.functional.pad(self.knots, (0, self.segments - self.num_segments + 1), value=torch.inf)
+        knots = torch.nn.functional.pad(self.knots, (0, self.padded_knots - self.num_segments + 1), value=torch.inf)
         stride_b = self.a.shape[1] if self.a.dim() == 2 else 0
         return WarpTensors(table, self.a, stride_b, knots, self.slope, self.intercept, self.num_segments, *ranges)
 
@@ -249,7 +270,7 @@ class WarpBias(NoBias):
         return self.lowest, self.highest
 
     def gradients(self, grads: Gradients, diagonals: Diagonals, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
-        d_form = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in self.call.form.tensors]  # type: ignore[union-attr]
+        d_form = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in self.form.tensors]
         batch, heads, seqlen_q = lse.shape
         g_blocks, a_blocks = _blocks(self.extent, _GATHERED), _blocks(seqlen_q, _GATHERED)
         a_rows = self.a.numel() // seqlen_q
@@ -278,7 +299,14 @@ class WarpBias(NoBias):
         return d_form
 
 
-BIASES: dict[str, type[NoBias]] = {bias.kind: bias for bias in (NoBias, StripBias, BandBias, WarpBias)}
+BIASES: dict[str, type[NoBias]] = {
+    "none": NoBias,
+    "strip": StripBias,
+    "band": BandBias,
+    "factored": FactoredBias,
+    "warp": WarpBias,
+}
+"""By the kind of the form. Their own kind is that of the kernels: products are a band."""
 
 
 def _blocks(length: IntLike, size: int) -> Any:

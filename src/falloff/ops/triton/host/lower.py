@@ -4,7 +4,7 @@ The forward writes all of one flat tensor, from which the backward starts. Its p
 
     strip         the padded strip (H, K + 2 PAD); for skipping: the tails of the past and of the future (H, K), and the
                   largest norms of keys up to each block and from it on (B, G, blocks of SKIP_BLOCK_N keys)
-    warp          g by falling offset (N + M - 1 + 2 PAD); the smallest and largest g, and a, of each RANGE_BLOCK entries
+    warp          g by falling offset (N + M - 1 + 2 PAD); the smallest and largest g, and a, of ranges of entries
     band, none    nothing
 
 Delta and the ranges of keys that rows may need depend on the log-sum-exp of the rows: the backward computes its own.

@@ -17,8 +17,9 @@ from falloff.offsets import IntLike
 from falloff.ops.call import Call
 from falloff.ops.triton.host.bias import BIASES, NoBias
 from falloff.ops.triton.host.device import device_of
+from falloff.ops.triton.host.potential import parts_of, potential_tensors
 from falloff.ops.triton.kernels.arguments import Config, Dims, Dropout, Inputs, Strided
-from falloff.ops.triton.tiles import Tiles, tiles
+from falloff.ops.triton.tiles import Tiles, decode_tiles, tiles
 
 _SPLIT_ROWS = 64  # keys are split among programs if a GQA group has at most so many query rows,
 _SPLIT_KEYS = 256  # and at least so many keys
@@ -48,15 +49,16 @@ class Problem:
             lowest = max(lowest, 0)
         if call.window is not None:
             highest = min(highest, call.window - 1)
-        kind = "none" if call.form is None else call.form.kind
-        self.bias: NoBias = BIASES[kind](call, self.seqlen_q, self.seqlen_k, lowest, highest)
+        form, self.potential = parts_of(call.form)
+        kind = "none" if form is None else form.kind
+        self.bias: NoBias = BIASES[kind](form, call, self.seqlen_q, self.seqlen_k, lowest, highest)
 
         self.device = device_of(query)
         self.block_d = max(triton.next_power_of_2(head_dim), 16)
         self.cfg = _config(
             head_dim,
             self.block_d,
-            kind,
+            self.bias.kind,
             call.causal,
             call.window is not None,
             call.key_mask is not None or call.document_ids is not None,
@@ -64,9 +66,12 @@ class Problem:
             self.bias.middle,
             self.bias.far_future,
             self.bias.segments,
+            self.bias.padded_knots,
             self.device.input_precision(query.dtype),
             self.device.target == "cuda",
         )
+        masked = call.window is not None or self.cfg.LOADED_MASK
+        self._plain = not masked and call.seed is None and self.potential is None
         left = 0 if call.window is None else call.query_start - call.window + 1
         right = call.query_start if call.causal else 0
         self.dims = Dims(
@@ -88,11 +93,11 @@ class Problem:
     def tiles(self, kernel: str) -> Tiles:
         """The tiles of a kernel for this call."""
         device = self.device
-        sizes = tiles(
-            kernel, self.block_d, self.query.dtype, device.target, device.capability, device.shared_memory, self.bias.kind
-        )
+        sizes = tiles(kernel, self.block_d, self.query.dtype, *device, self.bias.kind, self._plain)
         if kernel == "decode":  # all query rows of a GQA group
-            sizes = sizes._replace(block_m=max(sizes.block_m, triton.next_power_of_2(self.group_size * self.seqlen_q)))
+            rows = triton.next_power_of_2(self.group_size * self.seqlen_q)
+            halves = self.query.dtype != torch.float32
+            sizes = decode_tiles(sizes, rows, halves or self.device.input_precision(torch.float32) == "tf32")
         warpgroups = kernel != "decode" or sizes.block_m >= _WARPGROUP_ROWS
         return sizes._replace(num_stages=1) if warpgroups and not device.copies_ahead() else sizes
 
@@ -116,6 +121,7 @@ class Problem:
             key_mask=None if key_mask is None else key_mask.contiguous().view(torch.uint8),
             document_ids=None if document_ids is None else document_ids.contiguous(),
             bias=None,
+            potential=potential_tensors(self.potential),
             dropout=_dropout(self.call),
         )
 
@@ -126,6 +132,7 @@ def lowered_size(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q:
 
 
 def _part_sizes(form: Form | None, batch: IntLike, kv_heads: IntLike, seqlen_q: IntLike, seqlen_k: IntLike) -> list[IntLike]:
+    form, _ = parts_of(form)
     sizes = BIASES["none" if form is None else form.kind].sizes(form, batch, kv_heads, seqlen_q, seqlen_k)
     return [(size + _ALIGNED - 1) // _ALIGNED * _ALIGNED for size in sizes]
 

@@ -16,10 +16,14 @@ _SKIP_FROM = 1024  # with fewer keys, searching for keys to skip costs more than
 
 
 def may_skip(problem: Problem) -> bool:
-    """Whether keys may be skipped, by shapes alone. Not if the strip ends within the past: it is constant from there on."""
+    """Whether keys may be skipped, by shapes alone. Not if the strip ends within the past: it is constant from there on.
+
+    Nor with a potential, whose bounds would be those of its values.
+    """
     bias = problem.bias
     return (
         isinstance(bias, StripBias)
+        and problem.potential is None
         and max(abs(problem.call.query_start), abs(bias.first)) < 2**30
         and problem.seqlen_k >= _SKIP_FROM
         and bias.highest <= bias.last

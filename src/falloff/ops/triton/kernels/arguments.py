@@ -17,8 +17,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 # Shared by host and kernels.
 PAD = tl.constexpr(256)  # padding at either end of a table by offset: at least BLOCK_M + BLOCK_N of any tile
-RANGE_BLOCK = tl.constexpr(64)  # entries of a warp's g or a per stored minimum and maximum
-RANGE_SPARE = tl.constexpr(8)  # padding after these ranges: a tile may load it, and does not use it
+RANGE_STEP = tl.constexpr(32)  # a range of a warp's g or a, its minimum and maximum, is stored for every 32nd entry on:
+RANGE_PARTS = tl.constexpr(7)  # a range of g covers so many steps, so that one is enough for a tile of 193 offsets; of a, 1
+RANGE_SPARE = tl.constexpr(8)  # padding after these ranges: a tile may load it
 SKIP_BLOCK_M = tl.constexpr(64)  # query rows per range of keys (see `skip`)
 SKIP_BLOCK_N = tl.constexpr(64)  # keys per norm; ranges of keys begin and end at multiples of it
 
@@ -47,9 +48,9 @@ class BandTensors(NamedTuple):
 class WarpTensors(NamedTuple):
     """A warp in float32: x = g * a, and the bias is slope * x + intercept in the segment of x among the knots.
 
-    g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (SEGMENTS,):
+    g (N + M - 1 + 2 PAD): by falling offset, each end continued. a (N,), with a_stride_b 0, or (B, N). knots (KNOTS,):
     num_segments - 1 of them, then +inf. slope, intercept (H, num_segments). g_low, g_high, a_low, a_high: the minimum and
-    maximum of g and a over each RANGE_BLOCK entries.
+    maximum of g over RANGE_PARTS * RANGE_STEP entries, and of a over RANGE_STEP, from each multiple of RANGE_STEP on.
     """
 
     g: Any
@@ -65,6 +66,13 @@ class WarpTensors(NamedTuple):
     a_high: Any
 
 
+class PotentialTensors(NamedTuple):
+    """row (B, H, N), key (B, H, M), float32, contiguous: their sum is added to the bias."""
+
+    row: Any
+    key: Any
+
+
 class Dropout(NamedTuple):
     """Keep a probability if its 32 random bits - 2^31 are at least `threshold`, and multiply it by `factor`.
 
@@ -77,7 +85,9 @@ class Dropout(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The inputs of forward and backward. key_mask (B, M), document_ids (B, N), bias and dropout are None if not given."""
+    """The inputs of forward and backward. key_mask (B, M), document_ids (B, N), bias, potential and dropout are None if not
+    given.
+    """
 
     q: Strided
     k: Strided
@@ -86,6 +96,7 @@ class Inputs(NamedTuple):
     key_mask: Any
     document_ids: Any
     bias: Any
+    potential: PotentialTensors | None
     dropout: Any
 
 
@@ -94,7 +105,8 @@ class Gradients(NamedTuple):
 
     do (B, H, N, D); delta, lse2 (B, H, N): see `backward`; dq (B, H, N, D); dk, dv (B, G, M, D); d_band (B, H, N, E).
     future_ds (B, H, N): row sums of dS at and before the first offset of a strip. row_da (B, H, N): the gradient of a warp's
-    a, per head. segment_sums (B, H, q tiles, 2, SEGMENTS): the gradients of slope and intercept, per q tile.
+    a, per head. segment_sums (B, H, q tiles, 2, SEGMENTS): the gradients of slope and intercept, per q tile. d_key_potential
+    (B, H, M): column sums of dS.
     """
 
     do: Strided
@@ -107,6 +119,7 @@ class Gradients(NamedTuple):
     future_ds: Any
     row_da: Any
     segment_sums: Any
+    d_key_potential: Any
 
 
 class Dims(NamedTuple):
@@ -149,8 +162,8 @@ class Config(NamedTuple):
     """Compile-time constants.
 
     BIAS: "none", "strip", "band" or "warp". LOADED_MASK: whether there is a key_mask or document_ids. FAR_PAST, MIDDLE,
-    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS: a power of two, at least the number of segments of a
-    warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
+    FAR_FUTURE: the zones of a row of tiles (see `zones`). SEGMENTS, KNOTS: powers of two, at least the number of segments
+    and of knots of a warp. INPUT_PRECISION: of float32 products. NVIDIA: whether inline PTX is allowed.
     """
 
     D: tl.constexpr
@@ -163,5 +176,6 @@ class Config(NamedTuple):
     MIDDLE: tl.constexpr
     FAR_FUTURE: tl.constexpr
     SEGMENTS: tl.constexpr
+    KNOTS: tl.constexpr
     INPUT_PRECISION: tl.constexpr
     NVIDIA: tl.constexpr

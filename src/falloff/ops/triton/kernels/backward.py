@@ -12,13 +12,15 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, band_pointers, far_biases
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, far_biases, store_band
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import key_seen, load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
 from falloff.ops.triton.kernels.skip import keys_of_rows, rows_of_keys
-from falloff.ops.triton.kernels.warp import range_of_a, segments_of, warp_factors, warp_line, within
+from falloff.ops.triton.kernels.warp import range_of_a, segments_of, up_to_knot, warp_factors, warp_line
 from falloff.ops.triton.kernels.zones import key_zones, row_zones
+
+SHARE = tl.constexpr(16)  # rows that one hardware warp has of a product's result: their sum takes no barrier
 
 
 @triton.jit(do_not_specialize=["seqlen_q", "heads", "q_tiles"])
@@ -48,33 +50,55 @@ def probabilities(scores, lse2, far_bias, inputs, dims, tile, cfg, ZONE: tl.cons
     if ZONE == "past" or ZONE == "future":
         exponent = scores * scale + (far_bias - lse2)
     else:
-        exponent = add_bias(scores * scale, inputs, dims, tile, cfg, ZONE == "edge") - lse2
+        scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, ZONE == "edge")
+        exponent = scores * unit - (lse2 - constant)
+    if inputs.potential is not None:
+        exponent = add_potential(exponent, inputs, dims, tile, cfg)
     if ZONE == "edge" or cfg.LOADED_MASK:
         exponent = tl.where(visible(inputs, dims, tile, cfg, ZONE == "edge"), exponent, float("-inf"))
     return tl.exp2(exponent)
 
 
 @triton.jit
-def add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg):
-    """Add the tile ds (BLOCK_M, BLOCK_N) to da (BLOCK_M,), d_slope and d_intercept (SEGMENTS,), segment by segment."""
-    k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
+def add_warp_sums(sums, ds, inputs, dims, tile, cfg):
+    """Add the tile ds (BLOCK_M, BLOCK_N), segment by segment, to the sums of a warp's gradient.
+
+    row_ds and row_ds_g (BLOCK_M,): row sums of dS and dS * g in the last `segment`, which da (BLOCK_M,), d_slope and
+    d_intercept (BLOCK_M / SHARE, SEGMENTS) do not have yet. So a tile that lies in that segment adds to row sums alone.
+    """
+    da, d_slope, d_intercept, row_ds, row_ds_g, segment = sums
     g, a = warp_factors(inputs, dims, tile, cfg)  # (BLOCK_M, BLOCK_N), (BLOCK_M, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
-    row_a = tl.reshape(a, (a.shape[0],))  # (BLOCK_M,)
-    if low == high:
-        ds_g = tl.sum(ds * g, 1)  # (BLOCK_M,)
-        da += ds_g * warp_line(inputs, tile.h, low, cfg)[0]
-        d_slope += tl.where(k == low, tl.sum(ds_g * row_a, 0), 0.0)
-        d_intercept += tl.where(k == low, tl.sum(tl.sum(ds, 1), 0), 0.0)
-    else:
-        x = g * a  # (BLOCK_M, BLOCK_N)
-        for segment in range(low, high + 1):
-            part = within(ds, x, inputs, segment, cfg)  # (BLOCK_M, BLOCK_N)
-            ds_g = tl.sum(part * g, 1)  # (BLOCK_M,)
-            da += ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
-            d_slope += tl.where(k == segment, tl.sum(ds_g * row_a, 0), 0.0)
-            d_intercept += tl.where(k == segment, tl.sum(tl.sum(part, 1), 0), 0.0)
+    if (low != segment) | (high != segment):
+        da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, tile, cfg)
+        row_ds = tl.zeros_like(row_ds)
+        row_ds_g = tl.zeros_like(row_ds_g)
+        segment = high
+        # As g * a, which LLVM would compute before this branch and that of the bias, for every tile.
+        x = tl.fma(g, a, tl.zeros_like(a))  # (BLOCK_M, BLOCK_N)
+        for s in range(low, high):
+            part = up_to_knot(ds, x, inputs, s, cfg)  # (BLOCK_M, BLOCK_N)
+            ds -= part
+            part_ds = tl.sum(part, 1)  # (BLOCK_M,)
+            part_ds_g = tl.sum(part * g, 1)  # (BLOCK_M,)
+            da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, part_ds, part_ds_g, a, s, inputs, tile, cfg)
+    return da, d_slope, d_intercept, row_ds + tl.sum(ds, 1), row_ds_g + tl.sum(ds * g, 1), segment
+
+
+@triton.jit
+def add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, tile, cfg):
+    """Add row sums of dS and dS * g in one segment to the sums of a warp's gradient."""
+    here = tl.arange(0, cfg.SEGMENTS)[None, :] == segment  # (1, SEGMENTS)
+    da += row_ds_g * warp_line(inputs, tile.h, segment, cfg)[0]
+    d_slope += tl.where(here, sum_shares(row_ds_g * tl.reshape(a, (a.shape[0],))), 0.0)
+    d_intercept += tl.where(here, sum_shares(row_ds), 0.0)
     return da, d_slope, d_intercept
+
+
+@triton.jit
+def sum_shares(rows):
+    """The sum of each SHARE of `rows` (BLOCK_M,): (BLOCK_M / SHARE, 1)."""
+    return tl.sum(tl.reshape(rows, (rows.shape[0] // SHARE.value, SHARE)), 1)[:, None]
 
 
 @triton.jit
@@ -82,7 +106,7 @@ def visit_kv_tiles(
     state, rows, inputs, dims, grads, q_tile, begin, end, far_bias, BLOCK_N: tl.constexpr, cfg, ZONE: tl.constexpr
 ):
     """Visit the keys begin .. end - 1 for one q tile. The state: dQ, and the sums along rows of a form's gradient."""
-    dq, future_ds, da, d_slope, d_intercept = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,), (SEGMENTS,), (SEGMENTS,)
+    dq, future_ds, warp_sums = state  # (BLOCK_M, BLOCK_D), (BLOCK_M,), and see `add_warp_sums`
     q, do, lse2, delta = rows  # (BLOCK_M, BLOCK_D), (BLOCK_M, BLOCK_D), (BLOCK_M,), (BLOCK_M,)
     b, h, start_m, _, offs_m, offs_n, a_low, a_high = q_tile
     g = h // dims.group_size
@@ -106,12 +130,10 @@ def visit_kv_tiles(
                     ahead = dims.shift + start_m - start_n + (offs_m - offs_n) <= 0  # (BLOCK_M, BLOCK_N)
                     future_ds += tl.sum(tl.where(ahead, ds, 0.0), 1)
             if grads.d_band is not None and (ZONE == "near" or ZONE == "edge"):
-                pointers, last, count = band_pointers(grads.d_band, dims, tile)
-                inside = (offs_n <= last) & (offs_n > last - count)  # (BLOCK_M, BLOCK_N)
-                tl.store(pointers, ds.to(grads.d_band.dtype.element_ty), mask=inside)
+                store_band(grads.d_band, ds, dims, tile)
             if grads.row_da is not None:
-                da, d_slope, d_intercept = add_warp_sums(ds, da, d_slope, d_intercept, inputs, dims, tile, cfg)
-    return dq, future_ds, da, d_slope, d_intercept
+                warp_sums = add_warp_sums(warp_sums, ds, inputs, dims, tile, cfg)
+    return dq, future_ds, warp_sums
 
 
 @triton.jit(do_not_specialize=[*Dims._fields, "q_tiles"])
@@ -150,11 +172,12 @@ def dq_kernel(
     lse2 = tl.load(grads.lse2 + at, mask=i < seqlen_q, other=float("inf"))  # (BLOCK_M,)
     delta = tl.load(grads.delta + at, mask=i < seqlen_q, other=0.0)  # (BLOCK_M,)
     row_zeros = tl.zeros((BLOCK_M,), tl.float32)
-    segment_zeros = tl.zeros((cfg.SEGMENTS,), tl.float32)
+    segment_zeros = tl.zeros((BLOCK_M // SHARE.value, cfg.SEGMENTS), tl.float32)
     offs_m = tl.arange(0, BLOCK_M)[:, None]  # (BLOCK_M, 1)
     offs_n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
     q_tile = Tile(b, h, start_m, 0, offs_m, offs_n, a_low, a_high)
-    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), row_zeros, row_zeros, segment_zeros, segment_zeros)
+    warp_sums = (row_zeros, segment_zeros, segment_zeros, row_zeros, row_zeros, tl.to_tensor(0))
+    state = (tl.zeros((BLOCK_M, cfg.BLOCK_D), tl.float32), row_zeros, warp_sums)
     rows = (q, do, lse2, delta)
     if cfg.WINDOW and (cfg.FAR_PAST or cfg.MIDDLE != "edge"):
         state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, begin, past, 0.0, BLOCK_N, cfg, "edge")
@@ -167,17 +190,20 @@ def dq_kernel(
     if cfg.FAR_FUTURE or cfg.MIDDLE != "edge":
         state = visit_kv_tiles(state, rows, inputs, dims, grads, q_tile, edge, end, 0.0, BLOCK_N, cfg, "edge")
 
-    dq, future_ds, da, d_slope, d_intercept = state
+    dq, future_ds, warp_sums = state
     if grads.dq is not None:
         store_rows(grads.dq, dq * inputs.softmax_scale, b, h, start_m, seqlen_q, BLOCK_M, cfg)
     if grads.future_ds is not None:
         tl.store(grads.future_ds + at, future_ds, mask=i < seqlen_q)
     if grads.row_da is not None:
+        da, d_slope, d_intercept, row_ds, row_ds_g, segment = warp_sums
+        _, a = warp_factors(inputs, dims, q_tile, cfg)
+        da, d_slope, d_intercept = add_row_sums(da, d_slope, d_intercept, row_ds, row_ds_g, a, segment, inputs, q_tile, cfg)
         tl.store(grads.row_da + at, da, mask=i < seqlen_q)
         k = tl.arange(0, cfg.SEGMENTS)  # (SEGMENTS,)
         sums = grads.segment_sums + (tl.cast(head, tl.int64) * q_tiles + start_m // BLOCK_M) * 2 * cfg.SEGMENTS + k
-        tl.store(sums, d_slope)
-        tl.store(sums + cfg.SEGMENTS, d_intercept)
+        tl.store(sums, tl.sum(d_slope, 0))
+        tl.store(sums + cfg.SEGMENTS, tl.sum(d_intercept, 0))
 
 
 @triton.jit
@@ -196,8 +222,11 @@ def visit_q_tiles(
     cfg,
     ZONE: tl.constexpr,
 ):
-    """Visit the rows begin .. end - 1 of one head for one kv tile. The state: dK and dV. Scores are held transposed."""
-    dk, dv = state  # (BLOCK_N, BLOCK_D), (BLOCK_N, BLOCK_D)
+    """Visit the rows begin .. end - 1 of one head for one kv tile. Scores are held transposed.
+
+    The state: dK, dV, and the sum of dS of each key for this head.
+    """
+    dk, dv, key_ds = state  # (BLOCK_N, BLOCK_D), (BLOCK_N, BLOCK_D), (BLOCK_N,)
     b, h, _, start_n, offs_m, offs_n, _, _ = kv_tile
     head = tl.cast(b, tl.int64) * dims.heads + h
     for start_m in range(begin, end, BLOCK_M):
@@ -224,7 +253,9 @@ def visit_q_tiles(
             dv = tl.dot(p.to(v.dtype), do, dv, input_precision=cfg.INPUT_PRECISION)
         ds = p * (dp - delta[None, :])  # (BLOCK_N, BLOCK_M)
         dk = tl.dot(ds.to(k.dtype), q, dk, input_precision=cfg.INPUT_PRECISION)
-    return dk, dv
+        if grads.d_key_potential is not None:
+            key_ds += tl.sum(ds, 1)
+    return dk, dv, key_ds
 
 
 @triton.jit(do_not_specialize=[*Dims._fields, "kv_tiles"])
@@ -245,7 +276,7 @@ def dkdv_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """dK and dV of a kv tile, over all query heads of its GQA group."""
+    """dK and dV of a kv tile, over all query heads of its GQA group. Also d_key_potential of each head."""
     dims = Dims(seqlen_q, seqlen_k, heads, group_size, left, right, shift, extent)
     kv_head = tl.program_id(0) // kv_tiles
     # Under a causal mask the first keys are seen by the most rows: they start first.
@@ -256,7 +287,8 @@ def dkdv_kernel(
     v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
     offs_m = tl.arange(0, BLOCK_M)[None, :]  # (1, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)[:, None]  # (BLOCK_N, 1)
-    state = (tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32))
+    key_zeros = tl.zeros((BLOCK_N,), tl.float32)
+    state = (tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), tl.zeros((BLOCK_N, cfg.BLOCK_D), tl.float32), key_zeros)
     for h in range(g * group_size, (g + 1) * group_size):
         kv_tile = Tile(b, h, 0, start_n, offs_m, offs_n, 0.0, 0.0)
         begin, end = rows_of_keys(key_ranges, b * heads + h, start_n, 0, dims, BLOCK_N, 1)
@@ -274,7 +306,15 @@ def dkdv_kernel(
             state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, past, edge, past_bias, BLOCK_M, cfg, "past")
         if cfg.FAR_PAST or cfg.MIDDLE != "edge":
             state = visit_q_tiles(state, k, v, inputs, dims, grads, kv_tile, edge, end, 0.0, BLOCK_M, cfg, "edge")
-    dk, dv = state
+        if grads.d_key_potential is not None:
+            dk, dv, key_ds = state
+            j = start_n + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+            if inputs.key_mask is not None:
+                key_ds = tl.where(key_seen(inputs, b, j, seqlen_k), key_ds, 0.0)
+            at = (tl.cast(b, tl.int64) * heads + h) * seqlen_k + j  # (BLOCK_N,)
+            tl.store(grads.d_key_potential + at, key_ds, mask=j < seqlen_k)
+            state = (dk, dv, key_zeros)
+    dk, dv, _ = state
     if inputs.key_mask is not None:  # a NaN in q or dO must not reach the gradient of a hidden key
         seen = key_seen(inputs, b, start_n + offs_n, seqlen_k)  # (BLOCK_N, 1)
         dk = tl.where(seen, dk, 0.0)

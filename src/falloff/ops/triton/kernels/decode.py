@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias
+from falloff.ops.triton.kernels.bias import add_bias, add_potential
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows
@@ -68,10 +68,15 @@ def split_kernel(
     if cfg.WINDOW:
         begin = tl.maximum(begin, left)
     for start_n in range(begin, end, BLOCK_N):
+        # v before k, as in `forward`: for the proxy fence of Hopper's products, of 64 rows or more
+        v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
         k = load_rows(inputs.k, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
-        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION) * scale  # (BLOCK_M, BLOCK_N)
+        scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
         tile = Tile(b, h, 0, start_n, offs_m, offs_n, a_low, a_high)
-        scores = add_bias(scores, inputs, dims, tile, cfg, True)
+        scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
+        scores = scores * unit + constant
+        if inputs.potential is not None:
+            scores = add_potential(scores, inputs, dims, tile, cfg)
         seen = visible(inputs, dims, tile, cfg, True) & (start_n + offs_n < end)  # (BLOCK_M, BLOCK_N)
         scores = tl.where(seen, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
@@ -82,7 +87,6 @@ def split_kernel(
         row_max = new_max
         if inputs.dropout is not None:
             p *= keep_factor(inputs.dropout, tile)
-        v = load_seen(inputs, inputs.v, b, g, start_n, seqlen_k, BLOCK_N, cfg, True)  # (BLOCK_N, BLOCK_D)
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=cfg.INPUT_PRECISION)
 
     at = ((tl.cast(b, tl.int64) * heads + head) * seqlen_q + i) * splits + split  # (BLOCK_M,)

@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, strip_tile
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, strip_tile
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows
 from falloff.ops.triton.kernels.skip import rows_of_keys
-from falloff.ops.triton.kernels.warp import range_of_a, segments_of, warp_factors, warp_line, within
+from falloff.ops.triton.kernels.warp import range_of_a, segments_of, up_to_knot, warp_factors, warp_line
 from falloff.ops.triton.kernels.zones import down
 
 
@@ -23,12 +23,13 @@ def add_dg(dg, ds, inputs, dims, tile, cfg):
     """dg + dS * slope * a of a warp, (SIDE, SIDE)."""
     g, a = warp_factors(inputs, dims, tile, cfg)  # (SIDE, SIDE), (SIDE, 1)
     low, high = segments_of(inputs, dims, tile, cfg)
-    if low == high:
-        dg += ds * (warp_line(inputs, tile.h, low, cfg)[0] * a)
-    else:
-        for segment in range(low, high + 1):
-            dg += within(ds, g * a, inputs, segment, cfg) * (warp_line(inputs, tile.h, segment, cfg)[0] * a)
-    return dg
+    if low < high:
+        x = g * a  # (SIDE, SIDE)
+        for segment in range(low, high):
+            part = up_to_knot(ds, x, inputs, segment, cfg)  # (SIDE, SIDE)
+            ds -= part
+            dg += part * (warp_line(inputs, tile.h, segment, cfg)[0] * a)
+    return dg + ds * (warp_line(inputs, tile.h, high, cfg)[0] * a)
 
 
 @triton.jit(do_not_specialize=[*Dims._fields, "lowest", "diagonals", "splits"])
@@ -96,8 +97,10 @@ def diagonal_kernel(
         if cfg.BIAS == "strip":
             exponent = scores * scale + bias - lse2[:, None]
         else:
-            scores = add_bias(scores * scale, inputs, dims, tile, cfg, True)
-            exponent = tl.where(seen, scores - lse2[:, None], float("-inf"))
+            scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, True)
+            exponent = tl.where(seen, scores * unit - (lse2[:, None] - constant), float("-inf"))
+        if inputs.potential is not None:
+            exponent = add_potential(exponent, inputs, dims, tile, cfg)
         if cfg.LOADED_MASK:
             exponent = tl.where(visible(inputs, dims, tile, cfg, False), exponent, float("-inf"))
         exists = (start_n + offs_n >= 0) & (start_n + offs_n < seqlen_k)  # (1, SIDE)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from falloff.ops.triton.kernels.arguments import LN2, LOG2E, Dims, Tile
-from falloff.ops.triton.kernels.bias import add_bias, far_biases
+from falloff.ops.triton.kernels.bias import add_bias, add_potential, far_biases
 from falloff.ops.triton.kernels.dropout import keep_factor
 from falloff.ops.triton.kernels.mask import load_seen, visible
 from falloff.ops.triton.kernels.memory import load_rows, store_rows
@@ -34,22 +34,26 @@ def attend(state, q, inputs, dims, q_tile, begin, end, far_bias, BLOCK_N: tl.con
             v = load_seen(inputs, inputs.v, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
             k = load_rows(inputs.k, b, g, start_n, dims.seqlen_k, BLOCK_N, cfg, EDGE)  # (BLOCK_N, BLOCK_D)
             scores = tl.dot(q, tl.trans(k), input_precision=cfg.INPUT_PRECISION)  # (BLOCK_M, BLOCK_N)
-            if FAR and not cfg.LOADED_MASK:
-                # The bias is one number here: it is added to the row max, so a probability is one multiply-add and one exp2.
-                new_max = tl.maximum(row_max, tl.max(scores, 1) * scale + far_bias)  # (BLOCK_M,)
-                base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,)
-                p = tl.exp2(scores * scale - (base - far_bias)[:, None])  # (BLOCK_M, BLOCK_N)
+            # The exponents of 2 are scores * unit + constant. Unit and constant are one number each: the constant is added
+            # to the row max, so a probability is one multiply-add and one exp2.
+            unit = 1.0
+            constant = 0.0
+            if FAR and not cfg.LOADED_MASK and inputs.potential is None:
+                unit = scale
+                constant = far_bias
+            elif FAR:
+                scores = scores * scale + far_bias
             else:
-                scores *= scale
-                if FAR:
-                    scores += far_bias
-                else:
-                    scores = add_bias(scores, inputs, dims, tile, cfg, EDGE)
-                if EDGE or cfg.LOADED_MASK:
-                    scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
-                new_max = tl.maximum(row_max, tl.max(scores, 1))  # (BLOCK_M,)
-                base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,); -inf - -inf would be NaN
-                p = tl.exp2(scores - base[:, None])  # (BLOCK_M, BLOCK_N)
+                scores, unit, constant = add_bias(scores, scale, inputs, dims, tile, cfg, EDGE)
+            if inputs.potential is not None:
+                scores = add_potential(scores * unit + constant, inputs, dims, tile, cfg)
+                unit = 1.0
+                constant = 0.0
+            if EDGE or cfg.LOADED_MASK:
+                scores = tl.where(visible(inputs, dims, tile, cfg, EDGE), scores, float("-inf"))
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * unit + constant)  # (BLOCK_M,)
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)  # (BLOCK_M,); -inf - -inf would be NaN
+            p = tl.exp2(scores * unit - (base - constant)[:, None])  # (BLOCK_M, BLOCK_N)
             rescale = tl.exp2(row_max - base)  # (BLOCK_M,)
             row_sum = row_sum * rescale + tl.sum(p, 1)
             row_max = new_max

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from falloff.ops.triton.kernels.arguments import LOG2E, PAD, RANGE_BLOCK, SKIP_BLOCK_N
+from falloff.ops.triton.kernels.arguments import LOG2E, PAD, RANGE_PARTS, RANGE_STEP, SKIP_BLOCK_N
 from falloff.ops.triton.kernels.mask import load_seen
 from falloff.ops.triton.kernels.skip import TINY
 
@@ -21,14 +21,12 @@ def pad_strip_kernel(values, stride_h, stride_k, padded, extent, width, size, en
 
 
 @triton.jit
-def store_ranges(values, exists, low, high, at, end, BLOCK: tl.constexpr):
-    """Write minimum and maximum of each RANGE_BLOCK of the `values` (BLOCK,) that exist to low and high, at .. end - 1."""
-    COUNT: tl.constexpr = BLOCK // RANGE_BLOCK.value
-    least = tl.reshape(tl.where(exists, values, float("inf")), (COUNT, RANGE_BLOCK))
-    most = tl.reshape(tl.where(exists, values, float("-inf")), (COUNT, RANGE_BLOCK))
+def store_ranges(least, most, low, high, at, end, BLOCK: tl.constexpr):
+    """Write the least and the most of each RANGE_STEP of `least` and `most` (BLOCK,) to low and high, at .. end - 1."""
+    COUNT: tl.constexpr = BLOCK // RANGE_STEP.value
     at += tl.arange(0, COUNT)  # (COUNT,)
-    tl.store(low + at, tl.min(least, 1), mask=at < end)
-    tl.store(high + at, tl.max(most, 1), mask=at < end)
+    tl.store(low + at, tl.min(tl.reshape(least, (COUNT, RANGE_STEP)), 1), mask=at < end)
+    tl.store(high + at, tl.max(tl.reshape(most, (COUNT, RANGE_STEP)), 1), mask=at < end)
 
 
 @triton.jit(
@@ -59,23 +57,32 @@ def lower_warp_kernel(
     BLOCK: tl.constexpr,
 ):
     """Write a warp's g (extent,), by distance, to `table` (width,), by falling offset from highest + PAD down. And the
-    minimum and maximum of each RANGE_BLOCK entries of table, to g_low and g_high; and of a (a_rows, N), to a_low and a_high
-    (a_rows, a_ranges). Nothing is left unwritten up to the sizes of the parts.
+    ranges of table, to g_low and g_high; and of a (a_rows, N), to a_low and a_high (a_rows, a_ranges): see `WarpTensors`.
+    Nothing is left unwritten up to the sizes of the parts.
     """
     program = tl.program_id(0)
-    COUNT: tl.constexpr = BLOCK // RANGE_BLOCK.value
+    COUNT: tl.constexpr = BLOCK // RANGE_STEP.value
     if program < g_programs:
         x = program * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-        value = tl.load(g + tl.minimum(tl.abs(highest + PAD - x), extent - 1))
-        tl.store(table + x, value, mask=x < table_size)
-        store_ranges(value, x < width, g_low, g_high, program * COUNT, g_size, BLOCK)
+        least = tl.full((BLOCK,), float("inf"), tl.float32)
+        most = tl.full((BLOCK,), float("-inf"), tl.float32)
+        for part in tl.static_range(RANGE_PARTS):
+            y = x + part * RANGE_STEP  # (BLOCK,)
+            value = tl.load(g + tl.minimum(tl.abs(highest + PAD - y), extent - 1))
+            if part == 0:
+                tl.store(table + x, value, mask=x < table_size)
+            least = tl.minimum(least, tl.where(y < width, value, float("inf")))
+            most = tl.maximum(most, tl.where(y < width, value, float("-inf")))
+        store_ranges(least, most, g_low, g_high, program * COUNT, g_size, BLOCK)
     else:
         row = (program - g_programs) // a_programs
         block = (program - g_programs) % a_programs
         x = block * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
         value = tl.load(a + tl.cast(row, tl.int64) * seqlen_q + x, mask=x < seqlen_q, other=0.0)
         end = tl.where(row == a_rows - 1, a_size, (row + 1) * a_ranges)
-        store_ranges(value, x < seqlen_q, a_low, a_high, row * a_ranges + block * COUNT, end, BLOCK)
+        least = tl.where(x < seqlen_q, value, float("inf"))  # (BLOCK,)
+        most = tl.where(x < seqlen_q, value, float("-inf"))  # (BLOCK,)
+        store_ranges(least, most, a_low, a_high, row * a_ranges + block * COUNT, end, BLOCK)
 
 
 @triton.jit(do_not_specialize=["seqlen_k", "kv_heads", "blocks"])

@@ -1,0 +1,104 @@
+"""DeBERTa-v2: rows by offset beside Transformers' matrix of buckets, padding, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+import transformers
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention, build_relative_position
+
+from falloff import hf
+from falloff.hf import checking, small_models
+from falloff.hf.families import deberta
+
+SIZES = {"vocab_size": 80, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 64}
+SIZES |= {"relative_attention": True, "pos_att_type": "c2p|p2c", "position_buckets": 16, "initializer_range": 0.2}
+
+
+def fused(plain):
+    made = copy.deepcopy(plain)
+    hf.fuse(made)
+    return made
+
+
+@pytest.mark.parametrize("length", [1, 7, 700])
+@pytest.mark.parametrize(
+    ("buckets", "most"), [(256, 512), (16, 40), (15, 40), (4, 512), (5, 12), (32, 33), (64, 300), (-1, 200), (-1, 1)]
+)
+def test_rows_by_offset_are_those_of_the_matrix(buckets, most, length):
+    """For every pair of positions, also farther apart than the model's positions."""
+    config = transformers.DebertaV2Config(**SIZES | {"position_buckets": buckets}, max_relative_positions=most)
+    module = DisentangledSelfAttention(config)
+    assert deberta.FusedDisentangled.refusal(module) is None
+    states = torch.zeros(1, length, 1)
+    rows = deberta._rows_by_offset(module, states)
+    span = buckets if buckets > 0 else most
+    matrix = build_relative_position(states, states, buckets, most)[0]
+    index = (torch.arange(length)[:, None] - torch.arange(length) + rows.shape[1] // 2).clamp(0, rows.shape[1] - 1)
+    assert torch.equal(rows[0][index], (matrix + span).clamp(0, 2 * span - 1))
+    assert torch.equal(rows[1][index], (span - matrix.T).clamp(0, 2 * span - 1))
+    assert rows.shape[1] <= 2 * min(length, deberta._reach(buckets, most)) + 1
+
+
+@pytest.mark.parametrize("kinds", ["c2p|p2c", "p2c", ""])
+def test_pooled_models_of_embedded_texts(kinds):
+    """With token types, given embeddings, and padding on the right as DeBERTa's tokenizer has it."""
+    torch.manual_seed(0)
+    config = transformers.DebertaV2Config(**SIZES | {"pos_att_type": kinds}, num_labels=3, type_vocab_size=2)
+    plain = transformers.DebertaV2ForSequenceClassification(config).eval()
+    mask = torch.ones(3, 90, dtype=torch.long)
+    mask[1, 40:], mask[2, 3:] = 0, 0
+    batch = {"inputs_embeds": torch.randn(3, 90, 48), "attention_mask": mask, "token_type_ids": torch.arange(90)[None] % 2}
+    batch["token_type_ids"] = batch["token_type_ids"].expand(3, -1)
+    with torch.no_grad():
+        want, got = (model(**batch).logits for model in (plain, fused(plain)))
+    assert checking._error(want, got) <= checking.LOGITS
+
+
+def test_rows_of_padding():
+    """They attend to the tokens, in Transformers to everything. A text that is all padding sees nothing."""
+    torch.manual_seed(0)
+    plain = small_models.MODELS["deberta-v2"]().eval()
+    model = fused(plain)
+    ids, mask = torch.randint(2, 80, (3, 40)), torch.ones(3, 40, dtype=torch.long)
+    mask[0, 30:], mask[1] = 0, 0
+    with torch.no_grad():
+        want, got = (each(ids, attention_mask=mask).logits for each in (plain, model))
+        ids[mask == 0] = 5
+        other = model(ids, attention_mask=mask).logits
+    assert checking._error(want[mask == 1], got[mask == 1]) <= checking.LOGITS
+    assert (want - got)[0, 30:].abs().max() > 1e-3
+    assert got.isfinite().all()
+    assert torch.equal(got[mask == 1], other[mask == 1])
+    model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_dropout_of_positions_and_weights_while_training():
+    config = transformers.DebertaV2Config(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3)
+    model = fused(transformers.DebertaV2Model(config))
+    ids = torch.randint(2, 80, (1, 30))
+    with torch.no_grad():
+        first, second = (model.train()(ids).last_hidden_state for _ in range(2))
+        whole, again = (model.eval()(ids).last_hidden_state for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(whole, again)
+
+
+def test_what_is_refused():
+    config = transformers.DebertaV2Config(**SIZES)
+    model = fused(transformers.DebertaV2Model(config))
+    with pytest.raises(ValueError, match=r"^attention_mask: got a tensor of shape \(2, 9, 9\)"):
+        model.encoder(torch.zeros(2, 9, 48), torch.ones(2, 9, 9))
+    with pytest.raises(ValueError, match=r"^relative_pos: got a tensor of shape \(1, 9, 9\), expected None"):
+        model.encoder(torch.zeros(2, 9, 48), torch.ones(2, 9), relative_pos=torch.zeros(1, 9, 9))
+    absolute = transformers.DebertaV2Config(**SIZES | {"relative_attention": False})
+    with pytest.raises(ValueError, match="it has absolute positions and no bias"):
+        hf.fuse(transformers.DebertaV2Model(absolute))
+    for buckets in (2, 80):
+        unordered = transformers.DebertaV2Config(**SIZES | {"position_buckets": buckets}, max_relative_positions=40)
+        with pytest.raises(ValueError, match=rf"its {buckets} buckets do not rise up to 40 positions"):
+            hf.fuse(transformers.DebertaV2Model(unordered))
