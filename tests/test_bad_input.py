@@ -220,7 +220,7 @@ CASES = [
     (lambda: ProfileMixture(4).form(3, 3), r"bias: got a ProfileMixture without states"),
     (
         lambda: ProfileMixture(4).dense(5, 5, state=torch.zeros(1, 4, 3, 16)),
-        r"bias: got \(1, 4, 3, 1024\), expected a band for batch size 1 and 5 query rows",
+        r"bias: got \(1, 4, 3, 16\), expected states for batch size 1 and 5 query rows",
     ),
     (lambda: ProfileMixture(4).form(3, -2, state=torch.zeros(1, 4, 3, 16)), r"num_keys: got -2"),
     (lambda: ALiBi(4).form(-1, 3), r"num_queries: got -1, expected an int of at least 0"),

@@ -339,7 +339,7 @@ def profile_mixture(draw, geometry):
         size = state.detach().abs() @ profiles.detach().abs()
         return values.gather(-1, index).where(inside, 0.0), size.gather(-1, index).where(inside, 0.0)
 
-    return Bias(lambda: mixture(state), [state, mixture.profiles], dense, label=f"profile-mixture {rank}x{extent}")
+    return Bias(lambda: mixture(state).to_band(), [state, mixture.profiles], dense, label=f"profile-mixture {rank}x{extent}")
 
 
 # Schemes of a user's own.

@@ -39,7 +39,7 @@ def bias_of(name, heads, batch, num_queries, dtype=torch.float64):
     if name == "band":
         mixture = ProfileMixture(heads, state_dim=3, extent=5).to(dtype)
         state = torch.randn(batch, heads, num_queries, 3, dtype=dtype, requires_grad=True)
-        return mixture(state), [state, mixture.profiles]
+        return mixture(state).to_band(), [state, mixture.profiles]
     if name.startswith("fire"):
         scheme = FIRE(heads, width=6, init_c=0.5, init_L=4.5 if "beyond" in name else 1000)
     elif name == "t5 bidirectional":

@@ -47,7 +47,7 @@ def test_grows_linearly(name):
 def test_band_is_linear_in_length_times_extent():
     def band(heads, length):
         mixture = ProfileMixture(heads, state_dim=4, extent=64)
-        return mixture(torch.randn(1, heads, length, 4, requires_grad=True))
+        return mixture(torch.randn(1, heads, length, 4, requires_grad=True)).to_band()
 
     short, long = (peak(band, length, heads=2, head_size=16) * length for length in (1024, 4096))
     assert long < 4.1 * short

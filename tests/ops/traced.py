@@ -21,7 +21,7 @@ def test_compile_to_one_graph(name, dynamic):
     parameters = [] if scheme is None else list(scheme.parameters())
 
     def run(query, key, value, state):
-        bias = scheme(state) if name == "band" else scheme
+        bias = scheme(state).to_band() if name == "band" else scheme
         return attention(query, key, value, bias, causal=True)
 
     # aot_eager traces forward and backward as inductor does, without minutes of code generation.
@@ -191,7 +191,7 @@ def test_two_compilations_for_twelve_lengths(name, mask):
         scheme = SCHEMES[name](4)
 
     def run(query, key, value, state, masks):
-        bias = scheme(state) if name == "band" else scheme
+        bias = scheme(state).to_band() if name == "band" else scheme
         return attention(query, key, value, bias, **masks)
 
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")

@@ -34,7 +34,10 @@ class CaseBias:
 
     def for_call(self) -> Scheme | Form | None:
         """The bias for `falloff.attention`. Called within each timed call, since a user pays for it too."""
-        return self.scheme if self.scheme is None or self.state is None else self.scheme(self.state)
+        if self.scheme is None or self.state is None:
+            return self.scheme
+        form = self.scheme(self.state)
+        return form.to_band() if isinstance(form, Factored) else form
 
     def dense(self, case: Case, device: torch.device) -> Tensor:
         """The bias as a tensor (1 or B, H, N, M)."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from falloff.forms import Band
+from falloff.forms import Factored
 from falloff.offsets import check_count
 from falloff.schemes.content import ContentScheme, check_states
 from falloff.shapes import Float
@@ -15,9 +15,8 @@ class ProfileMixture(ContentScheme):
     """A bias that depends on the query's content: state[b, h, i] . profiles[:, n] at offset n if 0 <= n < extent, else 0.
 
     The model computes the states (B, H, N, R), and passes the form: `attention(query, key, value, mixture(state))`. The form
-    is a band on the device of the states, in their dtype (under autocast, in that of a matrix product); other schemes
-    compute in at least float32, as they depend on positions. The parameter `profiles` is (R, E), initially normal with mean
-    0 and standard deviation 0.02.
+    is on the device of the states and in their dtype; it takes the memory of the states, and of the profiles. The parameter
+    `profiles` is (R, E), initially normal with mean 0 and standard deviation 0.02.
 
     Args:
         num_heads: H, at least 1.
@@ -30,8 +29,8 @@ class ProfileMixture(ContentScheme):
     Source: the relative logits of the Inkling models, 2026.
 
     >>> mixture = ProfileMixture(2, state_dim=4, extent=16)
-    >>> mixture(torch.zeros(1, 2, 8, 4)).values.shape
-    torch.Size([1, 2, 8, 16])
+    >>> mixture(torch.zeros(1, 2, 8, 4)).dense(8, 8).shape
+    torch.Size([1, 2, 8, 8])
     """
 
     name = "profile-mixture"
@@ -51,11 +50,12 @@ class ProfileMixture(ContentScheme):
         self.extent = extent
         self.profiles = nn.Parameter(torch.randn(state_dim, extent) * 0.02)
 
-    def form_of(self, state: Float[Tensor, "B H N R"]) -> Band:
-        """The form of these states (B, H, N, R), a band.
+    def form_of(self, state: Float[Tensor, "B H N R"]) -> Factored:
+        """The form of these states (B, H, N, R).
 
         Raises:
             ValueError: for states of the wrong shape or dtype.
         """
         check_states("state", state, "B", self.num_heads, "N", self.state_dim)
-        return Band(state @ self.profiles.to(state.dtype))
+        # Not a view of the parameter: FSDP warns of modules that return one.
+        return Factored(state, self.profiles.to(state.dtype).T.contiguous()[None])
