@@ -23,7 +23,7 @@ from falloff.hf.families.fused import Fused
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
 
 FAMILIES = list(small_models.MODELS)
-SPEECH = ["wavlm"]
+SPEECH = ["conformer", "wavlm"]
 
 
 def models(family, train=False):
@@ -69,7 +69,9 @@ def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
-@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "inkling2", "deberta-v3", "wavlm"])
+@pytest.mark.parametrize(
+    "family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "inkling2", "deberta-v3", "conformer", "wavlm"]
+)
 def test_gradient_checkpointing(family):
     plain, fused = models(family, train=True)
     fused.gradient_checkpointing_enable({"use_reentrant": False})
@@ -201,7 +203,7 @@ def test_dropout_while_training():
     assert ((draws.mean(0) - expected).abs() <= 5 * deviation + 1e-6).all()
 
 
-@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling2", "deberta-v3", "wavlm"])
+@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling2", "deberta-v3", "conformer", "wavlm"])
 def test_attention_weights_are_refused(family):
     plain, fused = models(family)
     with pytest.raises(ValueError, match=r"^output_attentions: got True, .*unfuse\(model\)"):

@@ -34,7 +34,7 @@ def models(**more):
         (16, 40, 9),
         (16, 40, 900),
         (64, 12, 15),
-    ],  # the last has no buckets beyond its exact ones
+    ],
 )
 def test_values_by_offset_are_those_of_the_matrix(buckets, largest, length):
     plain, fused = models(num_buckets=buckets, max_bucket_distance=largest)

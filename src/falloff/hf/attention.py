@@ -49,7 +49,7 @@ def attention_forward(
             f"attn_implementation: got {NAME!r} for {type(module).__name__}, expected a model made by "
             "falloff.hf.fuse(model) or falloff.hf.swap(model, make_bias)"
         )
-    mask = _mask_parts(attention_mask, query, key, causal=getattr(module, "is_causal", False))
+    mask = mask_parts(attention_mask, query, key, causal=getattr(module, "is_causal", False))
     if mask.window == MODULE_WINDOW:
         if not getattr(module, "is_causal", False):
             raise ValueError(
@@ -92,7 +92,7 @@ def attend(
     )
 
 
-def _mask_parts(mask: MaskParts | Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> MaskParts:
+def mask_parts(mask: MaskParts | Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> MaskParts:
     """The parts of the mask that a module got: from `falloff_mask`, None, or a padding mask (B, 1, 1, M)."""
     if isinstance(mask, MaskParts):
         return mask

@@ -23,7 +23,7 @@ error over its value. bfloat16: the error over that of eager attention."""
 SIDES = ("none", "left", "right", "between")
 """Where a batch has padding."""
 
-BIASES = ("relative_attention_bias", "rel_logits_proj.proj", "rel_embeddings", "rel_attn_embed")
+BIASES = ("relative_attention_bias", "rel_logits_proj.proj", "rel_embeddings", "rel_attn_embed", "pos_bias_")
 """Parts of the names of the parameters that a bias is made of."""
 
 _BATCH, _LENGTH, _ANSWER = 3, 70, 24

@@ -54,9 +54,10 @@ def fuse(model: nn.Module) -> FuseReport:
     outermost model: if you fuse a part of a model, the whole model keeps the old configuration, and changes to it do not
     reach the part.
 
-    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, the
-    text layers of Inkling and Inkling-2, DeBERTa-v2 and v3, WavLM, and the decoders of UDOP and Pix2Struct are fused,
-    anywhere within `model`. UDOP's encoder is not: two of its three biases depend on bounding boxes.
+    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, the text
+    layers of Inkling and Inkling-2, DeBERTa-v2 and v3, WavLM, Wav2Vec2-Conformer with relative positions, and the
+    decoders of UDOP and Pix2Struct are fused, anywhere within `model`. UDOP's encoder is not: two of its three biases
+    depend on bounding boxes.
 
     Args:
         model: a model of Transformers, or a module that contains one. A fused one stays fused.

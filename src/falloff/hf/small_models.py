@@ -187,6 +187,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "deberta-v2": lambda: _deberta("TokenClassification", conv_kernel_size=3, max_relative_positions=30),
     "deberta-c2p": lambda: _deberta("MaskedLM", pos_att_type=["c2p"], position_buckets=8, type_vocab_size=2),
+    "conformer": lambda: _speech(
+        "Wav2Vec2Conformer", position_embeddings_type="relative", conv_depthwise_kernel_size=5, conformer_conv_dropout=0.0
+    ),
     "wavlm": lambda: _speech("WavLM", num_buckets=16, max_bucket_distance=40),
 }
 """A small random model of each family."""

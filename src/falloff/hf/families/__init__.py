@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from falloff.hf.families.alibi import FusedBloom, FusedFalcon, FusedMpt, FusedMptBlock
+from falloff.hf.families.conformer import FusedConformer
 from falloff.hf.families.deberta import FusedDebertaEncoder, FusedDisentangled
 from falloff.hf.families.fused import Fused
 from falloff.hf.families.inkling import FusedInkling, FusedProfiles
@@ -49,6 +50,11 @@ FAMILIES: dict[str, Family] = {
         "deberta_v2.modeling_deberta_v2",
         {"DisentangledSelfAttention": FusedDisentangled, "DebertaV2Encoder": FusedDebertaEncoder},
         "content to position and position to content, by offset",
+    ),
+    "conformer": Family(
+        "wav2vec2_conformer.modeling_wav2vec2_conformer",
+        {"Wav2Vec2ConformerSelfAttention": FusedConformer},
+        "a product of query and sinusoids, by offset",
     ),
     "wavlm": Family("wavlm.modeling_wavlm", {"WavLMAttention": FusedWavLM}, "T5, by offset, gated by query and head"),
 }
