@@ -20,7 +20,7 @@ def model_of(kind="relative", **more):
 
 @pytest.mark.parametrize("most", [40, 5000])
 def test_every_frame(most):
-    """Of a text with padding, in the whole and part by part of its length."""
+    """Of a text with padding, of several lengths."""
     plain = model_of(max_source_positions=most)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():

@@ -203,14 +203,13 @@ def in_dtype(model: Any, dtype: torch.dtype) -> Any:
     These convert what they get to float32, so that none of it can be float64: the model is then in float32.
     """
     model = copy.deepcopy(model)
-    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or () if type(model).__name__.startswith("Inkling2") else ()
-    if not kept:
+    if model.config.model_type != "inkling2_text":
         return model.to(dtype)
     if dtype == torch.float64:
         return model.float()
     model.to(dtype)
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        if any(part in name for part in kept):
+        if any(part in name for part in model._keep_in_fp32_modules_strict):
             parameter.data = parameter.data.float()
     return model
 
