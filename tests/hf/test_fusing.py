@@ -19,7 +19,11 @@ from falloff import ALiBi, hf
 from falloff.hf import checking, masks, small_models
 from falloff.hf.families.fused import Fused
 
+# Transformers' WavLM passes a boolean mask beside a bias of real numbers to torch, which warns.
+pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+
 FAMILIES = list(small_models.MODELS)
+SPEECH = ["conformer", "wavlm"]
 
 
 def models(family, train=False):
@@ -32,7 +36,7 @@ def models(family, train=False):
 
 
 def batch_of(model, side):
-    return list(checking._batches(model))[checking.SIDES.index(side)]
+    return checking._batch(model, side)
 
 
 class Largest(TorchDispatchMode):
@@ -52,8 +56,10 @@ class Largest(TorchDispatchMode):
 def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
     plain, fused = models(family, train=True)
     length = 500
-    batch = {"input_ids": torch.randint(2, 80, (1, length)), "labels": torch.randint(2, 80, (1, length))}
-    heads = 4 if family == "inkling" else 6
+    # Of UDOP and Pix2Struct the encoder is not fused.
+    batch = small_models.inputs(plain, 1, 20 if family in ("udop", "pix2struct") else length)
+    batch["labels"] = torch.zeros(1, dtype=torch.long) if family in SPEECH else torch.randint(2, 80, (1, length))
+    heads = 4 if "inkling" in family else 6
     largest = {}
     for name, model in (("plain", plain), ("fused", fused)):
         with Largest() as largest[name]:
@@ -63,7 +69,9 @@ def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
-@pytest.mark.parametrize("family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"])
+@pytest.mark.parametrize(
+    "family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "inkling2", "deberta-v3", "conformer", "wavlm"]
+)
 def test_gradient_checkpointing(family):
     plain, fused = models(family, train=True)
     fused.gradient_checkpointing_enable({"use_reentrant": False})
@@ -195,7 +203,7 @@ def test_dropout_while_training():
     assert ((draws.mean(0) - expected).abs() <= 5 * deviation + 1e-6).all()
 
 
-@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"])
+@pytest.mark.parametrize("family", ["t5", "bloom", "mpt", "falcon", "inkling2", "deberta-v3", "conformer", "wavlm"])
 def test_attention_weights_are_refused(family):
     plain, fused = models(family)
     with pytest.raises(ValueError, match=r"^output_attentions: got True, .*unfuse\(model\)"):

@@ -16,6 +16,7 @@ import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
 from falloff import FIRE, ALiBi, T5Bias, attention, hf
+from falloff.hf import small_models
 from falloff.hf.small_models import MODELS
 
 # PEFT asks every model by a name that Transformers gives up.
@@ -230,7 +231,7 @@ def test_fused_models_are_offloaded(name, when):
     """(DeBERTa's plain models are not: its encoder reads the weight of an embedding that is not called.)"""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    ids = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})
+    ids = small_models.inputs(model, 2, 24) | ({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})
     with torch.no_grad():
         want = model(**ids).logits
         if when == "before":

@@ -53,6 +53,10 @@ CASES = [
     ModelCase("bloom-decode-2048", "BLOOM-560m, 6 layers, decode at 2048", "decode", "bloom", 1, 2048, ("eager",)),
     ModelCase("mpt-prefill-2048", "MPT-1b, 4 layers, prefill 2048", "prefill", "mpt", 1, 2048, ("eager",)),
     ModelCase("mpt-decode-2048", "MPT-1b, 4 layers, decode at 2048", "decode", "mpt", 1, 2048, ("eager",)),
+    *(
+        ModelCase(f"deberta-base-encoder-{n}", f"DeBERTa-v3-base encoder, N={n}", "encode", "deberta", 1, n, ("eager",))
+        for n in (512, 1024, 2048)
+    ),
 ]
 MEMORY = ModelCase("t5-small-memory-8192", "T5-small encoder, N=8192", "encode", "t5-small", 1, 8192, ("sdpa", NO_SCORES))
 _ANSWER = 114  # target tokens per 512 input tokens, as in T5's training
@@ -71,6 +75,21 @@ def model_of(shape: str, training: bool) -> Any:
         return transformers.T5ForConditionalGeneration(config) if training else transformers.T5EncoderModel(config)
     if shape == "bloom":
         return transformers.BloomModel(transformers.BloomConfig(vocab_size=1000, hidden_size=1024, n_layer=6, n_head=16))
+    if shape == "deberta":
+        config = transformers.DebertaV2Config(  # that of microsoft/deberta-v3-base, with fewer words
+            vocab_size=1000,
+            hidden_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            intermediate_size=3072,
+            position_buckets=256,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+        )
+        return transformers.DebertaV2Model(config)
     return transformers.MptModel(
         transformers.MptConfig(vocab_size=1000, d_model=2048, n_layers=4, n_heads=16, max_seq_len=4096)
     )

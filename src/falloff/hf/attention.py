@@ -29,9 +29,12 @@ def attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a fused or swapped module: the output (B, N, H, D), and None for the weights.
+
+    `sinks` (B, H, N, 1) are those of each query and head (Inkling-2).
 
     Raises:
         ValueError: if the call asks for attention weights or a soft cap, has a dense mask, or the module is not fused.
@@ -46,7 +49,7 @@ def attention_forward(
             f"attn_implementation: got {NAME!r} for {type(module).__name__}, expected a model made by "
             "falloff.hf.fuse(model) or falloff.hf.swap(model, make_bias)"
         )
-    mask = _mask_parts(attention_mask, query, key, causal=getattr(module, "is_causal", False))
+    mask = mask_parts(attention_mask, query, key, causal=getattr(module, "is_causal", False))
     if mask.window == MODULE_WINDOW:
         if not getattr(module, "is_causal", False):
             raise ValueError(
@@ -55,7 +58,8 @@ def attention_forward(
             )
         mask = mask._replace(window=kwargs.get("sliding_window"))
     bias = bias_of(position_bias, query, key, mask)
-    out = attend(query, key, value, bias, mask, scaling, dropout if module.training else 0.0)
+    more = {} if sinks is None else {"sink": sinks.squeeze(-1)}
+    out = attend(query, key, value, bias, mask, scaling, dropout if module.training else 0.0, **more)
     return out.transpose(1, 2), None
 
 
@@ -88,7 +92,7 @@ def attend(
     )
 
 
-def _mask_parts(mask: MaskParts | Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> MaskParts:
+def mask_parts(mask: MaskParts | Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> MaskParts:
     """The parts of the mask that a module got: from `falloff_mask`, None, or a padding mask (B, 1, 1, M)."""
     if isinstance(mask, MaskParts):
         return mask

@@ -7,7 +7,6 @@ a row falloff and Transformers give different outputs (see `falloff.hf.fuse`).
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from falloff.hf.fusing import check_version, fuse
-from falloff.hf.small_models import MODELS
+from falloff.hf.small_models import MODELS, inputs
 
 LOGITS, GRADIENTS, HALF = 2e-5, 1e-4, 2.0
 """Error budgets. Logits and gradients: the largest error over the largest value. The loss has the budget of the logits: its
@@ -24,7 +23,7 @@ error over its value. bfloat16: the error over that of eager attention."""
 SIDES = ("none", "left", "right", "between")
 """Where a batch has padding."""
 
-BIASES = ("relative_attention_bias", "rel_logits_proj.proj", "rel_embeddings")
+BIASES = ("relative_attention_bias", "rel_logits_proj.proj", "rel_embeddings", "rel_attn_embed", "pos_bias_")
 """Parts of the names of the parameters that a bias is made of."""
 
 _BATCH, _LENGTH, _ANSWER = 3, 70, 24
@@ -86,24 +85,24 @@ def check(family: str) -> Parity:
                     parameter.normal_()
         if eager.can_generate():
             eager.generation_config.eos_token_id = None  # generate all tokens, without an early stop
-        batches = list(_batches(eager))
+        batches = _batches(eager)
     fused = copy.deepcopy(eager)
     fuse(fused)
 
-    pairs = [(_logits(eager, batch), _logits(fused, batch)) for batch in batches]
+    pairs = [(_logits(eager, batch), _logits(fused, batch)) for batch in batches.values()]
     logits = max(_error(*pair) for pair in pairs)
-    loss = max(_error(_loss(eager, batch), _loss(fused, batch)) for batch in batches)
-    gradients, worst = max(_gradient_error(eager, fused, batch) for batch in batches)
+    loss = max(_error(_loss(eager, batch), _loss(fused, batch)) for batch in batches.values())
+    gradients, worst = max(_gradient_error(eager, fused, batch) for batch in batches.values())
     # Padding on the right: with padding on the left, eager BLOOM and MPT give NaN in float64.
-    half = _half(eager, fused, batches[SIDES.index("right")])
+    half = _half(eager, fused, batches["right"])
     generates = eager.can_generate()
-    steps, tokens, beams = _generated(eager, fused, batches[SIDES.index("left")]) if generates else (None, None, None)
+    steps, tokens, beams = _generated(eager, fused, batches["left"]) if generates else (None, None, None)
     return Parity(family, type(eager).__name__, logits, gradients, worst, loss, steps, tokens, beams, half)
 
 
 def _generated(eager: Any, fused: Any, batch: dict[str, Tensor]) -> tuple[float, bool, bool]:
     """The error of the logits over generated steps, and whether tokens and beams are the same."""
-    prompts = {name: tensor[:, :_ANSWER] for name, tensor in batch.items() if name in ("input_ids", "attention_mask")}
+    prompts = {name: tensor[:, :_ANSWER] for name, tensor in batch.items() if name != "labels"}
     generated = [_generate(model, prompts, 200) for model in (eager, fused)]
     steps = max(
         _error(_generation_logits(eager, prompts, count), _generation_logits(fused, prompts, count)) for count in (2, 64)
@@ -112,26 +111,36 @@ def _generated(eager: Any, fused: Any, batch: dict[str, Tensor]) -> tuple[float,
     return steps, torch.equal(*generated), torch.equal(*beams)
 
 
-def _batches(model: Any) -> Iterator[dict[str, Tensor]]:
-    """One batch for each of `SIDES`, with labels."""
-    for side in SIDES:
-        ids = torch.randint(2, 80, (_BATCH, _LENGTH))
-        mask = torch.ones_like(ids)
-        for row, padding in enumerate((0, 5, 13)):
-            where = {"left": slice(padding), "right": slice(_LENGTH - padding, None), "between": slice(20, 20 + padding)}
-            mask[row, where.get(side, slice(0))] = 0
-        if model.config.is_encoder_decoder:
-            labels = torch.randint(2, 80, (_BATCH, _ANSWER))
-            if side != "none":
-                labels[1, -4:] = -100
-        elif model.can_generate():
-            sees_nothing = torch.zeros_like(mask, dtype=torch.bool)
-            sees_nothing[:, 1:] = mask.cumsum(1)[:, :-1] == 0  # the row that predicts a token is the one before it
-            labels = ids.masked_fill((mask == 0) | sees_nothing, -100)
-        else:
-            labels = ids.masked_fill(mask == 0, -100)
-        batch = {"input_ids": ids * mask, "labels": labels}
-        yield batch if side == "none" else batch | {"attention_mask": mask}
+def _batches(model: Any) -> dict[str, dict[str, Tensor]]:
+    """A batch for each of `SIDES`, with labels. Speech has padding on the right alone."""
+    return {side: _batch(model, side) for side in SIDES if side in ("none", "right") or _of_tokens(model)}
+
+
+def _of_tokens(model: Any) -> bool:
+    return bool(model.main_input_name != "input_values")
+
+
+def _batch(model: Any, side: str) -> dict[str, Tensor]:
+    found = inputs(model, _BATCH, _LENGTH)
+    mask = torch.ones(next(iter(found.values())).shape[:2], dtype=torch.long)
+    length = mask.shape[1]
+    for row, padding in enumerate((0, length // 14, length * 13 // 70)):
+        where = {"left": slice(padding), "right": slice(length - padding, None), "between": slice(20, 20 + padding)}
+        mask[row, where.get(side, slice(0))] = 0
+    if model.config.is_encoder_decoder:
+        labels = torch.randint(2, 80, (_BATCH, _ANSWER))
+        if side != "none":
+            labels[1, -4:] = -100
+    elif not _of_tokens(model):
+        labels = torch.arange(_BATCH)
+    elif model.can_generate():
+        sees_nothing = torch.zeros_like(mask, dtype=torch.bool)
+        sees_nothing[:, 1:] = mask.cumsum(1)[:, :-1] == 0  # the row that predicts a token is the one before it
+        labels = found["input_ids"].masked_fill((mask == 0) | sees_nothing, -100)
+    else:
+        labels = found["input_ids"].masked_fill(mask == 0, -100)
+    found = {name: tensor * mask.view(*mask.shape, *(1,) * (tensor.dim() - 2)) for name, tensor in found.items()}
+    return found | {"labels": labels} | ({} if side == "none" else {"attention_mask": mask})
 
 
 def _loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -183,9 +192,32 @@ def _generation_logits(model: Any, prompts: dict[str, Tensor], count: int) -> Te
     return torch.stack(found.logits)
 
 
+def _rounded(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The batch with its real numbers rounded to bfloat16, in this dtype."""
+    return {name: tensor.bfloat16().to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of the model in this dtype, as `from_pretrained` loads it: some modules of Inkling-2 stay in float32.
+
+    These convert what they get to float32, so that none of it can be float64: the model is then in float32.
+    """
+    model = copy.deepcopy(model)
+    if model.config.model_type != "inkling2_text":
+        return model.to(dtype)
+    if dtype == torch.float64:
+        return model.float()
+    model.to(dtype)
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        if any(part in name for part in model._keep_in_fp32_modules_strict):
+            parameter.data = parameter.data.float()
+    return model
+
+
 def _half(eager: Any, fused: Any, batch: dict[str, Tensor]) -> float:
-    eager, fused = (copy.deepcopy(model).bfloat16() for model in (eager, fused))
-    exact = _logits(copy.deepcopy(eager).double(), batch)
-    theirs, ours = ((_logits(model, batch).double() - exact).square().mean().sqrt() for model in (eager, fused))
+    eager, fused = (in_dtype(model, torch.bfloat16) for model in (eager, fused))
+    exact = _logits(in_dtype(eager, torch.float64), _rounded(batch, torch.float64)).double()
+    rounded = _rounded(batch, torch.bfloat16)
+    theirs, ours = ((_logits(model, rounded).double() - exact).square().mean().sqrt() for model in (eager, fused))
     found = (ours / theirs).item()
     return found if math.isfinite(found) else math.inf

@@ -54,8 +54,10 @@ def fuse(model: nn.Module) -> FuseReport:
     outermost model: if you fuse a part of a model, the whole model keeps the old configuration, and changes to it do not
     reach the part.
 
-    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, Inkling's
-    text layers, and DeBERTa-v2 and v3 are fused, anywhere within `model`.
+    T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, the text
+    layers of Inkling and Inkling-2, DeBERTa-v2 and v3, WavLM, Wav2Vec2-Conformer with relative positions, and the
+    decoders of UDOP and Pix2Struct are fused, anywhere within `model`. UDOP's encoder is not: two of its three biases
+    depend on bounding boxes.
 
     Args:
         model: a model of Transformers, or a module that contains one. A fused one stays fused.
@@ -94,7 +96,7 @@ def fuse(model: nn.Module) -> FuseReport:
         if not isinstance(module, Fused):
             check_forward(module, fused_class(fusion, cls))
         changes.append((module, fusion))
-        if cls.__name__ == next(iter(FAMILIES[family].classes)):
+        if cls.__name__.endswith("Attention"):  # the other classes make its bias or mask
             report.fused[name] = (cls.__name__, FAMILIES[family].bias)
     if not report.fused:
         others = f" ({report})" if report.left_alone else ""

@@ -1,4 +1,7 @@
-"""Inkling's text layers: a band whose values depend on each token's content; sliding and global layers, log scaling."""
+"""The text layers of Inkling and Inkling-2: a band whose values depend on each token's content; sliding and global layers.
+
+Inkling-2's sinks, one for each query and head, come to the attention function beside the band.
+"""
 
 from typing import Any
 
@@ -11,7 +14,10 @@ from falloff.hf.masks import MaskParts
 
 
 class FusedInkling(Fused):
-    """InklingAttention, which scales the values of `FusedProfiles` and the queries by the logarithm of the position."""
+    """InklingAttention, Inkling2SlidingAttention and Inkling2FullAttention, which make their bias by `FusedProfiles`.
+
+    Both scale queries and bias by the logarithm of the position, Inkling the bias after `FusedProfiles`.
+    """
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The original forward, after a check of the implementation."""
@@ -24,7 +30,7 @@ class FusedInkling(Fused):
 
 
 class FusedProfiles(Fused):
-    """InklingRelativeLogits, by offset (B, H, N, E) instead of by key (B, H, N, M)."""
+    """InklingRelativeLogits and Inkling2RelativeLogits, by offset (B, H, N, E) instead of by key (B, H, N, M)."""
 
     proj: Tensor
 

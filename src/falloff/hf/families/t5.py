@@ -1,5 +1,8 @@
 """T5 and those that share its attention: mT5, UMT5, SwitchTransformers, Pop2Piano; ByT5, Flan-T5 and Chronos are T5.
 
+Of UDOP and Pix2Struct the decoder alone: UDOP's encoder has biases of bounding boxes too, which are no function of the
+offset, and that of Pix2Struct has none.
+
 Transformers passes the bias of the first layer to the other layers, as a tensor (1, H, N, M). Here this tensor is
 (1, H, 1, K): the values by offset. The module's own method computes it for one query, so that the buckets are those the
 model was trained with: it floors float logarithms, and some boundaries differ from those of `falloff.T5Bias`, which is
@@ -54,3 +57,18 @@ class FusedT5(Fused):
         """An offset in the last bucket. There may be more exact buckets than relative_attention_max_distance."""
         exact = self.relative_attention_num_buckets // (2 if self.is_decoder else 4)
         return max(self.relative_attention_max_distance, exact)
+
+
+class FusedUdop(FusedT5):
+    """UdopAttention of the decoder."""
+
+    @staticmethod
+    def refusal(module: Any) -> str | None:
+        """Why a module cannot be fused, or None."""
+        return None if module.is_decoder else "two of its three biases depend on bounding boxes, not on the offset"
+
+
+class FusedPix2Struct(FusedT5):
+    """Pix2StructTextAttention."""
+
+    is_decoder = True
