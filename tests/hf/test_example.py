@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("transformers")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune_t5.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / "finetune_t5.py"
 
 
 def test_it_trains_both_and_they_learn_alike(tmp_path):
@@ -28,3 +29,13 @@ def test_bad_input(tmp_path):
     done = subprocess.run([sys.executable, EXAMPLE, tmp_path / "none"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "expected a file of at least 1024 bytes" in done.stderr
+
+
+def test_a_fused_classifier_gives_the_same_labels():
+    settings = ["--length", "40", "--size", "64", "--layers", "2", "--turns", "1", "--json"]
+    command = [sys.executable, EXAMPLES / "fuse_deberta.py", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["fused"].startswith("fused: 2 DisentangledSelfAttention")
+    assert found["largest_difference"] < 1e-5
+    assert found["same_labels"] == 1.0
