@@ -7,7 +7,8 @@ from falloff.forms import Factored, Potential, Strip, Sum
 
 BIASES = ("none", "t5", "t5 bidirectional", "alibi", "kerple-power", "tisa", "fire", "fire beyond L", "band")
 FORMS = ("factored", "factored by key", "potential", "sum")
-"""Forms that the GPU kernels do not serve."""
+GPU_FORMS = ("factored", "potential")
+"""Those that the GPU kernels serve."""
 
 
 def tensors(batch, heads, groups, num_queries, num_keys, head_size, dtype=torch.float64):

@@ -15,7 +15,7 @@ import torch
 from falloff import ALiBi, Band, Strip
 from falloff.ops.call import sum_dtype
 from ops import cases
-from ops.cases import BIASES, FORMS, tensors
+from ops.cases import BIASES, FORMS, GPU_FORMS, tensors
 from ops.conformance.budget import Budget, Case
 
 
@@ -124,7 +124,7 @@ def _forms_and_masks():
     for label, size in SIZES.items():
         place = 0
         for mask in size.masks:
-            for name in (*BIASES, *(FORMS if label != "large" else ())):
+            for name in (*BIASES, *(FORMS if label != "large" else GPU_FORMS)):
                 # The kernels of a GPU take any lengths alike: one each.
                 one = label == "large" or name in FORMS
                 chosen = [random.Random(name + mask).choice(size.lengths)] if one else size.lengths
@@ -155,7 +155,7 @@ def _padding_and_documents():
     for label, size in SIZES.items():
         place = 0
         for causal in (True, False):
-            for name in (*BIASES, *(FORMS if label != "large" else ())):
+            for name in (*BIASES, *(FORMS if label != "large" else GPU_FORMS)):
                 for documents in (False, True):
                     what = "padding, documents, window and dropout" if documents else "padding"
                     words = f"{name}, {what}{', causal' if causal else ''}, {size.padded} x {size.padded}"
@@ -179,7 +179,7 @@ def _few_rows():
     for name, num_queries in ((name, rows) for name in (*BIASES, *FORMS) for rows in (1, 3)):
         for masked in (False, True):
             words = f"{name}, {num_queries} x 333, {'window, padding and dropout' if masked else 'causal'}"
-            size = "small" if name in FORMS else "any"
+            size = "any" if name in (*BIASES, *GPU_FORMS) else "small"
             yield Call(words, _decoding(name, num_queries, masked), size, forward_alone=True, long=True)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from falloff import ALiBi, Strip, T5Bias, attention
+from falloff import ALiBi, Band, Factored, Potential, Strip, T5Bias, Warp, attention
 from falloff.ops import triton as implementation
 from falloff.ops.call import Call
 from falloff.ops.triton import tiles
@@ -201,3 +201,22 @@ def test_keys_that_are_hidden_do_not_keep_others_from_being_skipped(monkeypatch)
         attention(query, key, value, falling(1, 1100, 1.0), causal=True, key_mask=key_mask, impl="triton")
     assert torch.equal(*kept)
     assert (kept[0][..., 0] > 0).all()
+
+
+@pytest.mark.parametrize("other", ["strip", "band", "warp", "factored"])
+def test_a_potential_beside_any_form(other):
+    """Their bounds are not those of a strip alone: nothing is skipped."""
+    torch.manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(*shape, requires_grad=True)
+
+    forms = {
+        "strip": lambda: Strip(leaf(2, 90), -20),
+        "band": lambda: Band(leaf(1, 2, 70, 20)),
+        "warp": lambda: Warp(leaf(12), leaf(70), torch.tensor([0.1, 0.6]), leaf(2, 3), leaf(2, 3)),
+        "factored": lambda: Factored(leaf(1, 2, 70, 5), leaf(1, 30, 5), -9),
+    }
+    form = forms[other]() + Potential(leaf(1, 2, 70), leaf(1, 2, 93))
+    case = Case(*tensors(1, 2, 1, 70, 93, 18, torch.float32), form, [t for t in form.tensors if t.requires_grad])
+    agree(case, Variant("triton", torch.float32))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from falloff.ops.triton.host import bias, skip
-from ops.cases import BIASES, tensors
+from ops.cases import BIASES, GPU_FORMS, tensors
 from ops.conformance.budget import Case
 from ops.conformance.calls import CALLS, SIZES, bias_of
 from ops.conformance.hard import SHAPES
@@ -17,20 +17,19 @@ MASKS = [*SIZES["large"].masks, "key_mask", "documents", "decode", "decode windo
 HEAD_SIZES = (16, 33, 64, 80, 128, 256)
 LENGTHS = ((200, 200), (150, 333), (170, 90))
 WAYS = ((), ("long loop",), ("skipping",), ("float16",))
+FORMS = (*BIASES, *GPU_FORMS)
 HARD = {f"skipping, {name}": shape for name, shape in SHAPES.items()}
 SINGLE = {
     call.name: call
     for call in CALLS
-    if call.size in ("any", "large")
-    and not call.name.startswith(BIASES)
-    and call.name.split("draw ")[-1] in (call.name, "0")
+    if call.size in ("any", "large") and not call.name.startswith(FORMS) and call.name.split("draw ")[-1] in (call.name, "0")
 }
 
 
 def names(seed):
     """All calls, in a random order."""
     draw = random.Random(seed)
-    grid = [(form, mask, str(size)) for form in BIASES for mask in MASKS for size in HEAD_SIZES]
+    grid = [(form, mask, str(size)) for form in FORMS for mask in MASKS for size in HEAD_SIZES]
     found = [", ".join([*parts, *draw.choice(WAYS)]) for parts in grid]
     found += [*HARD, *SINGLE]
     draw.shuffle(found)
@@ -42,7 +41,7 @@ def is_call(name):
     if name in SINGLE or name in HARD:
         return True
     parts = name.split(", ")
-    known = len(parts) >= 3 and parts[0] in BIASES and parts[1] in MASKS and parts[2].isdecimal()
+    known = len(parts) >= 3 and parts[0] in FORMS and parts[1] in MASKS and parts[2].isdecimal()
     return known and {*parts[3:]} <= {way for ways in WAYS for way in ways}
 
 
@@ -59,7 +58,7 @@ def case_of(name):
     dtype = torch.float16 if "float16" in ways else torch.bfloat16
     batch, queries, keys, settings = _masked(mask, *random.Random(name).choice(LENGTHS))
     inputs = tensors(batch, 2, 1, queries, keys, int(head_size), dtype)
-    return Case(*inputs, *bias_of(form, 2, batch, queries, dtype), settings)
+    return Case(*inputs, *bias_of(form, 2, batch, queries, dtype, keys), settings)
 
 
 def _masked(mask, queries, keys):
