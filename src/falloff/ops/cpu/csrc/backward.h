@@ -219,6 +219,7 @@ inline void attend_backward(
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
     const SliverKeys sliver_keys(p, q_tile, span);
     const float* by_key = bias_by_key(p, q_tile, span, at.bias);
+    const TableRun table = table_run(p, QUERY, q_tile, span, at.bias);
     NoPrefetch none;
     pack_left(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.query);
     pack_left(p, p.grad_out, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.grad_out);
@@ -235,8 +236,8 @@ inline void attend_backward(
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
         score_sliver(
-            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, at.bias, by_key,
-            prob, TILE_ROW, row_max_lanes, none
+            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, at.bias, table,
+            by_key, prob, TILE_ROW, row_max_lanes, none
         );
         for (long i = 0; i < rows; i++) {
             const float row_lse = lse[first + i];

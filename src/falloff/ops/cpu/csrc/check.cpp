@@ -14,15 +14,8 @@ namespace {
 constexpr int64_t MOST = 1LL << 48, FARTHEST = 1LL << 60;
 constexpr int64_t MOST_THREADS = 4096;
 
-// Sizes that someone else holds.
-struct Shape {
-    const int64_t* sizes;
-    size_t ndim;
-    Shape(std::initializer_list<int64_t> list) : sizes(list.begin()), ndim(list.size()) {}
-    explicit Shape(const Tensor& like) : sizes(like.shape), ndim(size_t(like.ndim)) {}
-    const int64_t* begin() const { return sizes; }
-    const int64_t* end() const { return sizes + ndim; }
-};
+// Sizes of a call: those of an initializer list, or of a tensor.
+using Sizes = std::initializer_list<int64_t>;
 
 std::string show(const int64_t* sizes, size_t count) {
     std::string text = "(";
@@ -55,26 +48,26 @@ void check_dimensions(const char* name, const Tensor& t, int ndim) {
 }
 
 // The product of sizes. Refuses one above MOST.
-int64_t count(const char* name, Shape sizes) {
+int64_t count(const char* name, const int64_t* sizes, size_t ndim) {
     __int128 product = 1;
-    for (const int64_t size : sizes) {
-        product *= size;
-        if (size < 0 || size > MOST || product > MOST)
-            refuse(name, "sizes " + show(sizes.sizes, sizes.ndim), "at most 2^48 numbers");
+    for (size_t d = 0; d < ndim; d++) {
+        product *= sizes[d];
+        if (sizes[d] < 0 || sizes[d] > MOST || product > MOST)
+            refuse(name, "sizes " + show(sizes, ndim), "at most 2^48 numbers");
     }
     return int64_t(product);
 }
+int64_t count(const char* name, Sizes sizes) { return count(name, sizes.begin(), sizes.size()); }
 
 enum class Layout { contiguous, rows, any };  // rows: the last dimension is contiguous
 
 // Refuses a tensor of another dtype, shape or layout, or whose storage ends before its last number.
 void check(
-    const char* name, const Tensor& t, Dtype dtype, Shape shape, Layout layout = Layout::contiguous
+    const char* name, const Tensor& t, Dtype dtype, const int64_t* shape, size_t ndim, Layout layout = Layout::contiguous
 ) {
     if (t.dtype != dtype) refuse(name, name_of(t.dtype), name_of(dtype));
-    if (size_t(t.ndim) != shape.ndim || !std::equal(shape.begin(), shape.end(), t.shape))
-        refuse(name, shape_of(t), show(shape.sizes, shape.ndim));
-    if (count(name, shape) == 0) return;
+    if (size_t(t.ndim) != ndim || !std::equal(shape, shape + ndim, t.shape)) refuse(name, shape_of(t), show(shape, ndim));
+    if (count(name, shape, ndim) == 0) return;
     __int128 last = 0;  // the place of the last element
     int64_t contiguous = 1;
     for (int d = t.ndim - 1; d >= 0; d--) {
@@ -91,6 +84,10 @@ void check(
             "one that reaches as far as " + shape_of(t) + " and strides " + show(t.strides, t.ndim) + " need"
         );
     if (!t.data) refuse(name, "a tensor without memory", "one with memory");
+}
+
+void check(const char* name, const Tensor& t, Dtype dtype, Sizes shape, Layout layout = Layout::contiguous) {
+    check(name, t, dtype, shape.begin(), shape.size(), layout);
 }
 
 // A tensor (.., .., .., D) as kernels take it.
@@ -283,7 +280,7 @@ void add_gradients(Backward& p, const Arguments& in, const std::vector<Tensor>& 
         refuse("grad_form", std::to_string(grads.size()) + " tensors", std::to_string(in.form_tensors.size()));
     for (size_t i = 0; i < grads.size(); i++) {
         const std::string name = "grad_form[" + std::to_string(i) + "]";
-        check(name.c_str(), grads[i], Dtype::float32, Shape(in.form_tensors[i]));
+        check(name.c_str(), grads[i], Dtype::float32, in.form_tensors[i].shape, size_t(in.form_tensors[i].ndim));
     }
     BiasGradients& to = p.grad_bias;
     auto next = grads.begin();

@@ -21,7 +21,9 @@ namespace falloff::FALLOFF_ISA {
 
 constexpr long MOST_TILE_ROWS = 48, MOST_TILE_KEYS = 256;  // of a tile of scores
 constexpr long EDGE = (SLIVER_ROWS - 1 + W - 1) / W * W;   // offsets that only some rows of a sliver meet, in whole vectors
-constexpr long PRODUCT_ROW = MOST_TILE_KEYS + EDGE, KEY_PRODUCT_ROW = MOST_TILE_ROWS + 2 * W;
+constexpr long PRODUCT_ROW = MOST_TILE_KEYS + EDGE + W, KEY_PRODUCT_ROW = MOST_TILE_ROWS + 2 * W;
+constexpr long RUN_ROW = MOST_TILE_ROWS + MOST_TILE_KEYS + 32;  // an odd number of cache lines
+static_assert(RUN_ROW % 32 == 16 && RUN_ROW >= MOST_TILE_ROWS + MOST_TILE_KEYS + EDGE);
 static_assert(2 * (MOST_TILE_ROWS + MOST_TILE_KEYS / 2 + W) < STRIP_PAD);
 
 inline long padded_states(const Factored& f) { return round_up(f.R, W); }  // Rp: R in whole vectors
@@ -30,6 +32,11 @@ inline long table_at(const Factored& f, long h) { return f.tables > 1 ? h : 0; }
 // Whether the bias is 0 for all `rows` rows and `width` keys, of which the first two are `top` apart, from the table's start.
 inline bool outside(const Factored& f, long top, long rows, long width) {
     return !f.clamp && (top + rows - 1 < 0 || top - (width - 1) >= f.K);
+}
+
+// Whether they all have the bias of one end of the table, where ends are clamped.
+inline bool beyond(const Factored& f, long top, long rows, long width) {
+    return f.clamp && (top + rows - 1 <= 0 || top - (width - 1) >= f.K - 1);
 }
 
 // Where the highest offset of such rows and keys lies in the table by falling offset: that of the last row and the first key.
@@ -80,12 +87,21 @@ inline void lower_table(const Problem& p, long item, Arena) {
         }
 }
 
+// The part of a lowered table that a tile meets: rows (R) of numbers by falling offset, from offset number `place` on.
+struct TableRun {
+    const float* data = nullptr;
+    long row = 0, place = 0;
+    Right at(long where) const { return {data + (where - place), row, PANEL}; }
+};
+
 struct BiasScratch {
+    float* runs[SIDES] = {};  // (R, RUN_ROW)
     float* products = nullptr;      // (SLIVER_ROWS, PRODUCT_ROW)
     float* key_products = nullptr;  // (W, KEY_PRODUCT_ROW)
     float* by_key = nullptr;        // (MOST_TILE_ROWS, MOST_TILE_KEYS)
 
     BiasScratch(const Problem& p, Arena& arena) {
+        for (const Side side : {QUERY, KEY}) runs[side] = arena.take<float>(p.factored[side].on ? p.factored[side].R * RUN_ROW : 0);
         products = arena.take<float>(p.factored[QUERY].on ? SLIVER_ROWS * PRODUCT_ROW : 0);
         key_products = arena.take<float>(p.factored[KEY].on ? W * KEY_PRODUCT_ROW : 0);
         by_key = arena.take<float>(p.factored[KEY].on ? MOST_TILE_ROWS * MOST_TILE_KEYS : 0);
@@ -104,22 +120,46 @@ inline void multiply_states(long rows, long columns, long R, const float* states
     );
 }
 
+// What a q tile and a span meet of a table; null where the bias is 0. Where several slivers read it, a copy: in the table itself each row has a page of its
+// own.
+inline TableRun table_run(const Problem& p, Side side, const QTile& q_tile, Span span, const BiasScratch& scratch) {
+    const Factored& f = p.factored[side];
+    const long top = position(p, q_tile.first) - span.begin - f.start;
+    if (!f.on || outside(f, top, q_tile.rows, span.count())) return {};
+    const long place = place_of(f, top, q_tile.rows), row = table_row(f);
+    const float* table = p.falling_table[side] + table_at(f, q_tile.h) * f.R * row;
+    if (q_tile.rows <= 2 * SLIVER_ROWS || beyond(f, top, q_tile.rows, span.count())) return {table, row, 0};
+    const long columns = round_up(q_tile.rows + span.count(), W) + EDGE;
+    for (long r = 0; r < f.R; r++)
+        for (long x = 0; x < columns; x += W) store(scratch.runs[side] + r * RUN_ROW + x, load(table + r * row + place + x));
+    return {scratch.runs[side], RUN_ROW, place};
+}
+
 // The strip and the bias of the rows' states, for rows as strip_tile takes them. The sums begin at the strip's values.
 inline BiasTile bias_tile(
-    const Problem& p, const QTile& q_tile, long i, long rows, long key, long width, const BiasScratch& scratch
+    const Problem& p, const QTile& q_tile, long i, long rows, long key, long width, const TableRun& run,
+    const BiasScratch& scratch
 ) {
     const BiasTile strip = strip_tile(p, q_tile, i, rows, key, width);
     const Factored& f = p.factored[QUERY];
     const long top = position(p, q_tile.first + i) - key - f.start;
-    if (!f.on || outside(f, top, rows, width)) return strip;
+    if (!run.data || outside(f, top, rows, width)) return strip;  // `width` may pass the span's end
     const float* states = f.states + ((q_tile.b * p.H + q_tile.h) * p.N + q_tile.first + i) * f.R;
-    const float* table = p.falling_table[QUERY] + table_at(f, q_tile.h) * f.R * table_row(f) + place_of(f, top, rows);
     const float* begin = strip.data + (rows - 1) * strip.row;  // of the last row and the first key
+    const bool constant = strip.row == 0 && beyond(f, top, rows, width);  // in each row
+    // The product begins at the whole vector of the table before, for aligned loads.
+    const long place = place_of(f, top, rows), before = constant ? 0 : (place - run.place) % W;
+    const float* first = strip.row == 0 ? begin : begin - before;
     multiply_states(
-        rows, width + EDGE, f.R, states, Right{table, table_row(f), PANEL}, scratch.products, PRODUCT_ROW,
-        [=](int, long c) { return load(begin + c); }
+        rows, constant ? W : round_up(before + width + rows - 1, W), f.R, states, run.at(place - before), scratch.products,
+        PRODUCT_ROW, [=](int, long c) { return load(first + c); }
     );
-    return {scratch.products + rows - 1, PRODUCT_ROW - 1};
+    for (long x = 0; x < rows && constant; x++) {
+        const Vec bias = load(scratch.products + x * PRODUCT_ROW);
+        for (long c = W; c < width; c += W) store(scratch.products + x * PRODUCT_ROW + c, bias);
+    }
+    if (constant) return {scratch.products, PRODUCT_ROW};
+    return {scratch.products + before + rows - 1, PRODUCT_ROW - 1};
 }
 
 // The bias of the keys' states for a q tile and a span: (rows, width) of (.., MOST_TILE_KEYS), or null where it is 0. The sums of a
@@ -128,20 +168,30 @@ inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span
     const Factored& f = p.factored[KEY];
     const long count = span.count(), top = position(p, q_tile.first) - span.begin - f.start;
     if (!f.on || outside(f, top, q_tile.rows, count)) return nullptr;
-    const long rows = round_up(q_tile.rows, W), row = table_row(f);
+    const long rows = round_up(q_tile.rows, W);
     const float* states = f.states + ((q_tile.b * p.H + q_tile.h) * p.M + span.begin) * f.R;
-    const float* table = p.falling_table[KEY] + table_at(f, q_tile.h) * f.R * row;
+    const TableRun run = table_run(p, KEY, q_tile, span, scratch);
     for (long j = 0; j < count; j += W) {  // W keys at a time
         if (outside(f, top - j, q_tile.rows, W)) {
             for (long i = 0; i < q_tile.rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, Vec{});
             continue;
         }
-        const Right run{table + place_of(f, top - j, q_tile.rows), row, PANEL};
+        const bool constant = beyond(f, top - j, q_tile.rows, W);  // in each column
+        const Right table = run.at(place_of(f, top - j, q_tile.rows));
         for (long first = 0; first < smaller(W, count - j); first += SLIVER_ROWS)
             multiply_states(
-                smaller(smaller(W, count - j) - first, SLIVER_ROWS), rows + W, f.R, states + (j + first) * f.R, run,
+                smaller(smaller(W, count - j) - first, SLIVER_ROWS), constant ? W : rows + W, f.R,
+                states + (j + first) * f.R, table,
                 scratch.key_products + first * KEY_PRODUCT_ROW, KEY_PRODUCT_ROW, [](int, long) { return Vec{}; }
             );
+        if (constant) {
+            Vec block[W];
+            FALLOFF_UNROLL
+            for (int key = 0; key < W; key++) block[key] = load(scratch.key_products + key * KEY_PRODUCT_ROW);
+            transpose(block);
+            for (long i = 0; i < q_tile.rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, block[0]);
+            continue;
+        }
         for (long from_last = 0; from_last < rows; from_last += W) {  // rows of the tile, the last one first
             Vec block[W];
             FALLOFF_UNROLL
@@ -223,6 +273,28 @@ inline void add_table_gradient(
     }
 }
 
+// Where all of a tile has the bias of one end of the table: `sums` of its rows or columns times that end are what it adds to the
+// gradients of their states, and times the states to that of the end.
+inline void add_end_gradient(
+    const Backward& p, Side side, long head, long h, long top, long count, const float* sums, const float* states,
+    float* state_sums
+) {
+    const Factored& f = p.factored[side];
+    const long Rp = padded_states(f), table_rows = f.K + 2 * STRIP_PAD;
+    const bool low = top < f.K - 1;  // at the end of the lowest offset, which comes last by falling offset
+    const float* end = p.table_rows[side] + (table_at(f, h) * table_rows + (low ? table_rows - 1 : 0)) * Rp;
+    double* ends = p.end_sums[side] + head * 2 * Rp + (low ? 0 : Rp);
+    for (long r = 0; r < f.R; r += W) {
+        const Vec of_end = load(end + r);
+        Vec total{};
+        for (long i = 0; i < count; i++) {
+            store(state_sums + i * Rp + r, load(state_sums + i * Rp + r) + of_end * sums[i]);
+            total += load(states + i * Rp + r) * sums[i];
+        }
+        for (int lane = 0; lane < smaller(W, f.R - r); lane++) ends[r + lane] += total[lane];
+    }
+}
+
 // Adds what a tile of dS gives to the gradients of the rows' states and of their table.
 inline void add_query_gradient(
     const Backward& p, long chunk, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, const ScoreGradients& ds,
@@ -234,6 +306,16 @@ inline void add_query_gradient(
     const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     const float* table = p.table_rows[QUERY] + table_at(f, q_tile.h) * (f.K + 2 * STRIP_PAD) * Rp;
     float* sums = p.state_sums + (head * p.N + q_tile.first) * Rp;
+    pack_states(f, f.states + ((q_tile.b * p.H + q_tile.h) * p.N + q_tile.first) * f.R, rows, at.states[QUERY]);
+    if (beyond(f, top, rows, ds.count)) {
+        float of_rows[MOST_TILE_ROWS];
+        for (long i = 0; i < rows; i++) {
+            Vec total{};
+            for (long c = 0; c < ds.count; c += W) total += load(ds.data + i * ds.row + c);
+            of_rows[i] = sum(total);
+        }
+        return add_end_gradient(p, QUERY, head, q_tile.h, top, rows, of_rows, at.states[QUERY], sums);
+    }
     NoPrefetch none;
     for (long s = 0; s < sliver_keys.slivers; s++) {
         const long first = s * SLIVER_ROWS, n = sliver_keys.rows(q_tile, s), width = sliver_keys.count[s];
@@ -243,7 +325,6 @@ inline void add_query_gradient(
             Right{table + place_of(f, top + first, n) * Rp, Rp, PANEL}, sums + first * Rp, Rp, false, false, none
         );
     }
-    pack_states(f, f.states + ((q_tile.b * p.H + q_tile.h) * p.N + q_tile.first) * f.R, rows, at.states[QUERY]);
     add_table_gradient(
         p, QUERY, head, top, ds, at.states[QUERY], at.by_offset, [=](long y, long n) { return larger(rows - y - n, 0); },
         [=](long y, long) { return smaller(rows, ds.count + rows - 1 - y); },
@@ -259,7 +340,18 @@ inline void add_key_gradient(
     const Factored& f = p.factored[KEY];
     const long top = position(p, q_tile.first) - span.begin - f.start, rows = ds.rows, Rp = padded_states(f);
     if (outside(f, top, rows, ds.count)) return;
+    const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     const float* table = p.table_rows[KEY] + table_at(f, q_tile.h) * (f.K + 2 * STRIP_PAD) * Rp;
+    if (beyond(f, top, rows, ds.count)) {
+        float of_keys[MOST_TILE_KEYS];
+        for (long c = 0; c < ds.count; c += W) {
+            Vec total{};
+            for (long i = 0; i < rows; i++) total += load(ds.data + i * ds.row + c);
+            store(of_keys + c, total);
+        }
+        const float* states = at.states[KEY] + skipped * Rp;
+        return add_end_gradient(p, KEY, head, q_tile.h, top, ds.count, of_keys, states, at.key_sums + skipped * Rp);
+    }
     NoPrefetch none;
     for (long j = 0; j < ds.count; j += SLIVER_ROWS) {
         const long n = smaller(SLIVER_ROWS, ds.count - j);
@@ -270,7 +362,7 @@ inline void add_key_gradient(
         );
     }
     add_table_gradient(
-        p, KEY, (chunk * p.B + q_tile.b) * p.H + q_tile.h, top, ds, at.states[KEY] + skipped * Rp, at.by_offset,
+        p, KEY, head, top, ds, at.states[KEY] + skipped * Rp, at.by_offset,
         [=](long y, long) { return larger(y - (rows - 1), 0); }, [=](long y, long n) { return smaller(ds.count, y + n); },
         [=](long y, long j) { return Left{ds.data + (rows - 1 - y) * ds.row + j * (ds.row + 1), -ds.row, ds.row + 1}; }
     );

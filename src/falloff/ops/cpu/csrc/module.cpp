@@ -35,7 +35,7 @@ public:
     }
 
 private:
-    static constexpr size_t MOST = 32;
+    static constexpr size_t MOST = 48;  // a call with all parts of a form, and their gradients, has 41
     std::vector<TorchTensor> read;
 };
 
