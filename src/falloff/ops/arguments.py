@@ -167,12 +167,14 @@ def check_sink(query: Tensor, sink: object) -> None:
     if sink is None:
         return
     batch, heads, num_queries, _ = query.shape
-    expected = f"None or a floating point tensor of shape ({heads},) or ({batch}, {heads}, {num_queries}) on {query.device}"
-    if not isinstance(sink, Tensor):
-        refuse("sink", type(sink).__name__, expected)
-    fits = sink.shape in ((heads,), (batch, heads, num_queries)) and sink.is_floating_point()
-    if not fits or sink.device != query.device:
-        refuse("sink", f"{sink.dtype} {tuple(sink.shape)} on {sink.device}", expected)
+    fits = isinstance(sink, Tensor) and sink.shape in ((heads,), (batch, heads, num_queries)) and sink.is_floating_point()
+    if not fits or sink.device != query.device:  # type: ignore[attr-defined]
+        # The message is built only on failure: torch.compile makes a length in a message a constant.
+        shown = f"{sink.dtype} {tuple(sink.shape)} on {sink.device}" if isinstance(sink, Tensor) else type(sink).__name__
+        expected = (
+            f"None or a floating point tensor of shape ({heads},) or ({batch}, {heads}, {num_queries}) on {query.device}"
+        )
+        refuse("sink", shown, expected)
 
 
 def check_memory(**tensors: Tensor) -> None:
