@@ -68,6 +68,21 @@ def test_nothing_is_as_large_as_heads_times_queries_times_keys(family):
     assert largest["fused"].elements < length * length
 
 
+@pytest.mark.parametrize("family", ["inkling", "inkling2"])
+def test_inkling_makes_no_values_of_each_query_by_offset(family):
+    """Its states and profiles go to the kernel: a band would take heads * queries * profiles."""
+    plain, _ = models(family, train=True)
+    profiles, length = 1500, 200
+    for module in plain.modules():
+        if hasattr(module, "rel_extent") and hasattr(module, "proj"):
+            module.proj, module.rel_extent = torch.nn.Parameter(torch.randn(4, profiles)), profiles
+    hf.fuse(plain)
+    ids = torch.randint(2, 80, (1, length))
+    with Largest() as largest:
+        plain(ids, labels=ids, use_cache=False).loss.backward()
+    assert largest.elements < length * profiles
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 @pytest.mark.parametrize(
     "family", ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "inkling2", "deberta-v3", "conformer", "wavlm"]

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 from falloff import T5Bias, hf
 from falloff.hf import checking, small_models
 
-FAMILIES = ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "deberta-v3"]
+FAMILIES = ["t5", "umt5", "bloom", "mpt", "falcon", "inkling", "inkling2", "pix2struct", "deberta-v3"]
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # BLOOM's own GELU
@@ -19,7 +19,7 @@ def test_one_graph(family, side):
     torch._dynamo.reset()
     torch.manual_seed(0)
     plain = small_models.MODELS[family]().eval()
-    if family == "inkling":
+    if "inkling" in family:
         plain.config._experts_implementation = "grouped_mm"
     fused = copy.deepcopy(plain)
     hf.fuse(fused)
@@ -36,7 +36,7 @@ def test_no_length_is_compiled_again(family, padded):
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = small_models.MODELS[family]().eval()
-    if family == "inkling":
+    if "inkling" in family:
         model.config._experts_implementation = "grouped_mm"
     hf.fuse(model)
     compilations = CompileCounter()
@@ -44,7 +44,7 @@ def test_no_length_is_compiled_again(family, padded):
     counts = []
     for length in (20, 31, 45, 50, 66, 70):
         ids = torch.randint(2, 80, (3, length))
-        batch = {"input_ids": ids}
+        batch = small_models.inputs(model, 3, length)
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = ids[:, : length // 2]
         if padded:

@@ -35,7 +35,7 @@ FAMILIES: dict[str, Family] = {
     "inkling": Family(
         "inkling.modeling_inkling",
         {"InklingAttention": FusedInkling, "InklingRelativeLogits": FusedProfiles},
-        "profile mixture, a band",
+        "profile mixture",
     ),
     "inkling2": Family(
         "inkling2.modeling_inkling2",
@@ -44,7 +44,7 @@ FAMILIES: dict[str, Family] = {
             "Inkling2FullAttention": FusedInkling,
             "Inkling2RelativeLogits": FusedProfiles,
         },
-        "profile mixture, a band; sinks",
+        "profile mixture; sinks",
     ),
     "deberta-v2": Family(
         "deberta_v2.modeling_deberta_v2",

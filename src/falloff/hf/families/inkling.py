@@ -1,14 +1,14 @@
-"""The text layers of Inkling and Inkling-2: a band whose values depend on each token's content; sliding and global layers.
+"""The text layers of Inkling and Inkling-2: a bias made of each token's states; sliding and global layers, log scaling.
 
-Inkling-2's sinks, one for each query and head, come to the attention function beside the band.
+Inkling-2's sinks, one for each query and head, come to the attention function beside the bias.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from falloff.forms import Band
+from falloff.forms import Band, Factored
 from falloff.hf.families.fused import Fused
 from falloff.hf.masks import MaskParts
 
@@ -19,24 +19,37 @@ class FusedInkling(Fused):
     Both scale queries and bias by the logarithm of the position, Inkling the bias after `FusedProfiles`.
     """
 
+    rel_logits_proj: nn.Module
+
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The original forward, after a check of the implementation."""
         self.check_implementation()
         return super().forward(*arguments, **named)  # type: ignore[misc]
 
-    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, mask: MaskParts) -> Band | None:
-        """The values of `FusedProfiles` as a band."""
-        return None if position_bias is None else Band(position_bias)
+    def bias_of(self, position_bias: Tensor | None, query: Tensor, key: Tensor, mask: MaskParts) -> Band | Factored | None:
+        """What `FusedProfiles` gave as a form: the states of many queries with the profiles, or a band of one query."""
+        if position_bias is None:
+            return None
+        if query.shape[2] == 1:
+            return Band(position_bias)
+        form = Factored(position_bias, self.rel_logits_proj(None, None, None))
+        return form if query.device.type == "cpu" else form.to_band()  # the kernels of GPUs take bands only
 
 
 class FusedProfiles(Fused):
-    """InklingRelativeLogits and Inkling2RelativeLogits, by offset (B, H, N, E) instead of by key (B, H, N, M)."""
+    """InklingRelativeLogits and Inkling2RelativeLogits, by states or by offset instead of by key (B, H, N, M)."""
 
     proj: Tensor
 
-    def forward(self, relative_states: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """The values of each query by offset, (B, H, N, E); of a single query those of its keys, last key first."""
+    def forward(
+        self, relative_states: Tensor | None, query_positions: Tensor | None, key_positions: Tensor | None
+    ) -> Tensor:
+        """The states by head (B, H, N, R); of a single query the values of its keys, last key first; or the profiles.
+
+        The profiles (1, E, R) are what a call without states gives: a call, so that a hook that fetches weights runs.
+        """
+        if relative_states is None or query_positions is None:
+            return self.proj.mT[None]
         if query_positions.shape[0] == 1:
             return torch.flip(super().forward(relative_states, query_positions, key_positions), (-1,))  # type: ignore[misc]
-        mixed: Any = relative_states @ self.proj
-        return mixed.transpose(1, 2)
+        return relative_states.transpose(1, 2)
