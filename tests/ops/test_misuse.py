@@ -152,7 +152,7 @@ OTHER_FORMS = {
     "states of fewer rows": ("bias", lambda: factored(states=rows(B, H, 4, 3))),
     "states of fewer keys": ("bias", lambda: factored([-2, 0, 1], states=rows(B, H, 4, 3))),
     "states of fewer entries": ("bias", lambda: factored(states=rows(1, H, N, 3))),
-    "states of fewer heads": ("states", lambda: factored(states=rows(B, 1, N, 3), table=rows(1, 6, 3))),
+    "states of fewer heads": ("heads", lambda: factored(states=rows(B, 1, N, 3), table=rows(1, 6, 3))),
     "states of another size": ("table", lambda: factored(states=rows(B, H, N, 2))),
     "states without numbers": ("states", lambda: factored(states=rows(B, H, N, 0), table=rows(H, 6, 0))),
     "integers in states": ("states", lambda: factored(states=torch.zeros(B, H, N, 3, dtype=torch.int32))),
