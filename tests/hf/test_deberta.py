@@ -1,4 +1,4 @@
-"""DeBERTa-v2: rows by offset beside Transformers' matrix of buckets, padding, and what is refused."""
+"""DeBERTa: rows by offset beside Transformers' matrix of buckets, padding, and what is refused."""
 
 import copy
 
@@ -34,7 +34,7 @@ def test_rows_by_offset_are_those_of_the_matrix(buckets, most, length):
     module = DisentangledSelfAttention(config)
     assert deberta.FusedDisentangled.refusal(module) is None
     states = torch.zeros(1, length, 1)
-    rows = deberta._rows_by_offset(module, states)
+    rows = deberta._rows_by_offset(module, length, states.device)
     span = buckets if buckets > 0 else most
     matrix = build_relative_position(states, states, buckets, most)[0]
     index = (torch.arange(length)[:, None] - torch.arange(length) + rows.shape[1] // 2).clamp(0, rows.shape[1] - 1)
@@ -95,6 +95,10 @@ def test_what_is_refused():
         model.encoder(torch.zeros(2, 9, 48), torch.ones(2, 9, 9))
     with pytest.raises(ValueError, match=r"^relative_pos: got a tensor of shape \(1, 9, 9\), expected None"):
         model.encoder(torch.zeros(2, 9, 48), torch.ones(2, 9), relative_pos=torch.zeros(1, 9, 9))
+    first = small_models.MODELS["deberta"]()
+    first.config.pos_att_type, first.config.talking_head = ["c2p"], True
+    with pytest.raises(ValueError, match="its scores and weights are mixed between heads"):
+        hf.fuse(transformers.DebertaModel(first.config))
     absolute = transformers.DebertaV2Config(**SIZES | {"relative_attention": False})
     with pytest.raises(ValueError, match="it has absolute positions and no bias"):
         hf.fuse(transformers.DebertaV2Model(absolute))

@@ -46,16 +46,16 @@ def fuse(model: nn.Module) -> FuseReport:
 
     A row that sees no token gives zero: a row of padding before a text, and every row of a text that is all padding.
     Transformers gives such a row the mean of all values, those of padding and of the future too. In BLOOM, MPT and Falcon
-    such a row predicts the first token after padding on the left. If that token has a label, loss and gradients differ from
-    those of the plain model by this one prediction; with the label -100 they do not. In
-    DeBERTa, a row of padding attends to the tokens of its text; in Transformers to nothing, so that it gives that mean.
+    such a row predicts the first token after padding on the left. If that token has a label, loss and gradients differ
+    from those of the plain model by this one prediction; with the label -100 they do not. In DeBERTa, a row of padding
+    attends to the tokens of its text; in Transformers to nothing, so that it gives that mean.
 
     A fused model gets copies of its configurations, so that another model that shares them stays as it was. Pass the
     outermost model: if you fuse a part of a model, the whole model keeps the old configuration, and changes to it do not
     reach the part.
 
     T5 (also ByT5, Flan-T5, Chronos), mT5, UMT5, SwitchTransformers, Pop2Piano, BLOOM, MPT, Falcon with ALiBi, the text
-    layers of Inkling and Inkling-2, DeBERTa-v2 and v3, WavLM, Wav2Vec2-Conformer with relative positions, and the
+    layers of Inkling and Inkling-2, DeBERTa (v1 to v3), WavLM, Wav2Vec2-Conformer with relative positions, and the
     decoders of UDOP and Pix2Struct are fused, anywhere within `model`. UDOP's encoder is not: two of its three biases
     depend on bounding boxes.
 

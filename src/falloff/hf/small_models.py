@@ -113,14 +113,14 @@ def _inkling2() -> Any:
     return Inkling2ForCausalLM(config)
 
 
-def _deberta(task: str, **more: Any) -> Any:
+def _deberta(task: str, version: str = "V2", **more: Any) -> Any:
     import transformers
 
     settings: dict[str, Any] = {"vocab_size": 80, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6}
     settings |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     settings |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "num_labels": 80, "pad_token_id": 0}
     settings |= {"max_position_embeddings": 512, "initializer_range": 0.2} | more
-    return getattr(transformers, f"DebertaV2For{task}")(transformers.DebertaV2Config(**settings))
+    return getattr(transformers, f"Deberta{version}For{task}")(getattr(transformers, f"Deberta{version}Config")(**settings))
 
 
 def _udop() -> Any:
@@ -182,9 +182,13 @@ MODELS: dict[str, Callable[[], Any]] = {
     # As DeBERTa-v3: fewer positions than the texts here have, so that the buckets end within a text.
     "deberta-v3": lambda: _deberta(
         "MaskedLM",
-        **{"share_att_key": True, "position_buckets": 16, "max_relative_positions": 40, "norm_rel_ebd": "layer_norm"},
+        share_att_key=True,
+        position_buckets=16,
+        max_relative_positions=40,
+        norm_rel_ebd="layer_norm",
         position_biased_input=False,
     ),
+    "deberta": lambda: _deberta("MaskedLM", version="", max_relative_positions=30),
     "deberta-v2": lambda: _deberta("TokenClassification", conv_kernel_size=3, max_relative_positions=30),
     "deberta-c2p": lambda: _deberta("MaskedLM", pos_att_type=["c2p"], position_buckets=8, type_vocab_size=2),
     "conformer": lambda: _speech(

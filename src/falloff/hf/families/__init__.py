@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from falloff.hf.families.alibi import FusedBloom, FusedFalcon, FusedMpt, FusedMptBlock
 from falloff.hf.families.conformer import FusedConformer
-from falloff.hf.families.deberta import FusedDebertaEncoder, FusedDisentangled
+from falloff.hf.families.deberta import FusedDebertaEncoder, FusedDisentangled, FusedDisentangledV1
 from falloff.hf.families.fused import Fused
 from falloff.hf.families.inkling import FusedInkling, FusedProfiles
 from falloff.hf.families.t5 import FusedPix2Struct, FusedT5, FusedUdop
@@ -45,6 +45,11 @@ FAMILIES: dict[str, Family] = {
             "Inkling2RelativeLogits": FusedProfiles,
         },
         "profile mixture; sinks",
+    ),
+    "deberta": Family(
+        "deberta.modeling_deberta",
+        {"DisentangledSelfAttention": FusedDisentangledV1, "DebertaEncoder": FusedDebertaEncoder},
+        "content to position and position to content, by offset",
     ),
     "deberta-v2": Family(
         "deberta_v2.modeling_deberta_v2",

@@ -1,4 +1,4 @@
-"""DeBERTa-v2 and v3: the scores of content to position and of position to content, each a product with a table by offset.
+"""DeBERTa: the scores of content to position and of position to content, each a product with a table by offset.
 
 Transformers makes a matrix (N, N) of buckets, and gathers two tensors (B * H, N, N) by it. Here the buckets are a vector by
 offset, as long as they change, which chooses the rows of two tables (H, K, D).
@@ -16,20 +16,69 @@ from falloff.hf.families.fused import Fused
 from falloff.hf.masks import MaskParts
 
 
-class FusedDisentangled(Fused):
-    """DisentangledSelfAttention of DeBERTa-v2. Rows of padding attend to the tokens, in place of the mean of all values."""
+class _Disentangled(Fused):
+    """What the versions share. Rows of padding attend to the tokens, in place of the mean of all values."""
 
     num_attention_heads: int
     pos_att_type: list[str]
-    share_att_key: bool
     training: bool
-    position_buckets: int
-    max_relative_positions: int
-    pos_ebd_size: int
     dropout: nn.Dropout
-    query_proj: nn.Module
-    key_proj: nn.Module
-    value_proj: nn.Module
+
+    def attended(
+        self, states: tuple[Tensor, Tensor, Tensor], attention_mask: Any, rows: Tensor | None, embeddings: Any
+    ) -> Tensor:
+        """The output (B, N, H * D) for query, key and value, with rows (2, K) of the embeddings by offset."""
+        query, key, value = states
+        mask = as_mask_parts(attention_mask)
+        scale: float = (query.shape[-1] * (1 + self.count())) ** -0.5
+        if rows is None:
+            rows = _rows_by_offset(self, query.shape[2], query.device)
+        embeddings = self.pos_dropout(embeddings)[: 2 * _span(self)]  # type: ignore[attr-defined]
+        start = -(rows.shape[1] // 2)
+        forms: list[Form] = []
+        for kind in self.kinds():
+            # Content to position: each query with a key made of its offset; position to content the other way round.
+            of_kind, side, own = (0, "query", query) if kind == "c2p" else (1, "key", key)
+            # The gradient of an embedding is summed in a fixed order, on GPUs too.
+            table = self.by_head(embedding(rows[of_kind], self.projection(kind)(embeddings) * scale))  # (H, K, D)
+            forms.append(Factored(own, table, start, "clamp", side))  # type: ignore[arg-type]
+        dropout = self.dropout.p if self.training else 0.0
+        out = attend(query, key, value, Sum(forms) if forms else None, mask, scale, dropout)
+        return out.transpose(1, 2).flatten(2)
+
+    def kinds(self) -> list[str]:
+        """Those of the two that it has: others have no effect."""
+        return [kind for kind in ("c2p", "p2c") if kind in self.pos_att_type]
+
+    def count(self) -> int:
+        """How many parts the scale counts beside the product of query and key."""
+        return len(self.kinds())
+
+    def projection(self, kind: str) -> nn.Module:
+        """What projects the embeddings for "c2p" or "p2c"."""
+        raise NotImplementedError
+
+    def by_head(self, states: Tensor) -> Tensor:
+        """(..., N, H * D) as (..., H, N, D)."""
+        return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(-3, -2)
+
+    @staticmethod
+    def refusal(module: Any) -> str | None:
+        """Why a module cannot be fused, or None."""
+        if not module.relative_attention:
+            return "it has absolute positions and no bias"
+        if getattr(module, "talking_head", False):
+            return "its scores and weights are mixed between heads"
+        buckets, most = _buckets(module), module.max_relative_positions
+        if buckets > 0 and not 2 <= buckets // 2 < most - 1:
+            return f"its {buckets} buckets do not rise up to {most} positions"
+        return None
+
+
+class FusedDisentangled(_Disentangled):
+    """DisentangledSelfAttention of DeBERTa-v2 and v3."""
+
+    share_att_key: bool
 
     def forward(
         self,
@@ -43,50 +92,55 @@ class FusedDisentangled(Fused):
         """Attention; no weights. `relative_pos` is that of `FusedDebertaEncoder`."""
         if output_attentions:
             refuse_weights()
-        mask = as_mask_parts(attention_mask)
-        query = self._by_head(self.query_proj(hidden_states if query_states is None else query_states))
-        key, value = (self._by_head(project(hidden_states)) for project in (self.key_proj, self.value_proj))
-        kinds: list[str] = [kind for kind in ("c2p", "p2c") if kind in self.pos_att_type]
-        scale: float = (query.shape[-1] * (1 + len(kinds))) ** -0.5
-        if relative_pos is None:
-            relative_pos = _rows_by_offset(self, hidden_states)
-        bias = self._bias(query, key, relative_pos, rel_embeddings, scale, kinds)
-        out = attend(query, key, value, bias, mask, scale, self.dropout.p if self.training else 0.0)
-        return out.transpose(1, 2).flatten(2), None
+        of_query = hidden_states if query_states is None else query_states
+        query, key, value = (
+            self.by_head(getattr(self, name)(states))
+            for name, states in (("query_proj", of_query), ("key_proj", hidden_states), ("value_proj", hidden_states))
+        )
+        return self.attended((query, key, value), attention_mask, relative_pos, rel_embeddings), None
 
-    def _bias(
-        self, query: Tensor, key: Tensor, rows: Tensor, embeddings: Any, scale: float, kinds: list[str]
-    ) -> Form | None:
-        """The sum of both, from rows (2, K) of the embeddings by offset."""
-        embeddings = self.pos_dropout(embeddings)[: 2 * self.pos_ebd_size]  # type: ignore[attr-defined]
-        start = -(rows.shape[1] // 2)
-        forms: list[Form] = []
-        for kind in kinds:
-            # Content to position: each query with a key made of its offset; position to content the other way round.
-            states, side, part, of_kind = (query, "query", "key", 0) if kind == "c2p" else (key, "key", "query", 1)
-            project = getattr(self, f"{part}_proj" if self.share_att_key else f"pos_{part}_proj")
-            # The gradient of an embedding is summed in a fixed order, on GPUs too.
-            table = embedding(rows[of_kind], project(embeddings) * scale)  # (K, H * D)
-            table = table.unflatten(-1, (self.num_attention_heads, -1)).transpose(0, 1)  # (H, K, D)
-            forms.append(Factored(states, table, start, "clamp", side))  # type: ignore[arg-type]
-        return Sum(forms) if forms else None
+    def projection(self, kind: str) -> nn.Module:
+        """The projection of keys for "c2p", of queries for "p2c"; one of its own or that of the tokens."""
+        part = "key" if kind == "c2p" else "query"
+        return getattr(self, f"{part}_proj" if self.share_att_key else f"pos_{part}_proj")
 
-    def _by_head(self, states: Tensor) -> Tensor:
-        """(B, N, H * D) as (B, H, N, D)."""
-        return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
 
-    @staticmethod
-    def refusal(module: Any) -> str | None:
-        """Why a module cannot be fused, or None."""
-        if not module.relative_attention:
-            return "it has absolute positions and no bias"
-        if module.position_buckets > 0 and not 2 <= module.position_buckets // 2 < module.max_relative_positions - 1:
-            return f"its {module.position_buckets} buckets do not rise up to {module.max_relative_positions} positions"
-        return None
+class FusedDisentangledV1(_Disentangled):
+    """DisentangledSelfAttention of DeBERTa, with one projection for query, key and value."""
+
+    q_bias: Tensor
+    v_bias: Tensor
+    in_proj: nn.Module
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any,
+        output_attentions: bool = False,
+        query_states: Tensor | None = None,
+        relative_pos: Tensor | None = None,
+        rel_embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """Attention; no weights. `relative_pos` is that of `FusedDebertaEncoder`."""
+        if output_attentions:
+            refuse_weights()
+        if query_states is not None:
+            raise ValueError("query_states: got a tensor, expected None: a fused DeBERTa has its queries from hidden_states")
+        query, key, value = self.by_head(self.in_proj(hidden_states)).chunk(3, -1)
+        query, value = query + self.by_head(self.q_bias[None]), value + self.by_head(self.v_bias[None])
+        return self.attended((query, key, value), attention_mask, relative_pos, rel_embeddings), None
+
+    def count(self) -> int:
+        """All that the configuration names, also what has no effect."""
+        return len(self.pos_att_type)
+
+    def projection(self, kind: str) -> nn.Module:
+        """The projection of keys for "c2p", of queries for "p2c"."""
+        return self.pos_proj if kind == "c2p" else self.pos_q_proj  # type: ignore[attr-defined]
 
 
 class FusedDebertaEncoder(Fused):
-    """DebertaV2Encoder, which makes buckets by offset in place of a matrix, and no mask (B, 1, N, N)."""
+    """DebertaV2Encoder and DebertaEncoder, which make buckets by offset in place of a matrix, and no mask (B, 1, N, N)."""
 
     def get_attention_mask(self, attention_mask: Any) -> MaskParts:
         """The padding mask (B, N) as the parts of a mask."""
@@ -103,25 +157,36 @@ class FusedDebertaEncoder(Fused):
                 f"relative_pos: got a tensor of shape {tuple(relative_pos.shape)}, expected None: a fused model has a bias "
                 "by offset (falloff.hf.unfuse(model) takes any)"
             )
-        return _rows_by_offset(self, hidden_states)
+        return _rows_by_offset(self, hidden_states.shape[1], hidden_states.device)
 
     @staticmethod
     def refusal(module: Any) -> str | None:
         """Why a module cannot be fused, or None: the reason of its attention."""
-        return FusedDisentangled.refusal(module.layer[0].attention.self)
+        return _Disentangled.refusal(module.layer[0].attention.self)
 
 
-def _rows_by_offset(module: Any, hidden_states: Tensor) -> Tensor:
+def _buckets(module: Any) -> int:
+    """How many buckets there are in each direction; not above 0 if none, as in the first version."""
+    found: int = getattr(module, "position_buckets", -1)
+    return found
+
+
+def _span(module: Any) -> int:
+    """How many rows of the embeddings each direction has."""
+    most: int = module.max_relative_positions
+    return _buckets(module) if _buckets(module) > 0 else most
+
+
+def _rows_by_offset(module: Any, length: int, device: torch.device) -> Tensor:
     """The rows of the position embeddings that the offsets -n .. n choose, (2, 2n + 1).
 
     n is the reach, or the length if that is less: the clamp of a form gives the rows of all other offsets.
     """
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-    buckets, most = module.position_buckets, module.max_relative_positions
-    span = buckets if buckets > 0 else most
-    reach = torch.sym_min(_reach(buckets, most), hidden_states.shape[1])
-    offsets = torch.arange(-reach, reach + 1, device=hidden_states.device)
+    buckets, most, span = _buckets(module), module.max_relative_positions, _span(module)
+    reach = torch.sym_min(_reach(buckets, most), length)
+    offsets = torch.arange(-reach, reach + 1, device=device)
 
     def bucket_of(offsets: Tensor) -> Tensor:
         return make_log_bucket_position(offsets, buckets, most).long() if buckets > 0 else offsets
