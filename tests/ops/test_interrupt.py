@@ -26,7 +26,23 @@ def kernels(length, threads):
     query, key, value = (torch.randn(1, 2, length, 32) for _ in range(3))
     call = Call(STRIP, False, 0.2, 0, None, None, None, 0.0, None)
     lowered = torch.zeros(cpu.lowered_size(query, key, call), dtype=torch.int32)
-    arguments = (query, key, value, threads, STRIP.tensors, None, None, None, "strip", 0, False, 0.2, 0, None, 0.0)
+    arguments = (
+        query,
+        key,
+        value,
+        threads,
+        STRIP.tensors,
+        None,
+        None,
+        None,
+        "strip",
+        STRIP.numbers,
+        False,
+        0.2,
+        0,
+        None,
+        0.0,
+    )
     run = cpu._module
     run.forward(torch.empty_like(query), torch.empty(1, 2, length), lowered, arguments)
 

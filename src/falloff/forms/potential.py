@@ -21,6 +21,7 @@ class Potential(Form):
         row: (B, H, N). It moves all scores of a row alike, so it changes no weight, but the log-sum-exp.
         key: (B, H, M).
 
+    >>> import torch
     >>> c = torch.tensor([[[0.0, -1.0, -3.0]]])
     >>> Potential(c, -c).dense(3, 3)[0, 0].tril()
     tensor([[ 0.,  0.,  0.],

@@ -20,6 +20,7 @@ class Strip(Form):
         values: (H, K), K >= 1, the bias of head h at offset start + k.
         start: the offset of values[:, 0].
 
+    >>> import torch
     >>> strip = Strip(torch.tensor([[0.0, -1.0, -2.0]]), start=0)
     >>> strip.dense(1, 5)
     tensor([[[-2., -2., -2., -1.,  0.]]])
