@@ -63,8 +63,8 @@ def _ex2(block, ins, mask):
 def _mul(block, ins, mask):
     to, *operands = ins.operands
     if ins.type[0] in "fb":
-        if ins.type == "f32":
-            block.write(to, np.multiply(*(block.read(operand, F32) for operand in operands)), mask)
+        if ins.type in ("f32", "f64"):
+            block.write(to, np.multiply(*(block.read(operand, ins.dtype) for operand in operands)), mask)
         else:
             _of_halves(block, ins.operands, ins.type, np.multiply, mask)
         return
@@ -82,6 +82,10 @@ def _mul(block, ins, mask):
 @instruction("fma")
 def _fma(block, ins, mask):
     to, *operands = ins.operands
+    if ins.type == "f64":
+        x, y, z = (block.read(operand, F64).astype(np.longdouble) for operand in operands)
+        block.write(to, (x * y + z).astype(F64), mask)
+        return
     if ins.type != "f32":
         _of_halves(block, ins.operands, ins.type, lambda x, y, z: x.astype(F64) * y + z, mask)
         return

@@ -122,3 +122,12 @@ def test_threads_go_apart_and_meet_again():
     )
     assert problems == set()
     assert memory.tolist() == [6] * 64 + [3 * thread + 1 for thread in range(64, 128)]
+
+
+@pytest.mark.parametrize(("line", "want"), [("mul.f64 %rd7, %rd5, %rd6", 7.5), ("fma.rn.f64 %rd7, %rd5, %rd6, %rd6", 10.0)])
+def test_products_in_float64(line, want):
+    """They make up the exponentials and logarithms of the bounds by which keys are skipped."""
+    lines = "mov.b64 %rd5, 0d4008000000000000; mov.b64 %rd6, 0d4004000000000000; {line}; cvt.rn.f32.f64 %r9, %rd7"
+    problems, memory = run(lines.format(line=line) + "; st.global.b32 [%rd3], %r9")
+    assert problems == set()
+    assert memory.view(torch.float32).unique().tolist() == [want]
