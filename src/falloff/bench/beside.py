@@ -6,7 +6,7 @@ from typing import Any
 from falloff.bench.against import Older
 from falloff.bench.busy import spinning
 from falloff.bench.cases import Case
-from falloff.bench.contestants import NO_BIAS, OLDER, OURS, ours, without_bias
+from falloff.bench.contestants import NO_BIAS, OLDER, OURS, figures_of, ours, without_bias
 from falloff.bench.counting import operators_of
 from falloff.bench.problem import problem_of
 from falloff.bench.progress import Progress
@@ -35,17 +35,7 @@ def time_all(
         runs, last_rows_error = _prepared(case, impl, older)
         short = case.group in ("calls", "decode")
         timed = take_turns(runs, turns, progress.share, _IN_A_ROW if short else 1)
-        gflops = 1e3 * case.gflop / timed.median(OURS)
-        found = {
-            "last_rows_error": last_rows_error,
-            "turns": timed.turns,
-            "milliseconds": timed.milliseconds,
-            "skipped": {},
-            "gflops": gflops,
-            "share_of_peak": gflops / peak_gflops,
-            "ratio": {name: timed.median(name) / timed.median(OURS) for name in runs if name != OURS},
-            "targets": targets_of(case, isa),
-        }
+        found = figures_of(case, timed, peak_gflops, last_rows_error) | {"targets": targets_of(case, isa)}
         if case.group == "calls":
             found |= {"busy": _busy(runs, turns, timed, progress.share), "operators": operators_of(problem_of(case), impl)}
         yield [(case, found)]

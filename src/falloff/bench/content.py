@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from falloff.bench.cases import Case
-from falloff.bench.contestants import BAND, EAGER, NAMES, NO_BIAS, OURS, PLAIN, ours, without_bias
+from falloff.bench.contestants import BAND, EAGER, NAMES, NO_BIAS, OURS, PLAIN, figures_of, ours, without_bias
 from falloff.bench.problem import Problem, problem_of
 from falloff.bench.progress import Progress
 from falloff.bench.targets import content_targets
@@ -38,18 +38,7 @@ def time_all(
         check_rivals(case, [name for name in runs if name in (BAND, EAGER)], outputs)
         del outputs
         timed = take_turns(runs, turns, progress.share)
-        gflops = 1e3 * case.gflop / timed.median(OURS)
-        found = {
-            "last_rows_error": last_rows_error,
-            "turns": timed.turns,
-            "milliseconds": timed.milliseconds,
-            "skipped": {},
-            "gflops": gflops,
-            "share_of_peak": gflops / peak_gflops,
-            "ratio": {name: timed.median(name) / timed.median(OURS) for name in runs if name != OURS},
-            "targets": content_targets(case),
-        }
-        yield [(case, found)]
+        yield [(case, figures_of(case, timed, peak_gflops, last_rows_error) | {"targets": content_targets(case)})]
 
 
 def _contestants(problem: Problem, impl: str) -> dict[str, Run]:

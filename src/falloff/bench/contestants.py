@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from falloff.bench import flex
 from falloff.bench.cases import Case
 from falloff.bench.problem import Problem
+from falloff.bench.timing import Timed
 from falloff.bench.turns import Run, first_line, run_of
 from falloff.ops.api import attention
 
@@ -38,6 +40,26 @@ class Contestants:
     def same_result(self) -> list[str]:
         """The contestants that compute the same as falloff."""
         return [name for name in self.runs if name in (DENSE, LEARNED, FLEX, EAGER)]
+
+
+def in_order(by_name: dict[str, Any]) -> dict[str, Any]:
+    """The entries of contestants in the order of the tables."""
+    return {name: by_name[name] for name in NAMES if name in by_name}
+
+
+def figures_of(case: Case, timed: Timed, peak_gflops: float, last_rows_error: float | None) -> dict[str, Any]:
+    """What a suite says of a case whose contestants took turns."""
+    gflops = 1e3 * case.gflop / timed.median(OURS)
+    milliseconds = in_order(timed.milliseconds)
+    return {
+        "last_rows_error": last_rows_error,
+        "turns": timed.turns,
+        "milliseconds": milliseconds,
+        "skipped": {},
+        "gflops": gflops,
+        "share_of_peak": gflops / peak_gflops,
+        "ratio": {name: timed.median(name) / timed.median(OURS) for name in milliseconds if name != OURS},
+    }
 
 
 def ours(problem: Problem, impl: str) -> Run:

@@ -23,7 +23,7 @@ from falloff.bench.cases import (
     Case,
     cases_named,
 )
-from falloff.bench.contestants import NAMES, OURS, contestants
+from falloff.bench.contestants import OURS, contestants, figures_of, in_order
 from falloff.bench.partial import PartialResult
 from falloff.bench.peak import measured_peak
 from falloff.bench.problem import problem_of
@@ -236,17 +236,4 @@ def _time(case: Case, options: Options, peak_gflops: float, report: Callable[[fl
     check_rivals(case, taking_part.same_result, outputs)
     del outputs
     timed = take_turns(taking_part.runs, options.turns, report)
-    gflops = 1e3 * case.gflop / timed.median(OURS)
-    return {
-        "last_rows_error": last_rows_error,
-        "turns": timed.turns,
-        "milliseconds": _in_order(timed.milliseconds),
-        "skipped": _in_order(taking_part.skipped),
-        "gflops": gflops,
-        "share_of_peak": gflops / peak_gflops,
-        "ratio": {name: timed.median(name) / timed.median(OURS) for name in _in_order(timed.milliseconds) if name != OURS},
-    }
-
-
-def _in_order(by_name: dict[str, Any]) -> dict[str, Any]:
-    return {name: by_name[name] for name in NAMES if name in by_name}
+    return figures_of(case, timed, peak_gflops, last_rows_error) | {"skipped": in_order(taking_part.skipped)}
