@@ -58,8 +58,8 @@ def attention_forward(
             )
         mask = mask._replace(window=kwargs.get("sliding_window"))
     bias = bias_of(position_bias, query, key, mask)
-    more = {} if sinks is None else {"sink": sinks.squeeze(-1)}
-    out = attend(query, key, value, bias, mask, scaling, dropout if module.training else 0.0, **more)
+    sink = None if sinks is None else sinks.squeeze(-1)
+    out = attend(query, key, value, bias, mask, scaling, dropout if module.training else 0.0, sink=sink)
     return out.transpose(1, 2), None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from falloff.forms import Factored
 from falloff.hf.attention import attend, mask_parts, refuse_weights
-from falloff.hf.families.fused import Fused
+from falloff.hf.families.fused import Fused, by_head
 
 
 class FusedConformer(Fused):
@@ -39,18 +39,15 @@ class FusedConformer(Fused):
         if relative_position_embeddings is None:
             raise ValueError("relative_position_embeddings: got None, expected those of the model's encoder")
         query, key, value = (
-            self._by_head(getattr(self, name)(hidden_states)) for name in ("linear_q", "linear_k", "linear_v")
+            by_head(getattr(self, name)(hidden_states), self.num_heads) for name in ("linear_q", "linear_k", "linear_v")
         )
-        table = self._by_head(self.linear_pos(relative_position_embeddings.flip(1)) * self.scaling)[0]  # (H, 2N - 1, D)
+        table = self.linear_pos(relative_position_embeddings.flip(1)) * self.scaling
+        table = by_head(table, self.num_heads)[0]  # (H, 2N - 1, D)
         bias = Factored(query + self.pos_bias_v[:, None], table, -(table.shape[1] // 2), "clamp")
         mask = mask_parts(attention_mask, query, key, causal=False)
         dropout = self.dropout.p if self.training else 0.0
         out = attend(query + self.pos_bias_u[:, None], key, value, bias, mask, self.scaling, dropout)
         return self.linear_out(out.transpose(1, 2).flatten(2)), None
-
-    def _by_head(self, states: Tensor) -> Tensor:
-        """(B, N, H * D) as (B, H, N, D)."""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
     def refusal(module: Any) -> str | None:

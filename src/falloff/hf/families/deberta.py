@@ -12,7 +12,7 @@ from torch.nn.functional import embedding
 
 from falloff.forms import Factored, Form, Sum
 from falloff.hf.attention import as_mask_parts, attend, refuse_weights
-from falloff.hf.families.fused import Fused
+from falloff.hf.families.fused import Fused, by_head
 from falloff.hf.masks import MaskParts
 
 
@@ -24,27 +24,41 @@ class _Disentangled(Fused):
     training: bool
     dropout: nn.Dropout
 
-    def attended(
-        self, states: tuple[Tensor, Tensor, Tensor], attention_mask: Any, rows: Tensor | None, embeddings: Any
-    ) -> Tensor:
-        """The output (B, N, H * D) for query, key and value, with rows (2, K) of the embeddings by offset."""
-        query, key, value = states
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any,
+        output_attentions: bool = False,
+        query_states: Tensor | None = None,
+        relative_pos: Tensor | None = None,
+        rel_embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """Attention (B, N, H * D); no weights. `relative_pos`, the rows (2, K) of the embeddings by offset, is that of
+        `FusedDebertaEncoder`.
+        """
+        if output_attentions:
+            refuse_weights()
+        query, key, value = self.projected(hidden_states, query_states)
         mask = as_mask_parts(attention_mask)
         scale: float = (query.shape[-1] * (1 + self.count())) ** -0.5
-        if rows is None:
-            rows = _rows_by_offset(self, query.shape[2], query.device)
-        embeddings = self.pos_dropout(embeddings)[: 2 * _span(self)]  # type: ignore[attr-defined]
+        rows = _rows_by_offset(self, query.shape[2], query.device) if relative_pos is None else relative_pos
+        embeddings = self.pos_dropout(rel_embeddings)[: 2 * _span(self)]  # type: ignore[attr-defined]
         start = -(rows.shape[1] // 2)
         forms: list[Form] = []
         for kind in self.kinds():
             # Content to position: each query with a key made of its offset; position to content the other way round.
             of_kind, side, own = (0, "query", query) if kind == "c2p" else (1, "key", key)
             # The gradient of an embedding is summed in a fixed order, on GPUs too.
-            table = self.by_head(embedding(rows[of_kind], self.projection(kind)(embeddings) * scale))  # (H, K, D)
+            table = embedding(rows[of_kind], self.projection(kind)(embeddings) * scale)
+            table = by_head(table, self.num_attention_heads)  # (H, K, D)
             forms.append(Factored(own, table, start, "clamp", side))  # type: ignore[arg-type]
         dropout = self.dropout.p if self.training else 0.0
         out = attend(query, key, value, Sum(forms) if forms else None, mask, scale, dropout)
-        return out.transpose(1, 2).flatten(2)
+        return out.transpose(1, 2).flatten(2), None
+
+    def projected(self, hidden_states: Tensor, query_states: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each (B, H, N, D)."""
+        raise NotImplementedError
 
     def kinds(self) -> list[str]:
         """Those of the two that it has: others have no effect."""
@@ -57,10 +71,6 @@ class _Disentangled(Fused):
     def projection(self, kind: str) -> nn.Module:
         """What projects the embeddings for "c2p" or "p2c"."""
         raise NotImplementedError
-
-    def by_head(self, states: Tensor) -> Tensor:
-        """(..., N, H * D) as (..., H, N, D)."""
-        return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(-3, -2)
 
     @staticmethod
     def refusal(module: Any) -> str | None:
@@ -80,24 +90,13 @@ class FusedDisentangled(_Disentangled):
 
     share_att_key: bool
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Any,
-        output_attentions: bool = False,
-        query_states: Tensor | None = None,
-        relative_pos: Tensor | None = None,
-        rel_embeddings: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """Attention; no weights. `relative_pos` is that of `FusedDebertaEncoder`."""
-        if output_attentions:
-            refuse_weights()
+    def projected(self, hidden_states: Tensor, query_states: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         of_query = hidden_states if query_states is None else query_states
         query, key, value = (
-            self.by_head(getattr(self, name)(states))
+            by_head(getattr(self, name)(states), self.num_attention_heads)
             for name, states in (("query_proj", of_query), ("key_proj", hidden_states), ("value_proj", hidden_states))
         )
-        return self.attended((query, key, value), attention_mask, relative_pos, rel_embeddings), None
+        return query, key, value
 
     def projection(self, kind: str) -> nn.Module:
         """The projection of keys for "c2p", of queries for "p2c"; one of its own or that of the tokens."""
@@ -112,23 +111,12 @@ class FusedDisentangledV1(_Disentangled):
     v_bias: Tensor
     in_proj: nn.Module
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Any,
-        output_attentions: bool = False,
-        query_states: Tensor | None = None,
-        relative_pos: Tensor | None = None,
-        rel_embeddings: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """Attention; no weights. `relative_pos` is that of `FusedDebertaEncoder`."""
-        if output_attentions:
-            refuse_weights()
+    def projected(self, hidden_states: Tensor, query_states: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if query_states is not None:
             raise ValueError("query_states: got a tensor, expected None: a fused DeBERTa has its queries from hidden_states")
-        query, key, value = self.by_head(self.in_proj(hidden_states)).chunk(3, -1)
-        query, value = query + self.by_head(self.q_bias[None]), value + self.by_head(self.v_bias[None])
-        return self.attended((query, key, value), attention_mask, relative_pos, rel_embeddings), None
+        heads = self.num_attention_heads
+        query, key, value = by_head(self.in_proj(hidden_states), heads).chunk(3, -1)
+        return query + by_head(self.q_bias[None], heads), key, value + by_head(self.v_bias[None], heads)
 
     def count(self) -> int:
         """All that the configuration names, also what has no effect."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from falloff.hf.attention import NAME, register
 
@@ -34,6 +34,11 @@ class Fused:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, type], dict[str, Any]]:
         """Pickle by the two classes that the class is made of: it is made at run time and cannot be imported."""
         return _empty, (self.fusion, self.unfused), self.__dict__
+
+
+def by_head(states: Tensor, heads: int) -> Tensor:
+    """(..., N, H * D) as (..., H, N, D)."""
+    return states.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
 _CLASSES: dict[tuple[Any, Any], Any] = {}

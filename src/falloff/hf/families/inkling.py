@@ -32,8 +32,7 @@ class FusedInkling(Fused):
             return None
         if query.shape[2] == 1:
             return Band(position_bias)
-        form = Factored(position_bias, self.rel_logits_proj(None, None, None))
-        return form if query.device.type == "cpu" else form.to_band()  # the kernels of GPUs take bands only
+        return Factored(position_bias, self.rel_logits_proj(None, None, None))
 
 
 class FusedProfiles(Fused):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from falloff.forms import Factored
 from falloff.hf.attention import attend, refuse_weights
-from falloff.hf.families.fused import Fused
+from falloff.hf.families.fused import Fused, by_head
 from falloff.hf.masks import MaskParts
 
 
@@ -41,13 +41,12 @@ class FusedWavLM(Fused):
             refuse_weights()
         if position_bias is None:
             position_bias = self._by_offset(hidden_states.shape[1], hidden_states.device)
-        states = hidden_states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
+        states = by_head(hidden_states, self.num_heads)  # (B, H, N, D)
         gates = torch.sigmoid(self.gru_rel_pos_linear(states).unflatten(-1, (2, 4)).sum(-1))  # (B, H, N, 2)
         gate = gates[..., :1] * (gates[..., 1:] * self.gru_rel_pos_const - 1.0) + 2.0  # (B, H, N, 1)
         bias = Factored(gate, position_bias[..., None], -(position_bias.shape[1] // 2), "clamp")
         query, key, value = (
-            getattr(self, name)(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for name in ("q_proj", "k_proj", "v_proj")
+            by_head(getattr(self, name)(hidden_states), self.num_heads) for name in ("q_proj", "k_proj", "v_proj")
         )
         mask = MaskParts(None if attention_mask is None else attention_mask == 1, False, None, 0, None)
         out = attend(query, key, value, bias, mask, self.scaling, self.dropout if self.training else 0.0)
