@@ -45,35 +45,41 @@ def _falcon(**more: Any) -> Any:
     return FalconForCausalLM(FalconConfig(**settings | more, attn_implementation="sdpa"))
 
 
+_INKLING: dict[str, Any] = {
+    "vocab_size": 80,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 16,
+    "sliding_window_size": 20,
+    "d_rel": 4,
+    "rel_extent": 30,
+    "log_scaling_n_floor": 16,
+    "log_scaling_alpha": 0.5,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "attn_implementation": "eager",
+    "experts_implementation": "eager",  # the default has no float64
+}
+"""What both versions share."""
+
+
 def _inkling() -> Any:
     from transformers import InklingForCausalLM, InklingTextConfig
 
     config = InklingTextConfig(
-        vocab_size=80,
-        hidden_size=48,
-        num_hidden_layers=3,
+        **_INKLING,
         local_layer_ids=[0, 2],
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        swa_num_attention_heads=4,
-        swa_num_key_value_heads=2,
-        swa_head_dim=16,
-        sliding_window_size=20,
-        d_rel=4,
-        rel_extent=30,
-        log_scaling_n_floor=16,
-        log_scaling_alpha=0.5,
         intermediate_size=64,
-        moe_intermediate_size=32,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
         n_shared_experts=1,
         logits_mup_width_multiplier=1.0,
-        initializer_range=0.2,
-        pad_token_id=0,
-        attn_implementation="eager",
-        experts_implementation="eager",  # the default has no float64
     )
     return InklingForCausalLM(config)
 
@@ -82,33 +88,13 @@ def _inkling2() -> Any:
     from transformers import Inkling2ForCausalLM, Inkling2TextConfig
 
     config = Inkling2TextConfig(
-        vocab_size=80,
+        **_INKLING,
         unpadded_vocab_size=80,
-        hidden_size=48,
-        num_hidden_layers=3,
         layer_types=["hybrid_sliding", "hybrid", "hybrid_sliding"],
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        swa_num_attention_heads=4,
-        swa_num_key_value_heads=2,
-        swa_head_dim=16,
-        sliding_window_size=20,
-        d_rel=4,
-        rel_extent=30,
-        log_scaling_n_floor=16,
-        log_scaling_alpha=0.5,
         qk_l2_clip_threshold=2.0,  # these two are less than some norms, so that something is clipped
         rel_l2_clip_threshold=1.5,
         n_layers_per_attn_res_block=2,
-        moe_intermediate_size=32,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        initializer_range=0.2,
-        pad_token_id=0,
         eos_token_id=1,
-        attn_implementation="eager",
-        experts_implementation="eager",
     )
     return Inkling2ForCausalLM(config)
 
