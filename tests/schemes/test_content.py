@@ -16,6 +16,7 @@ from falloff import (
     attention,
 )
 from schemes import content_definitions as definitions
+from schemes.drawn import SIZES, moved
 
 H, D = 2, 4
 CASES = {
@@ -34,17 +35,11 @@ CASES = {
     "forgetting": (definitions.forgetting, lambda: ForgettingBias(H)),
     "cable": (definitions.cable, lambda: Cable(H)),
 }
-# Square, a cache, more queries than keys, one query, starts before and beyond the default.
-SIZES = [(9, 9, None), (3, 14, None), (11, 4, None), (1, 17, None), (4, 5, 30), (4, 6, 0), (3, 3, -2), (1, 1, None)]
 
 
 def scheme_of(name):
     definition, make = CASES[name]
-    scheme = make().double()
-    with torch.no_grad():  # off the symmetric start, so that a sign or a transposition shows
-        for parameter in scheme.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return definition, scheme
+    return definition, moved(make, lambda parameter: 0.3 * torch.randn_like(parameter))
 
 
 def states_of(scheme, num_queries, num_keys, dtype=torch.float64):

@@ -6,6 +6,7 @@ import torch
 from falloff import BAM, FIRE, SCHEMES, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, ProfileMixture, Sandwich, T5Bias
 from falloff.forms import Strip, Warp
 from schemes import definitions
+from schemes.drawn import SIZES, moved
 
 CASES = {
     "t5": (definitions.t5, lambda: T5Bias(3, 8, 12)),
@@ -24,17 +25,11 @@ CASES = {
     "bam": (definitions.bam, lambda: BAM(3)),
     "tisa": (definitions.tisa, lambda: TISA(3)),
 }
-# Square, a cache, more queries than keys, one query, starts before and beyond the default: past every trained length.
-SIZES = [(9, 9, None), (3, 14, None), (11, 4, None), (1, 17, None), (4, 5, 30), (4, 6, 0), (3, 3, -2), (1, 1, None)]
 
 
 def scheme_of(name):
     definition, make = CASES[name]
-    scheme = make().double()
-    with torch.no_grad():  # off the symmetric start, so that a sign or a transposition shows
-        for parameter in scheme.parameters():
-            parameter.add_(0.1 * torch.rand_like(parameter))
-    return definition, scheme
+    return definition, moved(make, lambda parameter: 0.1 * torch.rand_like(parameter))
 
 
 def gradients(bias, scheme):

@@ -72,19 +72,9 @@ class ContentScheme(Scheme):
         made.check_call(made.tensors[0].shape[0], num_queries, num_keys)
         return made if dtype is None else made.to(dtype)
 
-    def dense(
-        self,
-        num_queries: int,
-        num_keys: int,
-        query_start: int | None = None,
-        *,
-        text_start: object = None,
-        device: object = None,
-        dtype: torch.dtype | None = None,
-        **states: Any,
-    ) -> Tensor:
+    def dense(self, num_queries: int, num_keys: int, query_start: int | None = None, **more: Any) -> Tensor:
         """The whole bias of these states, (B, H, N, M). Arguments and errors are those of `form`."""
-        return self.form(num_queries, num_keys, query_start, dtype=dtype, **states).dense(num_queries, num_keys, query_start)
+        return self.form(num_queries, num_keys, query_start, **more).dense(num_queries, num_keys, query_start)
 
     def _refuse(self) -> NoReturn:
         call = f"{self.name.replace('-', '_')}({', '.join(self.content)})"
