@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -110,11 +109,6 @@ class Sum(Form):
         for other in others:
             first = first + other
         return first
-
-    def split(self, of_tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-        """One item for each tensor of the sum, such as its gradient, in a list for each form."""
-        ends = accumulate((len(part.tensor_names) for part in self.forms), initial=0)
-        return [of_tensors[begin:end] for begin, end in pairwise(ends)]
 
 
 def _added(one: Strip, other: Strip) -> Strip:
