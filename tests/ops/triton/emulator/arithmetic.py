@@ -4,13 +4,17 @@ import numpy as np
 
 from ops.triton.emulator import half
 from ops.triton.emulator.isa import INSTRUCTIONS, instruction
+from ops.triton.emulator.ptx import EmulatorError
 
 U32, U64, I64, F32, F64 = np.uint32, np.uint64, np.int64, np.float32, np.float64
+HALVES = ("bf16", "f16", "bf16x2", "f16x2")
 WIDE = {"s16": np.int32, "u16": U32, "s32": I64, "u32": U64}
 
 
 def _of_halves(block, operands, kind, function, mask):
     """On bfloat16 or float16, or on two in 32 bits: in float32, rounded once."""
+    if kind not in HALVES:
+        raise EmulatorError(f"{kind} is neither bfloat16 nor float16: {block.instruction.text}")
     to, *operands = operands
     if kind.endswith("x2"):
         pairs = [block.read(operand, U32) for operand in operands]
@@ -27,7 +31,7 @@ def _plain(name, function):
     """An instruction whose result has the type of its operands."""
 
     def execute(block, ins, mask):
-        if ins.type in ("bf16", "f16", "bf16x2", "f16x2"):
+        if ins.type in HALVES:
             _of_halves(block, ins.operands, ins.type, function, mask)
             return
         to, *operands = ins.operands
