@@ -3,7 +3,8 @@
 //   P = exp(S - lse)    dP = dO V^T    delta = rowsum(dO * O) - dLSE    dS = P * (dP - delta)
 //   dV = P^T dO         dK = scale * dS^T Q        dQ = scale * dS K
 // The gradient of a bias is a sum of dS: along diagonals for a strip, each number by itself for a band, by segment for a warp,
-// along rows and columns for a potential, a product for states and a table. A row of dS sums up to the gradient of its log-sum-exp.
+// along rows and columns for a potential, a product for states and a table. A row of dS sums up to the gradient of its
+// log-sum-exp.
 // With dropout, P in dV and in P * dP is what dropout leaves of it.
 // A thread owns the heads that share a key head, or a part of their keys: every sum has one owner and one order.
 // Tiles of 48 x 192: three of scores, five of keys or values and two of queries stay in the second-level cache.

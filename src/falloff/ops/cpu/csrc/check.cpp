@@ -178,7 +178,8 @@ std::vector<Part> parts_of(const Arguments& in) {
         const size_t end = std::min(in.form.find('+', begin), in.form.size());
         const std::string kind = in.form.substr(begin, end - begin);
         const auto* known = std::find_if(std::begin(PARTS), std::end(PARTS), [&](const auto& one) { return one.kind == kind; });
-        if (known == std::end(PARTS)) refuse("form", "'" + in.form + "'", "kinds joined by '+': strip, band, warp, factored, potential");
+        if (known == std::end(PARTS))
+            refuse("form", "'" + in.form + "'", "kinds joined by '+': strip, band, warp, factored, potential");
         parts.push_back({kind, {}, {}});
         for (size_t end_of = tensors + known->tensors; tensors < end_of; tensors++)
             if (tensors < in.form_tensors.size()) parts.back().tensors.push_back(in.form_tensors[tensors]);
@@ -229,7 +230,8 @@ void add_warp(Problem& p, const Part& part) {
     check("knots", knots, Dtype::float32, {S - 1});
     check("slope", slope, Dtype::float32, {p.H, S});
     check("intercept", intercept, Dtype::float32, {p.H, S});
-    p.warp = {true, data_of(g), data_of(a), data_of(knots), data_of(slope), data_of(intercept), K, a.ndim == 2 ? p.N : 0, int(S)};
+    const long a_batch = a.ndim == 2 ? p.N : 0;
+    p.warp = {true, data_of(g), data_of(a), data_of(knots), data_of(slope), data_of(intercept), K, a_batch, int(S)};
 }
 
 Side side_of(const Part& part) {

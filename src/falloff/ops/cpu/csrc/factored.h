@@ -101,7 +101,8 @@ struct BiasScratch {
     float* by_key = nullptr;        // (MOST_TILE_ROWS, MOST_TILE_KEYS)
 
     BiasScratch(const Problem& p, Arena& arena) {
-        for (const Side side : {QUERY, KEY}) runs[side] = arena.take<float>(p.factored[side].on ? p.factored[side].R * RUN_ROW : 0);
+        for (const Side side : {QUERY, KEY})
+            runs[side] = arena.take<float>(p.factored[side].on ? p.factored[side].R * RUN_ROW : 0);
         products = arena.take<float>(p.factored[QUERY].on ? SLIVER_ROWS * PRODUCT_ROW : 0);
         key_products = arena.take<float>(p.factored[KEY].on ? W * KEY_PRODUCT_ROW : 0);
         by_key = arena.take<float>(p.factored[KEY].on ? MOST_TILE_ROWS * MOST_TILE_KEYS : 0);
@@ -110,7 +111,9 @@ struct BiasScratch {
 
 // C = A B + start, where the sums of all rows begin at the same numbers.
 template <class Start>
-inline void multiply_states(long rows, long columns, long R, const float* states, Right table, float* c, long c_row, Start start) {
+inline void multiply_states(
+    long rows, long columns, long R, const float* states, Right table, float* c, long c_row, Start start
+) {
     NoPrefetch none;
     multiply_sliver(
         rows, columns, R, Left{states, R, 1}, table, false, none, start,
@@ -120,8 +123,8 @@ inline void multiply_states(long rows, long columns, long R, const float* states
     );
 }
 
-// What a q tile and a span meet of a table; null where the bias is 0. Where several slivers read it, a copy: in the table itself each row has a page of its
-// own.
+// What a q tile and a span meet of a table; null where the bias is 0. Where several slivers read it, a copy: in the table itself
+// each row has a page of its own.
 inline TableRun table_run(const Problem& p, Side side, const QTile& q_tile, Span span, const BiasScratch& scratch) {
     const Factored& f = p.factored[side];
     const long top = position(p, q_tile.first) - span.begin - f.start;
@@ -162,8 +165,8 @@ inline BiasTile bias_tile(
     return {scratch.products + before + rows - 1, PRODUCT_ROW - 1};
 }
 
-// The bias of the keys' states for a q tile and a span: (rows, width) of (.., MOST_TILE_KEYS), or null where it is 0. The sums of a
-// score are made in the same order whatever the tile is, so that the backward finds the scores of the forward.
+// The bias of the keys' states for a q tile and a span: (rows, width) of (.., MOST_TILE_KEYS), or null where it is 0. The sums
+// of a score are made in the same order whatever the tile is, so that the backward finds the scores of the forward.
 inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span, const BiasScratch& scratch) {
     const Factored& f = p.factored[KEY];
     const long count = span.count(), top = position(p, q_tile.first) - span.begin - f.start;

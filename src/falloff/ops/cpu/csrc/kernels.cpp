@@ -38,8 +38,8 @@
 //
 // A bias costs what its loads cost. A strip is stored by falling offset: the biases of consecutive keys are consecutive
 // numbers, wherever a row starts, and a vector of them is one unaligned load. A band is stored by rising offset: a load and a
-// permutation. States and a table cost a product of R numbers a score. A warp's row is cut into runs, each in one segment of the piecewise linear function: a load and two
-// multiply-adds.
+// permutation. States and a table cost a product of R numbers a score. A warp's row is cut into runs, each in one segment of the
+// piecewise linear function: a load and two multiply-adds.
 //
 // Determinism: one thread does an item of work from beginning to end, in an order that depends on the shape alone; what several
 // items give together is added up in a fixed order.

@@ -221,7 +221,10 @@ struct Case {
                 else in.dropout_p = any({-1.0, 0.0, 1.0, 2.0, std::nan("")}), in.seed = wild;
                 break;
             case 11:
-                in.form = any<const char*>({"", "strip", "band", "warp", "potential", "factored", "factored+factored", "other", "+", "strip+", "strip+strip", "band+potential"});
+                in.form = any<const char*>(
+                    {"", "strip", "band", "warp", "potential", "factored", "factored+factored", "other", "+", "strip+",
+                     "strip+strip", "band+potential"}
+                );
                 form_tensors = size_t(pick(0, 6));
                 break;
         }
