@@ -29,7 +29,7 @@ class _Disentangled(Fused):
     dropout: nn.Dropout
     max_relative_positions: int
     # Beside the modules: not copied, pickled or moved with them.
-    _caches: ClassVar[WeakKeyDictionary[nn.Module, Cache]] = WeakKeyDictionary()
+    _caches: ClassVar[WeakKeyDictionary[Any, Cache]] = WeakKeyDictionary()
 
     def forward(
         self,
