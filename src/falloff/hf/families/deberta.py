@@ -74,12 +74,11 @@ class _Disentangled(Fused):
 
         None in training, and where a projection may do more than multiply: with hooks, adapters or autocast.
         """
+        if self.training or not is_eager() or torch.is_autocast_enabled(embeddings.device.type):
+            return None
         location = location_of(embeddings.device)
         projections = [self.projection(kind) for kind in kinds]
-        plain = all(_is_plain(projection) for projection in projections)
-        if self.training or location is None or not plain or not is_eager():
-            return None
-        if torch.is_autocast_enabled(embeddings.device.type):
+        if location is None or not all(_is_plain(projection) for projection in projections):
             return None
         sources = [embeddings, *(part for projection in projections for part in projection.parameters())]
         if not can_compare(sources, location):
