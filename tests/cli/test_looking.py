@@ -527,8 +527,8 @@ def test_bad_input_is_one_line_and_status_2(falloff, arguments, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "empty file"),
-        (" \n \n", "empty file"),
+        ("", "got nothing"),
+        (" \n \n", "got nothing"),
         ("0 X\n1\n", "row 1 has 1 cells and row 0 has 2"),
         ("0 X X\n1 0 X\n", "expected a square"),
         ("0 X\none 0\n", "row 1, column 0 reads 'one'"),

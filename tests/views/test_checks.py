@@ -2,8 +2,8 @@ import pytest
 
 from falloff import ALiBi, T5Bias
 from falloff.views.checks import WrongCell, check_grid
-from falloff.views.grid_files import WrittenNumber
 from falloff.views.grids import bias_grid
+from falloff.views.written import WrittenNumber
 
 
 def written(text):

@@ -8,6 +8,7 @@ from falloff.views.checks import WrongCell, check_grid
 from falloff.views.curves import plot_curves
 from falloff.views.figures import grid_figure
 from falloff.views.grid_files import read_grid
+from falloff.views.grid_text import parse_grid
 from falloff.views.grids import BiasGrid, bias_grid
 from falloff.views.properties import Properties, scheme_properties
 
@@ -21,6 +22,7 @@ __all__ = [
     "bucket_table",
     "check_grid",
     "grid_figure",
+    "parse_grid",
     "plot_curves",
     "read_grid",
     "scheme_properties",

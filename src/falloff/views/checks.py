@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from falloff.views.grid_files import WrittenGrid, WrittenNumber
 from falloff.views.grids import BiasGrid, Cell
+from falloff.views.written import WrittenGrid, WrittenNumber
 
 _FLOAT32_ROUNDING = 2.0**-23
 
