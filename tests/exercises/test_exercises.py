@@ -119,7 +119,8 @@ def test_the_properties_are_those_of_the_numbers_shown():
         assert exercise.answer == {name for name, true in expected.items() if true}
         wrong = exercise.answer ^ {"symmetric"}
         lines = exercise.check(wrong).explanation
-        assert [line.split(".")[0] for line in lines[:3]] == ["diagonals: right", "symmetric: wrong", "monotone: right"]
+        assert [line.split(":")[1].split()[-1] for line in lines[:3]] == ["right", "wrong", "right"]
+        assert [line.split()[4] == "yes," for line in lines[:3]] == [expected[name] for name in PROPERTIES]
 
 
 def test_every_property_is_there_and_missing():

@@ -33,6 +33,7 @@ def shown_keys(bias: Scheme, grid: BiasGrid, tokens: list[str] | None, image: Pa
         "tokens": tokens,
         "kind": grid.kind,
         "cells": grid.cells,
+        "labels": None if grid.label_format is None else grid.labels(),
         "legend": [bucket_keys(bucket) for bucket in grid.legend],
         "image": None if image is None else str(image),
     }

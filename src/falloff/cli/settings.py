@@ -13,19 +13,36 @@ import typer
 from typer.core import TyperCommand
 
 from falloff.named import OWN_NAMES, is_own, make_own, scheme_class
-from falloff.schemes import SCHEMES, Scheme
+from falloff.schemes import SCHEMES, Scheme, T5Bias
 from falloff.schemes.settings import make, setting_parameters
+from falloff.views.content import refuse_without_content
+from falloff.views.listed import ListedBuckets
 
 _PANEL = "Settings of a scheme"
+_TEXTBOOK = {
+    "n_b": "The last bucket of a textbook, which numbers them 0 .. n_b: --num-buckets is one more.",
+    "dist_max": "The textbook's name of --max-distance.",
+}
 
 _MOST_OTHERWISE = 2**20  # on the command line only, for settings not in `Scheme.largest_settings`
 
 SchemeName = Annotated[
     str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False)
 ]
+SchemeOrBuckets = Annotated[
+    str | None,
+    typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False),
+]
+SchemeOption = Annotated[str | None, typer.Option("--scheme", metavar="SCHEME", help="The scheme.", show_default=False)]
+BucketList = Annotated[
+    str | None,
+    typer.Option("--buckets", metavar="LIST", help="Buckets as a list of offsets instead of a scheme: 0,1,2-3,4+"),
+]
 NumHeads = Annotated[int, typer.Option("--num-heads", min=1, max=128, help="How many heads the bias has.")]
 Head = Annotated[int, typer.Option("--head", min=0, help="The head whose values to show, counted from 0.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the random initial values.")]
+Values = Annotated[bool, typer.Option("--values", help="Show the bias itself, also for a scheme with buckets.")]
+Future = Annotated[bool, typer.Option("--future", help="Show keys in the future too, as --bidirectional always does.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -38,12 +55,76 @@ def option_name(setting: str) -> str:
     return "--" + setting.lower().replace("_", "-")
 
 
+def chosen_bias(
+    name: str | None, listed: str | None, num_heads: int, seed: int, settings: dict[str, Any], argument: str = "SCHEME"
+) -> Scheme:
+    """The scheme of this name, or the buckets of a list; one that has a bias without a model.
+
+    Raises:
+        ValueError: for both or neither, or as `build_scheme`.
+    """
+    if listed is not None:
+        if name is not None or settings:
+            other = argument if name is not None else option_name(next(iter(settings)))
+            raise ValueError(f"--buckets: got {listed!r} and {other}, expected a list or a scheme")
+        try:
+            return ListedBuckets(rule=listed)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
+    if name is None:
+        raise ValueError(f"{argument}: got nothing, expected a scheme, as t5, or --buckets with a list, as 0,1,2-3,4+")
+    cls = scheme_class(name, argument)
+    refuse_without_content(cls, argument)
+    return build_scheme(cls, num_heads, seed, settings)
+
+
+def textbook_note(settings: dict[str, Any]) -> str | None:
+    """A note for an odd number of buckets: who types 3 for a textbook's n_b = 3 gets another grid, which looks right."""
+    count = settings.get("num_buckets")
+    if count is None or count % 2 == 0 or settings.get("bidirectional"):
+        return None
+    return (
+        f"these are {count} buckets, 0 .. {count - 1}; a textbook's n_b = {count} are {count + 1}, 0 .. {count}: "
+        f"--n-b {count} --dist-max {settings.get('max_distance', 128)}"
+    )
+
+
+def _from_textbook(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with T5's names for a textbook's `n_b` and `dist_max`."""
+    given = {name: settings[name] for name in _TEXTBOOK if name in settings}
+    if not given:
+        return settings
+    first = option_name(next(iter(given)))
+    if not issubclass(cls, T5Bias):
+        raise ValueError(f"{first}: {cls.name} does not take it, expected t5: it is a textbook's name of T5's buckets")
+    if len(given) < 2:
+        other = next(name for name in _TEXTBOOK if name not in given)
+        raise ValueError(f"{first}: got it alone, expected {option_name(other)} too")
+    rest = {name: value for name, value in settings.items() if name not in _TEXTBOOK}
+    for name in ("num_buckets", "max_distance", "bidirectional"):
+        if name in rest:
+            raise ValueError(f"{option_name(name)}: got it beside {first}, expected either T5's names or a textbook's")
+    most = cls.largest_settings["num_buckets"] - 1
+    if given["n_b"] > most:
+        raise ValueError(f"--n-b: got {given['n_b']}, expected at most {most} on the command line")
+    if given["dist_max"] > _MOST_OTHERWISE:
+        raise ValueError(f"--dist-max: got {given['dist_max']}, expected at most {_MOST_OTHERWISE} on the command line")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            book = T5Bias.from_book(1, **given)
+    except ValueError as error:
+        argument, _, message = str(error).partition(":")
+        raise ValueError(f"{option_name(argument)}:{message}") from None
+    return {**rest, "num_buckets": book.num_buckets, "max_distance": book.max_distance}
+
+
 def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
     """A scheme with the initial values of this seed. Restores torch's generator.
 
     Raises:
         ValueError: for a setting that the scheme does not take, or out of range.
     """
+    settings = _from_textbook(cls, settings)
     taken = setting_parameters(cls)
     for name, value in settings.items():
         if name not in taken:
@@ -98,6 +179,12 @@ def with_settings(command: Callable[..., None], own: type[Scheme] | None = None)
             options[name] = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option_type]
             )
+
+    for name, meaning in ({} if own else _TEXTBOOK).items():
+        option_type = typer.Option(option_name(name), help=f"For t5: {meaning}", rich_help_panel=_PANEL)
+        options[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[int | None, option_type]
+        )
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:

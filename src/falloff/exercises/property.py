@@ -35,7 +35,7 @@ class PropertyExercise(Exercise):
     """
 
     kind: ClassVar[str] = "property"
-    answer_form: ClassVar[str] = "diagonals,symmetric,monotone or none"
+    answer_form: ClassVar[str] = "NAMES"
 
     grid: BiasGrid
     origin: str
@@ -57,7 +57,8 @@ class PropertyExercise(Exercise):
         grid = BiasGrid(title="a matrix", kind="value", cells=tuple(map(tuple, cells)), head=0, num_heads=1)
         return cls(
             seed=seed,
-            question="Which properties does this matrix have? Rows are queries, columns keys, offset n = query - key.",
+            question="Which properties does this matrix have? Name them, with commas, or say none. Rows are queries, "
+            "columns keys, offset n = query - key.",
             rule="; ".join(f"{name}: {meaning}" for name, meaning in PROPERTIES.items()),
             grid=grid,
             origin=origin,
@@ -79,8 +80,8 @@ class PropertyExercise(Exercise):
         for name, counterexample in _COUNTEREXAMPLES.items():
             verdict = "right" if (name in answer) == (name in self.answer) else "wrong"
             against = counterexample(self.grid.cells)
-            found = f"no: {against}" if against else f"yes: {_SEEN[name]}"
-            lines.append(f"{name}: {verdict}. {found}.")
+            found = f"no, {against}" if against else f"yes, {_SEEN[name]}"
+            lines.append(f"{name}: you are {verdict}: {found}.")
         lines.append(f"The matrix is that of {self.origin}.")
         return Checked(frozenset(answer) == self.answer, tuple(lines))
 
