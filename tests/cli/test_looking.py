@@ -389,7 +389,7 @@ REFUSED = [
     (["buckets", "t5", "--distance", "far"], "Invalid value for '--distance'"),
     (["buckets", "t5", "--distance", "9" * 40], "Invalid value for '--distance'"),
     (["explain", "t5", "--trained-length", "1"], "Invalid value for '--trained-length'"),
-    (["explain", "rope"], f"SCHEME: got 'rope', {KNOWN}"),
+    (["show", "rope"], "(rope is no bias: `falloff explain rope`)"),
     # files
     (["check", "none.csv", "--scheme", "t5"], "none.csv: No such file or directory"),
     (["check", ".", "--scheme", "t5"], ".: Is a directory"),

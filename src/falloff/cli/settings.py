@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union
 
@@ -28,6 +28,12 @@ _MOST_OTHERWISE = 2**20  # on the command line only, for settings not in `Scheme
 
 SchemeName = Annotated[
     str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False)
+]
+SchemeNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCHEME...", help=f"One or several of {', '.join(SCHEMES)}, rope, none; or {OWN_NAMES}.", show_default=False
+    ),
 ]
 SchemeOrBuckets = Annotated[
     str | None,
@@ -118,8 +124,14 @@ def _from_textbook(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any
     return {**rest, "num_buckets": book.num_buckets, "max_distance": book.max_distance}
 
 
-def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
-    """A scheme with the initial values of this seed. Restores torch's generator.
+def takes_of(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of some settings that a scheme takes."""
+    taken = (*setting_parameters(cls), *(_TEXTBOOK if issubclass(cls, T5Bias) else ()))
+    return {name: value for name, value in settings.items() if name in taken}
+
+
+def checked_settings(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings by the scheme's own names.
 
     Raises:
         ValueError: for a setting that the scheme does not take, or out of range.
@@ -135,6 +147,17 @@ def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[st
             raise ValueError(f"{option_name(name)}: got {value}, expected a finite number")
         if isinstance(value, int) and value > most:
             raise ValueError(f"{option_name(name)}: got {value}, expected at most {most} on the command line")
+    return settings
+
+
+def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
+    """A scheme with the initial values of this seed. Restores torch's generator.
+
+    Raises:
+        ValueError: for a setting that the scheme does not take, or out of range.
+    """
+    settings = checked_settings(cls, settings)
+    taken = setting_parameters(cls)
     for name, parameter in taken.items():
         if parameter.default is parameter.empty and name not in settings:
             raise ValueError(f"{option_name(name)}: got nothing, expected a value: {cls.name} has no default")
@@ -156,17 +179,17 @@ def is_random(cls: type[Scheme], num_heads: int, settings: dict[str, Any]) -> bo
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def with_settings(command: Callable[..., None], own: type[Scheme] | None = None) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], own: Sequence[type[Scheme]] = ()) -> Callable[..., None]:
     """Give a command an option for every setting of every scheme, and pass it the given ones as `settings`.
 
     Args:
         command: takes `settings`, by name.
-        own: a scheme of the user's own: then only its settings become options.
+        own: schemes of the user's own: then only their settings become options.
     """
     parameters = inspect.signature(command).parameters
     options: dict[str, inspect.Parameter] = {}
     takers: dict[str, list[str]] = {}
-    for scheme in SCHEMES.values() if own is None else [own]:
+    for scheme in own or SCHEMES.values():
         for name, parameter in setting_parameters(scheme).items():
             kind = _kind_of(scheme, parameter)
             if kind is None or name in parameters:  # of another type, or an option of the command itself
@@ -226,21 +249,25 @@ class SchemeCommand(TyperCommand):
         parser = self.make_parser(ctx)
         parser.ignore_unknown_options = True
         given, rest, _ = parser.parse_args(list(args))
-        name = given.get("scheme")
-        if option is None and name is not None:
-            name = _scheme_among([name, *rest])
-        if name is not None and is_own(name):
-            cls = scheme_class(name, option or "SCHEME")
+        if "schemes" in given:
+            names = _schemes_among([*(given["schemes"] or ()), *rest])
+        elif option is None and given.get("scheme") is not None:
+            names = _schemes_among([given["scheme"], *rest])[:1]
+        else:
+            names = [given["scheme"]] if given.get("scheme") else []
+        own = [scheme_class(name, option or "SCHEME") for name in names if is_own(name)]
+        if own:
+            known = [SCHEMES[name] for name in names if name in SCHEMES]
             app = typer.Typer(add_completion=False)
-            app.command()(with_settings(inspect.unwrap(self.callback), cls))  # type: ignore[arg-type]
+            app.command()(with_settings(inspect.unwrap(self.callback), [*own, *known]))  # type: ignore[arg-type]
             alike = typer.main.get_command(app)
             self.params, self.callback = alike.params, alike.callback
         return super().parse_args(ctx, args)
 
 
-def _scheme_among(words: list[str]) -> str | None:
-    """The name of the scheme among arguments, options and their values; options are unknown until the scheme is known."""
+def _schemes_among(words: list[str]) -> list[str]:
+    """The names of schemes among arguments, options and their values; options are unknown until the schemes are known."""
     takes_none = [True, *(not word.startswith("-") or "=" in word for word in words)]
     sure = [word for free, word in zip(takes_none, words, strict=False) if free and not word.startswith("-")]
-    # A word after an unknown option may be the name, if that option is a switch.
-    return next(iter([*sure, *filter(is_own, words)]), None)
+    # A word after an unknown option may be a name, if that option is a switch.
+    return sure or list(filter(is_own, words))[:1]

@@ -80,6 +80,9 @@ class Scheme(nn.Module):
     scheme has no bias. Its constructor must set `num_heads`."""
     largest_settings: ClassVar[dict[str, int]] = {}
     """The largest value that a command takes for a setting. A larger one would run for minutes or take gigabytes."""
+    always: ClassVar[tuple[str, ...]] = ()
+    """Which of the properties monotone, bounded, sign_symmetric, reach and beyond (of `falloff.views.Properties`) come out
+    the same for every value of the parameters, by the formula alone. `explain` says so."""
     toeplitz: ClassVar[bool] = True
     """Whether the bias depends on the offset alone. If not, the scheme overrides `form` and `dense`."""
 
