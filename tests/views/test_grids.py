@@ -117,11 +117,12 @@ def test_text_stays_legible_on_every_cell(grid):
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_buckets_have_colours_of_their_own_and_values_of_both_signs_meet_in_white():
+def test_buckets_have_colours_of_their_own_and_values_use_the_whole_ramp():
     grid = bias_grid(T5Bias(1, bidirectional=True), 100)
     colours = GridColours(grid)
     assert len({colours(bucket.bucket) for bucket in grid.legend}) == len(grid.legend)
-    assert GridColours(bias_grid(T5Bias(1), 40, values=True))(0.0) == "#f7f7f7"
+    values = bias_grid(FIRE(8), 8)  # of both signs
+    assert (GridColours(values)(min(values.visible)), GridColours(values)(max(values.visible))) == ("#440154", "#fde725")
     assert len(set(head_colours(16))) == 16
 
 

@@ -26,7 +26,7 @@ from falloff.schemes import Scheme
 from falloff.views.comparison import compared
 from falloff.views.explanations import comparison_view, explanation_view, no_bias_view, pairs_view
 from falloff.views.no_bias import NO_BIASES, NoBias
-from falloff.views.pairs import PairBias, pair_biases, pairs_in_words
+from falloff.views.position_pairs import PositionPair, pair_biases, pairs_in_words
 from falloff.views.properties import scheme_properties
 from falloff.views.stored import stored_scheme
 
@@ -173,7 +173,7 @@ def _shared_out(names: list[str], settings: dict[str, Any]) -> list[dict[str, An
     return taken
 
 
-def _pairs(scheme: Scheme, positions: list[tuple[int, int]], head: int) -> tuple[list[PairBias], str]:
+def _pairs(scheme: Scheme, positions: list[tuple[int, int]], head: int) -> tuple[list[PositionPair], str]:
     try:
         biases = pair_biases(scheme, positions, head)
     except ValueError as error:

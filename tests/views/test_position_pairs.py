@@ -1,7 +1,7 @@
 import pytest
 
 from falloff import FIRE, ALiBi, ProfileMixture
-from falloff.views.pairs import pair_biases, pairs_in_words
+from falloff.views.position_pairs import pair_biases, pairs_in_words
 from falloff.views.properties import scheme_properties
 
 

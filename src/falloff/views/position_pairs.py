@@ -13,7 +13,7 @@ LARGEST_POSITION = 2**17
 
 
 @dataclass(frozen=True)
-class PairBias:
+class PositionPair:
     """The bias of one head for a query and a key; the later position is the query, as in a causal model."""
 
     query: int
@@ -25,7 +25,7 @@ class PairBias:
         return self.query - self.key
 
 
-def pair_biases(scheme: Scheme, pairs: Sequence[tuple[int, int]], head: int = 0) -> list[PairBias]:
+def pair_biases(scheme: Scheme, pairs: Sequence[tuple[int, int]], head: int = 0) -> list[PositionPair]:
     """The bias of each pair of positions, of one head.
 
     Raises:
@@ -45,11 +45,11 @@ def pair_biases(scheme: Scheme, pairs: Sequence[tuple[int, int]], head: int = 0)
             if key < 0 or query > LARGEST_POSITION:
                 raise ValueError(f"pairs: got {pair[0]},{pair[1]}, expected positions from 0 to {LARGEST_POSITION}")
             bias = scheme.dense(1, query + 1, query_start=query, dtype=torch.float64)[head, 0, key]
-            found.append(PairBias(query, key, bias.item()))
+            found.append(PositionPair(query, key, bias.item()))
     return found
 
 
-def pairs_in_words(pairs: Sequence[PairBias], properties: Properties) -> str:
+def pairs_in_words(pairs: Sequence[PositionPair], properties: Properties) -> str:
     """What the pairs show: that the offset decides, or that the row does too.
 
     >>> from falloff import FIRE
