@@ -46,6 +46,7 @@ class FIRE(CachedScheme):
     """
 
     name = "fire"
+    always = ("bounded", "sign_symmetric", "reach")
     largest_settings: ClassVar[dict[str, int]] = {"width": 1024}
     formula = "f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(|c x| + 1), f = Linear(1, w) ReLU Linear(w, H)"
     paper = "Li et al. 2024, FIRE"
