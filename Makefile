@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
+.PHONY: help setup compare explore test test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +28,9 @@ $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 
 compare: setup  ## the main job: compare the schemes on real text (quick preset), and say where the report is
 	$(BIN)/falloff compare --preset quick --resume
+
+explore: setup  ## open the page to look at biases, at http://127.0.0.1:8050
+	$(BIN)/falloff explore
 
 test: setup  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal

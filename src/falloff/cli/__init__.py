@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from falloff.cli import benchmarking, comparing, hf, info, looking
+from falloff.cli import benchmarking, comparing, exploring, hf, info, looking
 from falloff.cli.errors import OneLineErrors
 from falloff.cli.settings import SchemeCommand
 
@@ -42,6 +42,7 @@ for command, kind in (
     (looking.buckets, SchemeCommand),
     (looking.check, SchemeCommand),
     (looking.explain, SchemeCommand),
+    (exploring.explore, None),
     (info.info, None),
     (benchmarking.bench, None),
 ):
