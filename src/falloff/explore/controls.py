@@ -32,7 +32,7 @@ def slider(identity: Id, label: str, value: float, ends: Range) -> Component:
                 ]
             ),
             html.Label(f"{label}, as a number", htmlFor=dom_id(number), className="unseen"),
-            dcc.Input(id=number, type="number", min=ends.low, step=step, value=value, className="number"),
+            dcc.Input(id=number, type="number", step=step, value=value, className="number"),
             dcc.Store(
                 id=own | {"part": "ends"},
                 data={"low": ends.low, "high": ends.high, "doubling": ends.doubling, "whole": ends.whole},
