@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
+.PHONY: help setup compare explore test axe test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -29,7 +29,10 @@ $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 compare: setup  ## the main job: compare the schemes on real text (quick preset), and say where the report is
 	$(BIN)/falloff compare --preset quick --resume
 
-test: setup  ## all tests
+explore: setup  ## open the page to look at biases, at http://127.0.0.1:8050
+	$(BIN)/falloff explore
+
+test: setup axe  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal
 
 # An environment in build/ that borrows the packages of .venv, but not its editable falloff: where a .pth file names a folder,
@@ -40,6 +43,15 @@ CPU_TESTS := tests/ops/conformance tests/ops/test_cpu.py tests/ops/test_dropout.
 	tests/ops/test_interrupt.py -k "not triton and not blockwise"
 
 CLANG ?= clang++
+AXE := build/axe-core/package/axe.min.js
+axe:  ## fetch axe-core from npm, by which the tests of the page judge its accessibility
+	@test -f $(AXE) || ! command -v npm > /dev/null || $(MAKE) --no-print-directory $(AXE)
+	@test -f $(AXE) || echo "SKIPPED accessibility of the page: npm is missing" >&2
+
+$(AXE):
+	mkdir -p build/axe-core
+	cd build/axe-core && npm pack --silent axe-core@4.11.0 > /dev/null && tar -xzf axe-core-4.11.0.tgz
+
 test-clang: setup  ## build the CPU kernels by clang (CLANG=clang++-19) and test them
 	$(BIN)/python -m venv --clear --without-pip build/venv-clang
 	$(call borrow,venv-clang)

@@ -5,7 +5,18 @@ import sys
 
 import falloff
 
-EXTRAS = ("typer", "rich", "matplotlib", "plotly", "accelerate", "safetensors", "datasets", "transformers", "jaxtyping")
+EXTRAS = (
+    "typer",
+    "rich",
+    "matplotlib",
+    "plotly",
+    "accelerate",
+    "safetensors",
+    "datasets",
+    "transformers",
+    "dash",
+    "jaxtyping",
+)
 
 
 def test_import_pulls_in_no_extra():

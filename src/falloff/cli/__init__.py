@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from falloff.cli import benchmarking, checking, comparing, exercising, explaining, hf, info, looking
+from falloff.cli import benchmarking, checking, comparing, exercising, explaining, exploring, hf, info, looking
 from falloff.cli.errors import OneLineErrors
 from falloff.cli.settings import SchemeCommand
 
@@ -44,6 +44,7 @@ for command, kind in (
     (checking.match, SchemeCommand),
     (explaining.explain, SchemeCommand),
     (exercising.exercise, None),
+    (exploring.explore, None),
     (info.info, None),
     (benchmarking.bench, None),
 ):

@@ -2,13 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from falloff.offsets import check_count
 from falloff.schemes.base import Scheme
 from falloff.schemes.settings import title_of
 from falloff.views.buckets import Bucketed
-from falloff.views.content import refuse_without_content
+from falloff.views.by_offset import curves_by_offset
 from falloff.views.figures import empty_figure
 from falloff.views.palette import head_colours
 
@@ -16,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_NAMED = 8  # curves in the legend; the others are shades in between
-_MOST_LENGTH = 2**20
 
 
 def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
@@ -40,17 +36,8 @@ def plot_curves(scheme: Scheme, length: int = 256) -> "Figure":
     >>> plot_curves(ALiBi(8), 64).axes[0].get_xlabel()
     'offset (query position - key position)'
     """
-    check_count("length", length, 1)
-    if length > _MOST_LENGTH:
-        raise ValueError(f"length: got {length}, expected at most {_MOST_LENGTH}")
-    refuse_without_content(scheme)
-    offsets = torch.arange(1 - length, length)
-    with torch.no_grad():
-        values = scheme.dense(1, 2 * length - 1, query_start=length - 1)[..., 0, :].flip(-1)
-    past, future = values[:, length - 1 :], values[:, :length].flip(1)
-    if bool((future == values[:, length - 1 : length]).all()) or torch.equal(past, future):
-        offsets, values = offsets[length - 1 :], past
-
+    found = curves_by_offset(scheme, length)
+    offsets, values = found.offsets, found.values
     figure = empty_figure(8, 4.5)
     axes = figure.add_subplot()
     num_heads = values.shape[0]

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+from falloff.views.buckets import Bucket
 from falloff.views.grids import BiasGrid
 
 # Five colours of viridis: even steps of lightness, which colour-blind readers can distinguish too.
 _SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+# The same steps without its darkest, for curves on a dark ground.
+_ON_DARK = ("#7fa8ff", "#35b5b0", "#5ec962", "#fde725")
 # Keys in the future: a hue that viridis does not have.
 _FUTURE = ("#8e0a3c", "#c2255c", "#e0568c", "#f08fb5", "#f9c9dc")
 
@@ -38,6 +41,16 @@ def text_colour(background: str) -> str:
     return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
 
 
+def bucket_colours(buckets: Sequence[Bucket]) -> dict[int, str]:
+    """The colour of each bucket, in order from near to far; past and future have different hues."""
+    colours = {}
+    for ramp, future in ((_SEQUENTIAL, False), (_FUTURE, True)):
+        shown = [bucket.bucket for bucket in buckets if bucket.in_future == future]
+        for place, bucket in enumerate(shown):
+            colours[bucket] = _at(ramp, place / max(len(shown) - 1, 1))
+    return colours
+
+
 class GridColours:
     """The colour of each cell of a grid.
 
@@ -51,11 +64,7 @@ class GridColours:
     """
 
     def __init__(self, grid: BiasGrid) -> None:
-        self._bucket_colours: dict[int, str] = {}
-        for ramp, future in ((_SEQUENTIAL, False), (_FUTURE, True)):
-            shown = [bucket.bucket for bucket in grid.legend if bucket.in_future == future]
-            for place, bucket in enumerate(shown):
-                self._bucket_colours[bucket] = _at(ramp, place / max(len(shown) - 1, 1))
+        self._bucket_colours = bucket_colours(grid.legend)
         values = [float(value) for value in grid.visible]
         self.low, self.high = min(values), max(values)
         self.ramp: tuple[str, ...] = _SEQUENTIAL
@@ -66,10 +75,11 @@ class GridColours:
         return _at(self.ramp, (cell - self.low) / (self.high - self.low) if self.high > self.low else 1.0)
 
 
-def head_colours(num_heads: int) -> list[str]:
-    """A colour for the curve of each head, none too pale to see on white.
+def head_colours(num_heads: int, *, dark: bool = False) -> list[str]:
+    """A colour for the curve of each head, none too pale to see on white or, if `dark`, too dark to see on black.
 
-    >>> head_colours(1)
-    ['#440154']
+    >>> head_colours(1), head_colours(2, dark=True)
+    (['#440154'], ['#7fa8ff', '#fde725'])
     """
-    return [_at(_SEQUENTIAL[:-1], head / max(num_heads - 1, 1)) for head in range(num_heads)]
+    ramp = _ON_DARK if dark else _SEQUENTIAL[:-1]
+    return [_at(ramp, head / max(num_heads - 1, 1)) for head in range(num_heads)]

@@ -1,0 +1,121 @@
+"""The application: its pages, the frame around them, and the server."""
+
+import os
+import socket
+from typing import Any
+from urllib.parse import parse_qs
+
+from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html
+from werkzeug import serving
+from werkzeug.serving import BaseWSGIServer
+
+from falloff.explore import scheme
+
+PAGES = {"/": scheme}
+"""The pages by address, in the order of the navigation."""
+
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+</html>"""
+
+
+def create_app(checkpoint: str = "") -> Dash:
+    """The page as an application of Dash; its `server` is one of Flask, for any WSGI server.
+
+    Args:
+        checkpoint: the path that the Checkpoint page starts with.
+    """
+    app = Dash(
+        "falloff.explore",
+        title="falloff explore",
+        update_title="",
+        index_string=_INDEX,
+        suppress_callback_exceptions=True,  # the fields of a page exist only while it is shown
+        serve_locally=True,
+        enable_mcp=False,
+        add_log_handler=False,
+    )
+    app.layout = _frame(checkpoint)
+    app.callback(
+        Output("page", "children"), Output("navigation", "children"), Output("title", "data"),
+        Input("address", "pathname"), State("address", "search"), State("checkpoint-path", "data"),
+    )(_show)  # fmt: skip
+    app.clientside_callback(ClientsideFunction("explore", "title"), Output("title", "storage_type"), Input("title", "data"))
+    app.clientside_callback(
+        ClientsideFunction("explore", "theme"), Output("theme", "data"), Input("toggle-theme", "n_clicks")
+    )
+    for kind, keys in (("field", ("name",)), ("setting", ("scheme", "name"))):
+        own = {"type": kind, **dict.fromkeys(keys, MATCH)}
+        app.clientside_callback(
+            ClientsideFunction("explore", "follow"),
+            Output(own | {"part": "slider"}, "value"), Output(own | {"part": "number"}, "value"),
+            Input(own | {"part": "slider"}, "value"), Input(own | {"part": "number"}, "value"),
+            State(own | {"part": "ends"}, "data"),
+            prevent_initial_call=True,
+        )  # fmt: skip
+    for page in PAGES.values():
+        page.register(app)
+    return app
+
+
+def make_server(host: str, port: int, checkpoint: str = "") -> BaseWSGIServer:
+    """A server of the page that is bound, so that requests wait, but does not serve yet.
+
+    Raises:
+        OSError: if the address cannot be bound.
+    """
+    # Bound here: werkzeug itself would print and exit.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            said = f"{error.strerror or error} (another --port may be free; 0 takes any)"
+            raise OSError(error.errno, said, f"{host}:{port}") from None
+        bound.listen(128)
+        return serving.make_server(
+            host, port, create_app(checkpoint).server, threaded=True, request_handler=_Quiet, fd=os.dup(bound.fileno())
+        )
+
+
+class _Quiet(serving.WSGIRequestHandler):
+    """Prints no line for each request."""
+
+    def log_request(self, *_: object) -> None:
+        pass
+
+
+def _frame(checkpoint: str) -> Any:
+    return html.Div(
+        [
+            dcc.Location(id="address", refresh="callback-nav"),
+            dcc.Store(id="theme"),
+            dcc.Store(id="title"),
+            dcc.Store(id="checkpoint-path", data=checkpoint),
+            html.A("To the content", href="#page", className="skip"),
+            html.Header(
+                [
+                    html.P("falloff explore", className="brand"),
+                    html.Nav(id="navigation", **{"aria-label": "Pages"}),
+                    html.Button("Light or dark", id="toggle-theme", type="button", className="quiet"),
+                ]
+            ),
+            html.Main(id="page", tabIndex="-1"),
+        ]
+    )
+
+
+def _show(path: str, search: str | None, checkpoint: str) -> tuple[Any, Any, str]:
+    page = PAGES.get(path)
+    links = [
+        dcc.Link(each.TITLE, href=address, **({"className": "here"} if address == path else {}))
+        for address, each in PAGES.items()
+    ]
+    if page is None:
+        known = html.P(f"There is no page {path}. Choose one above.")
+        return [html.H1("No such page"), known], links, "No such page"
+    asked = {name: values[-1] for name, values in parse_qs((search or "").lstrip("?")).items()}
+    return page.layout(asked | {"checkpoint": asked.get("checkpoint", checkpoint)}), links, page.TITLE
