@@ -11,9 +11,7 @@ from falloff.lab.config import Settings
 from falloff.named import scheme_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "pages" / "howto" / "own-scheme.md"
-CODE = re.search(
-    r'^```python title="logarithmic.py"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)[1]
+(CODE,) = re.findall(r'^```python title="logarithmic.py"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
 @pytest.fixture(scope="module")
