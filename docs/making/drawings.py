@@ -66,138 +66,127 @@ def drawings() -> Iterator[tuple[str, str]]:
 
 
 def _strip() -> str:
-    d = Drawing(720, 350, "A strip in memory, and the tile of a bias as a view of it")
-    side, offsets = 44, list(range(7, -1, -1))
-    d.text(20, 28, "The strip in memory, by falling offset", weight="bold")
-    for place, offset in enumerate(offsets):
-        d.cell(20 + place * side, 40, side, f"v{offset}", _SCALE[7 - offset])
-    d.text(20, 128, "A tile: 4 query rows, 5 keys. Query 3 stands first, key 0 leftmost", weight="bold")
+    d = Drawing(480, 352, "A strip in memory, and the tile of a bias as a view of it")
+    side = 42
+    d.text(16, 24, "The strip in memory, by falling offset", weight="bold")
+    for place in range(8):
+        d.cell(16 + place * side, 36, side, f"v{7 - place}", _SCALE[place])
+        d.text(16 + (place + 0.5) * side, 94, str(place), 11, "middle", _GREY)
+    d.text(362, 94, "place", 11, fill=_GREY)
+    d.text(16, 128, "A tile: queries 3 to 6, keys 0 to 4", weight="bold")
     for row in range(4):
-        y = 142 + row * side
-        d.text(20, y + 27, f"query {3 + row}", 12, fill=_GREY)
+        y = 140 + row * side
+        d.text(16, y + 26, f"query {3 + row}", 12, fill=_GREY)
         for column in range(5):
             offset = 3 + row - column
             if offset >= 0:
-                d.cell(90 + column * side, y, side, f"v{offset}", _SCALE[7 - offset])
+                d.cell(76 + column * side, y, side, f"v{offset}", _SCALE[7 - offset])
             else:
-                d.box(90 + column * side, y, side, side, "#f5f5f5", "#ffffff")
-                d.text(90 + column * side + side / 2, y + 27, "masked", 9, "middle", _GREY)
-        start = 7 - (3 + row)
-        d.text(340, y + 27, f"= the strip, read from place {start} on", 13)
-    d.text(90, 340, "One row down, the view begins one number earlier: row stride -1, no copy, no gather.", 12, fill=_GREY)
+                d.box(76 + column * side, y, side, side, "#f5f5f5", "#ffffff")
+                d.text(76 + (column + 0.5) * side, y + 25, "masked", 9, "middle", _GREY)
+        d.text(300, y + 26, f"= from place {4 - row} on", 13)
+    d.text(16, 340, "One row down, the view begins one number earlier.", 13, fill=_GREY)
     return d.svg()
 
 
 def _zones() -> str:
-    d = Drawing(720, 380, "The zones of the tiles of a causal grid with a T5 bias")
-    side, count, reach = 30, 10, 3
-    x0, y0 = 20, 50
-    d.text(x0, 28, "Tiles of one head: query tiles down, key tiles across", weight="bold")
+    d = Drawing(480, 470, "The zones of the tiles of a causal grid with a T5 bias")
+    far, middle, edge, hidden = "#cfd8dc", _SCALE[3], "#f0b96b", "#fafafa"
+    side, count, reach = 27, 10, 3
+    x0, y0 = 16, 40
+    d.text(x0, 24, "Tiles of a head: queries down, keys across", weight="bold")
     for row in range(count):
         for column in range(count):
-            x, y = x0 + column * side, y0 + row * side
-            if column > row:
-                d.box(x, y, side, side, "#fafafa", _FAINT)
-            elif column == row:
-                d.box(x, y, side, side, "#f0b96b", "#ffffff")
-            elif row - column <= reach:
-                d.box(x, y, side, side, _SCALE[3], "#ffffff")
-            else:
-                d.box(x, y, side, side, "#cfd8dc", "#ffffff")
+            fill = hidden if column > row else edge if column == row else middle if row - column <= reach else far
+            d.box(x0 + column * side, y0 + row * side, side, side, fill, _FAINT if fill == hidden else "#ffffff")
     legend = [
-        ("#cfd8dc", "far: the bias is constant", "beyond the reach, one number serves a whole tile"),
-        (_SCALE[3], "middle: the bias varies", "its tile is a view of the strip"),
-        ("#f0b96b", "edge: a mask", "only here are offsets compared with 0"),
-        ("#fafafa", "not visited", "every key lies in the future"),
+        (far, "far", "every offset is beyond the reach: one number"),
+        (middle, "middle", "the bias varies: a view of the strip"),
+        (edge, "edge", "only here are offsets compared with 0"),
+        (hidden, "not visited", "every key lies in the future"),
     ]
     for place, (fill, name, what) in enumerate(legend):
-        y = y0 + 20 + place * 62
-        d.box(345, y, 24, 24, fill, _GREY)
-        d.text(380, y + 12, name, 14, weight="bold")
-        d.text(380, y + 31, what, 11.5, fill=_GREY)
+        y = y0 + count * side + 18 + place * 35
+        d.box(x0, y, 22, 22, fill, _GREY)
+        d.text(x0 + 32, y + 16, name, 14, weight="bold")
+        d.text(x0 + 126, y + 16, what, 13)
     return d.svg()
 
 
 def _skipping() -> str:
-    d = Drawing(720, 330, "Certified skipping of key blocks")
-    d.text(20, 28, "Keys of one query tile, in blocks. Visited from the query outwards, to the left", weight="bold")
-    x0, base, width, blocks = 40, 240, 64, 10
-    bounds = [18, 26, 36, 48, 62, 78, 96, 116, 138, 160]
-    threshold = 70
-    for block in range(blocks):
-        kept = bounds[block] > threshold
-        x, fill, said, ink = x0 + block * width, *((_SCALE[3], "computed", _TEAL) if kept else ("#e0e0e0", "skipped", _GREY))
-        d.box(x, base - bounds[block], width - 4, bounds[block], fill, "#ffffff")
-        d.text(x + 30, base + 18, said, 11, "middle", ink)
-    d.line(x0 - 10, base - threshold, x0 + blocks * width, base - threshold, _RED, 2, "6 4")
-    d.text(x0, base - threshold - 10, "log_mass of the row - 17.4 - ln M", 13, fill=_RED, weight="bold")
-    d.text(x0 + blocks * width - 6, 60, "bound of a block", 12, "end", _INK)
-    d.text(x0 + blocks * width - 6, 76, "= largest bias + |q| |k| |scale|", 12, "end", _INK)
-    d.line(x0, base, x0 + blocks * width, base, _INK)
-    d.text(x0, base + 44, "far past", 12, fill=_GREY)
-    d.text(x0 + blocks * width - 6, base + 44, "the query", 12, "end", _GREY)
-    d.text(20, 314, "log_mass: forward, the row's running maximum; backward, its log-sum-exp.", 12, fill=_GREY)
+    d = Drawing(480, 330, "Certified skipping of key blocks")
+    d.text(16, 24, "Key blocks of a query tile, nearest first", weight="bold")
+    x0, base, width, bounds = 24, 236, 54, [18, 28, 42, 58, 80, 106, 130, 152]
+    threshold = 68
+    for block, bound in enumerate(bounds):
+        x, kept = x0 + block * width, bound > threshold
+        d.box(x, base - bound, width - 4, bound, _SCALE[3] if kept else "#e0e0e0", "#ffffff")
+        said, ink = ("computed", _TEAL) if kept else ("skipped", _GREY)
+        d.text(x + width / 2 - 2, base + 16, said, 10, "middle", ink)
+    end = x0 + len(bounds) * width
+    d.line(x0 - 8, base - threshold, end, base - threshold, _RED, 2, "6 4")
+    d.text(x0, base - threshold - 10, "log_mass - 17.4 - ln M", 14, fill=_RED, weight="bold")
+    d.text(x0, 60, "A bar is the bound of a block:", 13)
+    d.text(x0, 78, "largest bias + |q| |k| |scale|", 13)
+    d.line(x0, base, end, base, _INK)
+    d.text(x0, base + 40, "far past", 13, fill=_GREY)
+    d.text(end - 6, base + 40, "the query", 13, "end", _GREY)
+    d.text(16, 298, "log_mass: forward, the row's running maximum;", 13, fill=_GREY)
+    d.text(16, 316, "backward, its log-sum-exp.", 13, fill=_GREY)
     return d.svg()
 
 
 def _diagonals() -> str:
-    d = Drawing(720, 330, "The gradient of a strip is a sum along diagonals")
-    side, count = 44, 5
-    d.text(20, 28, "dS, the gradient of the scores", weight="bold")
+    d = Drawing(480, 420, "The gradient of a strip is a sum along diagonals")
+    side, count = 40, 4
+    d.text(16, 24, "dS, the gradient of the scores (row, key)", weight="bold")
     for row in range(count):
         for column in range(row + 1):
-            d.cell(20 + column * side, 44 + row * side, side, f"{row},{column}", _SCALE[row - column + 1])
-    d.text(300, 28, "the gradient of the strip, by offset", weight="bold")
+            d.cell(16 + column * side, 36 + row * side, side, f"{row},{column}", _SCALE[row - column + 1])
+    d.text(16, 226, "The gradient of the strip, by offset", weight="bold")
     for offset in range(count):
-        y = 44 + offset * side
-        d.cell(300, y, side, f"v{offset}", _SCALE[offset + 1])
-        parts = " + ".join(f"dS[{row},{row - offset}]" for row in range(offset, count))
-        d.text(356, y + 27, f"= {parts}", 12)
-    d.text(20, 296, "Each tile is summed along its diagonals first; the sums of tiles are then added in a fixed order.", 12)
-    d.text(20, 316, "So no two threads add to one number, and two runs give the same bits.", 12, fill=_GREY)
+        y = 238 + offset * side
+        d.cell(16, y, side, f"v{offset}", _SCALE[offset + 1])
+        parts = " + ".join(f"dS({row},{row - offset})" for row in range(offset, count))
+        d.text(66, y + 25, f"= {parts}", 13)
     return d.svg()
 
 
 def _factored() -> str:
-    d = Drawing(720, 390, "The bias of states and a table: a small product, read with another stride")
+    d = Drawing(480, 560, "The bias of states and a table: a small product, read with another stride")
     side = 30
-    d.text(20, 26, "states of 4 rows", weight="bold")
+    d.text(16, 24, "States of 4 rows", weight="bold")
     for row in range(4):
         for r in range(3):
-            d.box(20 + r * side, 40 + row * side, side, side, "#cfe0f5", "#ffffff")
-    d.text(130, 105, "times", 13, "middle")
-    d.text(165, 26, "the rows of the table that they meet", weight="bold")
-    for r in range(3):
-        for place in range(8):
-            d.box(165 + place * side, 40 + r * side, side, side, _SCALE[place], "#ffffff")
+            d.box(16 + r * side, 36 + row * side, side, side, "#cfe0f5", "#ffffff")
+    d.text(128, 100, "times", 13, "middle")
+    d.text(160, 24, "the rows of the table that they meet", weight="bold")
     for place in range(8):
-        d.text(165 + place * side + side / 2, 146, str(7 - place), 11, "middle", _GREY)
-    d.text(165, 164, "offset, falling", 11, fill=_GREY)
-    d.text(425, 105, "=", 16)
-    d.text(450, 26, "the product", weight="bold")
+        for r in range(3):
+            d.box(160 + place * side, 36 + r * side, side, side, _SCALE[place], "#ffffff")
+        d.text(160 + (place + 0.5) * side, 142, str(7 - place), 12, "middle", _GREY)
+    d.text(408, 142, "offset", 12, fill=_GREY)
+    d.text(16, 194, "The product; each number at its offset", weight="bold")
     for row in range(4):
+        d.text(16, 227 + row * side, f"row {row}", 12, fill=_GREY)
         for place in range(8):
-            first = 3 - row
-            inside = first <= place < first + 5
-            fill = _SCALE[place] if inside else "#f0f0f0"
-            d.box(450 + place * side, 40 + row * side, side, side, fill, "#ffffff")
-            if inside:
-                ink = "#ffffff" if place > 3 else _INK
-                d.text(450 + place * side + side / 2, 60 + row * side, str(7 - place), 11, "middle", ink)
-    d.text(20, 206, "Read one number earlier in each row, the coloured part is the tile:", weight="bold")
+            inside = 3 - row <= place < 8 - row
+            _offset_cell(d, 70 + place * side, 206 + row * side, side, 7 - place if inside else None)
+    d.text(16, 358, "Read one number earlier in each row: the tile", weight="bold")
     for row in range(4):
-        d.text(20, 240 + row * side, f"row {row}", 12, fill=_GREY)
+        d.text(16, 391 + row * side, f"row {row}", 12, fill=_GREY)
         for column in range(5):
-            offset = 4 + row - column
-            place = 7 - offset
-            d.box(70 + column * side, 220 + row * side, side, side, _SCALE[place], "#ffffff")
-            text = "#ffffff" if place > 3 else _INK
-            d.text(70 + column * side + side / 2, 240 + row * side, str(offset), 11, "middle", text)
+            _offset_cell(d, 70 + column * side, 370 + row * side, side, 4 + row - column)
     for column in range(5):
-        d.text(70 + column * side + side / 2, 356, f"key {column}", 9, "middle", _GREY)
-    d.text(250, 250, "Each number is state . table row at the offset that it shows.", 13)
-    d.text(250, 274, "r rows and c keys meet r + c - 1 rows of the table, so the product", 13)
-    d.text(250, 296, "is hardly larger than the tile, and no (B, H, N, K) tensor is made.", 13)
-    d.text(250, 326, "For states of keys it is the other way round: what comes out are", 12, fill=_GREY)
-    d.text(250, 344, "the columns of a tile.", 12, fill=_GREY)
+        d.text(70 + (column + 0.5) * side, 508, str(column), 12, "middle", _GREY)
+    d.text(230, 508, "key", 12, fill=_GREY)
+    d.text(16, 544, "r rows and c keys meet r + c - 1 rows of the table.", 13, fill=_GREY)
     return d.svg()
+
+
+def _offset_cell(d: Drawing, x: float, y: float, side: float, offset: int | None) -> None:
+    """A cell of the product at this offset, 0 .. 7; grey where the tile does not use it."""
+    if offset is None:
+        d.box(x, y, side, side, "#f0f0f0", "#ffffff")
+    else:
+        d.cell(x, y, side, str(offset), _SCALE[7 - offset])
