@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from falloff.cli import app
+from making import commands, fences, results
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
-
-from making import commands, fences, results  # noqa: E402
-
 README = ROOT / "README.md"
 PAGES = [README, *sorted(path for path in (ROOT / "docs" / "pages").rglob("*.md") if "generated" not in path.parts)]
 CODE = {"python", "sh", "run"}
