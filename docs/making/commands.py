@@ -60,7 +60,7 @@ def _tables(command: Any) -> Iterator[str]:
             name += f" {_escaped(parameter.metavar)}"
         panels.setdefault(panel, []).append(f"| {name} | {_escaped(parameter.help)}{_default(parameter)} |")
     for panel, rows in panels.items():
-        yield "\n".join([f"| {panel} | |", "|---|---|", *rows, ""])
+        yield "\n".join([f"| {panel} | what it does |", "|---|---|", *rows, ""])
 
 
 def _names(parameter: Any) -> list[str]:
