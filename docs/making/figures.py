@@ -56,6 +56,8 @@ def figures() -> Iterator[tuple[str, Figure]]:
     for scheme, length in _curves():
         figure = scheme.plot(length)
         figure.set_size_inches(6.4, 3.8)  # smaller than usual, so that its letters are legible on a phone
+        (axes,) = figure.axes
+        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9)
         yield f"{scheme.name}-curves", figure
     yield "speed", _speed()
     yield "fire-rows", _fire_rows()
