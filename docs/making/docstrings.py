@@ -6,6 +6,7 @@ from typing import Any
 from griffe import Extension, Object
 
 _EXAMPLE = re.compile(r"^>>> .*?(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)  # up to the next empty line
+_TWO = re.compile(r"^( +\w+), (\w+: )", re.MULTILINE)  # two attributes in one line: Griffe would read a name and its type
 _FIELD = re.compile(r"^(Paper|Source): ", re.MULTILINE)
 
 
@@ -16,4 +17,6 @@ class Examples(Extension):
         """Called for every object that is loaded."""
         if obj.docstring:
             fenced = _EXAMPLE.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```", obj.docstring.value)
+            if "Attributes:" in fenced:
+                fenced = _TWO.sub(r"\1,\2", fenced)
             obj.docstring.value = _FIELD.sub(r"**\1:** ", fenced)
