@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from falloff import views
 from falloff.views.figures import save_figure
 from making import check, fences, results
 from making.drawings import drawings
@@ -32,6 +33,8 @@ def generate() -> None:
         shutil.copy(ROOT / "docs" / picture, GENERATED)
     for name in results.results():
         shutil.copy(results.FOLDER / name, GENERATED / "results")
+    entries = "\n\n".join(f"::: falloff.views.{name}" for name in views.__all__)
+    (SNIPPETS / "falloff.views.md").write_text(entries, encoding="utf-8")
     (SNIPPETS / "speed.md").write_text(results.speed_page(), encoding="utf-8")
     fences.write_outputs(sorted(PAGES.rglob("*.md")))
 
