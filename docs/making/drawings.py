@@ -58,11 +58,36 @@ class Drawing:
 
 def drawings() -> Iterator[tuple[str, str]]:
     """Every drawing with the name of its file."""
+    yield "road", _road()
     yield "strip", _strip()
     yield "zones", _zones()
     yield "skipping", _skipping()
     yield "diagonals", _diagonals()
     yield "factored", _factored()
+
+
+def _road() -> str:
+    d = Drawing(480, 292, "From schemes to forms to kernels")
+    schemes = ["T5, ALiBi, KERPLE, ...", "FIRE", "Shaw, DeBERTa, ...", "your own", "Forgetting, Cable"]
+    forms = ["Strip", "Warp", "Factored", "Band", "Potential"]
+    kernels = ["cpu", "triton", "blockwise"]
+    for x, title in ((16, "scheme"), (222, "form"), (372, "kernel")):
+        d.text(x, 24, title, 14, weight="bold")
+    for place, (scheme, form) in enumerate(zip(schemes, forms, strict=True)):
+        y = 36 + place * 50
+        d.box(16, y, 156, 36, "#cfe0f5", "#ffffff")
+        d.text(94, y + 23, scheme, 13, "middle")
+        d.line(172, y + 18, 222, y + 18, _GREY, 1.5)
+        d.box(222, y, 92, 36, _SCALE[1], "#ffffff")
+        d.text(268, y + 23, form, 13, "middle")
+        for row in range(len(kernels)):
+            d.line(314, y + 18, 372, 104 + row * 50, _FAINT, 1.5)
+    d.line(172, 104, 222, 54, _GREY, 1.5)  # FIRE is a strip up to its position L
+    for row, kernel in enumerate(kernels):
+        y = 86 + row * 50
+        d.box(372, y, 92, 36, "#f0b96b", "#ffffff")
+        d.text(418, y + 23, kernel, 13, "middle")
+    return d.svg()
 
 
 def _strip() -> str:
