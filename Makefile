@@ -10,7 +10,7 @@ SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compare explore test axe test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench \
-	test-gpu bench-gpu test-emulated docs command-reference pictures clean
+	test-gpu bench-gpu test-emulated docs docs-browser command-reference pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -149,6 +149,9 @@ test-emulated: setup  ## run compiled GPU kernels in an emulator: many calls (SE
 
 docs: setup  ## build the documentation into build/site; a warning or a dead link fails (docs/CONTRIBUTING.md)
 	PYTHONPATH=docs $(BIN)/python -m making
+
+docs-browser: docs axe  ## build the documentation and open every page in Chromium; screenshots in build/docs/screens
+	PYTHONPATH=docs $(BIN)/python -m making.browser
 
 command-reference: setup  ## write the reference of the command line from the help texts, for docs/
 	PYTHONPATH=docs $(BIN)/python -m making.commands
