@@ -50,7 +50,7 @@ def test_every_cell_shows_what_the_text_before_it_says(outputs):
     assert "bucket 2: offsets 2-3" in shown(scheme, "text/html")
     assert len(shown(curves, "image/png")) > 10000
     assert "t5       monotone: False, reach: 113" in printed(properties)
-    assert "the biases differ: from row 9 on" in printed(pairs)
+    assert "The offset is the same, the bias is not" in printed(pairs)
     assert shown(attended, "text/plain") == "(torch.Size([1, 8, 256, 32]), torch.Size([32, 8]))"
     assert "<strong>Strip</strong>" in shown(form, "text/html")
     assert "-strength_h * ln(1 + |n|)" in shown(own, "text/html")
