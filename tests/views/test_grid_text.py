@@ -61,6 +61,9 @@ PASTED = {
     "infinities of Python": "[[0, float('-inf'), -np.inf], [1, 0, -math.inf], [2, 1, 0]]",
     "JSON": "[[0, null, null], [1, 0, null], [2, 1, 0]]",
     "indices": "u_0 X X\nu_1 u_0 X\nu_2 u_1 u_0",
+    "indices with labels": "    k_1 k_2 k_3\nq_1 u_0 X X\nq_2 u_1 u_0 X\nq_3 u_2 u_1 u_0",
+    "indices in LaTeX with labels": "& $q_1$ & $q_2$ & $q_3$ \\\\ $k_1$ & $u_0$ & X & X \\\\ "
+    "$k_2$ & $u_1$ & $u_0$ & X \\\\ $k_3$ & $u_2$ & $u_1$ & $u_0$",
     "small indices": "u\u2080 X X\nu\u2081 u\u2080 X\nu\u2082 u\u2081 u\u2080",
     "sums": "q_0.k_0+u_0 X X\nq_1.k_0+u_1 q_1.k_1+u_0 X\nq_2.k_0+u_2 q_2.k_1+u_1 q_2.k_2+u_0",
     "sums with blanks": "q_0 . k_0 + u_0 | X | X\nq_1 . k_0 + u_1 | q_1 . k_1 + u_0 | X\n"
