@@ -113,6 +113,12 @@ REFUSED = {
     "0 1 0 2 1 0": "1 rows of 6 cells",  # a triangle in one line: or six numbers
     "[[0, 1], [2]]": "row 1 has 1 cells and row 0 has 2",
     "[[0, 1, 2], [2, 3, 4]]": "2 rows of 3 cells",
+    "[1][1 [1": "1 rows of 2 cells",
+    "[[1, 0], [0, 1]] and more": "reads|row",
+    "[1] - -": "reads|rows",
+    "1\n" * 2000: "got 2000 rows, expected a grid of at most 1024 positions",
+    "[1]," * 2000: "got 2000 rows",
+    "1 & 0 \\\\" * 2000: "got 2001 rows",
     "[]": "got no row of cells|without a cell",
     "[[], []]": "got a row without a cell",
     "[0.1, 0.2": "reads|1 rows",
@@ -176,6 +182,27 @@ PIECES = [
     '"',
     "1e5",
 ]
+
+
+# Patterns that could take a time that grows with the square of the length: hours for these, instead of a second.
+SLOW = {
+    "blanks": "0" + " " * 2**20 + "1 2",
+    "leading blanks": " " * 2**20 + "1 2 3",
+    "blanks after =": "a =" + " " * 2**20 + "1",
+    "blanks after a bracket": "f(" + " " * 2**20 + "1",
+    "spacing of rows": "1 & 2" + r"\\[" * 2**15,
+    "options": "1 & 2" + r"\begin{a}[" * 2**15,
+    "open braces": "1 & 2" + r"\text{" * 2**15,
+    "open brackets": "[1]" + "[1 " * 2**15,
+    "minus signs": "[1]" + "- " * 2**16,
+    "sums": ("a+" * 20 + " " * 2**10) * 2**9,
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_no_text_takes_a_time_that_grows_with_its_square(name):
+    with pytest.raises(ValueError, match="expected"):
+        parse_grid(SLOW[name])
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(max_size=60))

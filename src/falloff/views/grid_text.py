@@ -1,9 +1,8 @@
 """Reading a grid from text as people paste it. No file and no terminal in it: the command line and the page use it."""
 
-from falloff.views.grid_layouts import Rows, layouts_of, without_ornaments
+from falloff.views.grid_layouts import MOST_POSITIONS, Rows, layouts_of, without_ornaments
 from falloff.views.written import WrittenGrid, is_text, number_or_masked, plain_cell, without_letters
 
-_MOST_POSITIONS = 1024
 MOST_CHARACTERS = 2**23
 
 
@@ -61,8 +60,8 @@ def _grid(rows: Rows) -> WrittenGrid:
             f"got {len(rows)} rows of {len(rows[0])} cells, expected a square: a row and a column for each position"
         )
     top, left = edges
-    if len(rows) - top > _MOST_POSITIONS:
-        raise ValueError(f"got a grid of {len(rows) - top} positions, expected at most {_MOST_POSITIONS}")
+    if len(rows) - top > MOST_POSITIONS:
+        raise ValueError(f"got a grid of {len(rows) - top} positions, expected at most {MOST_POSITIONS}")
     for i, row in enumerate(rows[top:], start=top):
         for j, cell in enumerate(row[left:], start=left):
             if is_text(cell):
