@@ -120,10 +120,12 @@ def test_pairs_of_positions(falloff, read):
     for order in (["fire", "--pairs", "3,7", "23,27"], ["--pairs", "3,7", "23,27", "fire"]):
         found = read("explain", *order, "--init-l", 8)
         assert [(pair["query"], pair["key"], pair["offset"]) for pair in found["pairs"]] == [(7, 3, 4), (27, 23, 4)]
-        assert found["pairs_in_words"].startswith("At the same offset 4 the biases differ")
+        assert "The offset is the same, the bias is not" in found["pairs_in_words"]
     printed = falloff("explain", "fire", "alibi", "--pairs", "3,7", "23,27").stdout
     assert "fire: pairs of positions, head 0" in printed
-    assert "the offset alone decides" in printed
+    assert "the offset alone decides" in " ".join(printed.split())
+    assert read("explain", "fire", "--pairs", "3,7", "3,8")["pairs_in_words"].startswith("The offsets differ (4, 5): ")
+    assert read("explain", "fire", "--pairs", "3,7")["pairs_in_words"] == ""
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,7 @@ def test_pairs_of_positions(falloff, read):
         (["t5", "--pairs", "3-7"], "--pairs: got '3-7', expected pairs of positions, as 3,7 23,27"),
         (["t5", "--pairs", "3,999999999"], "--pairs: got 3,999999999, expected positions from 0 to 131072"),
         (["t5", "--pairs", "3,7", "--head", "9"], "--head: got 9, expected 0 .. 7"),
+        (["shaw", "--pairs", "3,7"], "--pairs: got 'shaw', whose bias depends on what the tokens say"),
         (["t5", "--prefix", "encoder"], "--prefix: got no --checkpoint, expected the file that it is in"),
         (["t5", "--checkpoint", "none.safetensors"], "none.safetensors: No such file or directory"),
         (["t5", "fire", "--checkpoint", "none.safetensors"], "--checkpoint: got it with 2 schemes, expected one scheme"),

@@ -61,6 +61,9 @@ PASTED = {
     "infinities of Python": "[[0, float('-inf'), -np.inf], [1, 0, -math.inf], [2, 1, 0]]",
     "JSON": "[[0, null, null], [1, 0, null], [2, 1, 0]]",
     "indices": "u_0 X X\nu_1 u_0 X\nu_2 u_1 u_0",
+    "indices with labels": "    k_1 k_2 k_3\nq_1 u_0 X X\nq_2 u_1 u_0 X\nq_3 u_2 u_1 u_0",
+    "indices in LaTeX with labels": "& $q_1$ & $q_2$ & $q_3$ \\\\ $k_1$ & $u_0$ & X & X \\\\ "
+    "$k_2$ & $u_1$ & $u_0$ & X \\\\ $k_3$ & $u_2$ & $u_1$ & $u_0$",
     "small indices": "u\u2080 X X\nu\u2081 u\u2080 X\nu\u2082 u\u2081 u\u2080",
     "sums": "q_0.k_0+u_0 X X\nq_1.k_0+u_1 q_1.k_1+u_0 X\nq_2.k_0+u_2 q_2.k_1+u_1 q_2.k_2+u_0",
     "sums with blanks": "q_0 . k_0 + u_0 | X | X\nq_1 . k_0 + u_1 | q_1 . k_1 + u_0 | X\n"
@@ -110,6 +113,12 @@ REFUSED = {
     "0 1 0 2 1 0": "1 rows of 6 cells",  # a triangle in one line: or six numbers
     "[[0, 1], [2]]": "row 1 has 1 cells and row 0 has 2",
     "[[0, 1, 2], [2, 3, 4]]": "2 rows of 3 cells",
+    "[1][1 [1": "1 rows of 2 cells",
+    "[[1, 0], [0, 1]] and more": "reads|row",
+    "[1] - -": "reads|rows",
+    "1\n" * 2000: "got 2000 rows, expected a grid of at most 1024 positions",
+    "[1]," * 2000: "got 2000 rows",
+    "1 & 0 \\\\" * 2000: "got 2001 rows",
     "[]": "got no row of cells|without a cell",
     "[[], []]": "got a row without a cell",
     "[0.1, 0.2": "reads|1 rows",
@@ -173,6 +182,27 @@ PIECES = [
     '"',
     "1e5",
 ]
+
+
+# Patterns that could take a time that grows with the square of the length: hours for these, instead of a second.
+SLOW = {
+    "blanks": "0" + " " * 2**20 + "1 2",
+    "leading blanks": " " * 2**20 + "1 2 3",
+    "blanks after =": "a =" + " " * 2**20 + "1",
+    "blanks after a bracket": "f(" + " " * 2**20 + "1",
+    "spacing of rows": "1 & 2" + r"\\[" * 2**15,
+    "options": "1 & 2" + r"\begin{a}[" * 2**15,
+    "open braces": "1 & 2" + r"\text{" * 2**15,
+    "open brackets": "[1]" + "[1 " * 2**15,
+    "minus signs": "[1]" + "- " * 2**16,
+    "sums": ("a+" * 20 + " " * 2**10) * 2**9,
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_no_text_takes_a_time_that_grows_with_its_square(name):
+    with pytest.raises(ValueError, match="expected"):
+        parse_grid(SLOW[name])
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(max_size=60))

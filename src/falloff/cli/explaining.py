@@ -24,15 +24,18 @@ from falloff.cli.settings import (
 from falloff.named import scheme_class
 from falloff.schemes import Scheme
 from falloff.views.comparison import compared
+from falloff.views.content import refuse_without_content
 from falloff.views.explanations import comparison_view, explanation_view, no_bias_view, pairs_view
 from falloff.views.no_bias import NO_BIASES, NoBias
-from falloff.views.position_pairs import PositionPair, pair_biases, pairs_in_words
+from falloff.views.pair_words import pairs_in_words
+from falloff.views.pairs import PairBias, pair_bias
 from falloff.views.properties import scheme_properties
 from falloff.views.stored import stored_scheme
 
 _PAIR = re.compile(r"\d{1,9},\d{1,9}", re.ASCII)
 _MOST_SCHEMES = 32
 _MOST_PAIRS = 100
+_LARGEST_POSITION = 2**17
 
 
 @with_settings
@@ -128,12 +131,16 @@ def _names_and_pairs(words: list[str], pairs: list[str]) -> tuple[list[str], lis
     if len(names) > _MOST_SCHEMES:
         raise ValueError(f"SCHEME: got {len(names)}, expected at most {_MOST_SCHEMES}")
     given = [*pairs, *(word for word in words if _PAIR.fullmatch(word))]
-    for pair in given:
-        if not _PAIR.fullmatch(pair):
-            raise ValueError(f"--pairs: got {pair[:40]!r}, expected pairs of positions, as 3,7 23,27")
+    for word in given:
+        if not _PAIR.fullmatch(word):
+            raise ValueError(f"--pairs: got {word[:40]!r}, expected pairs of positions, as 3,7 23,27")
     if len(given) > _MOST_PAIRS:
         raise ValueError(f"--pairs: got {len(given)}, expected at most {_MOST_PAIRS}")
-    return names, [(int(first), int(second)) for first, second in (pair.split(",") for pair in given)]
+    positions = [(int(first), int(second)) for first, second in (pair.split(",") for pair in given)]
+    for pair in positions:
+        if max(pair) > _LARGEST_POSITION:
+            raise ValueError(f"--pairs: got {pair[0]},{pair[1]}, expected positions from 0 to {_LARGEST_POSITION}")
+    return names, positions
 
 
 def _explained(
@@ -173,13 +180,12 @@ def _shared_out(names: list[str], settings: dict[str, Any]) -> list[dict[str, An
     return taken
 
 
-def _pairs(scheme: Scheme, positions: list[tuple[int, int]], head: int) -> tuple[list[PositionPair], str]:
-    try:
-        biases = pair_biases(scheme, positions, head)
-    except ValueError as error:
-        argument = str(error).partition(":")[0]
-        raise ValueError(f"--{error}" if argument in ("head", "pairs") else str(error)) from None
-    return biases, pairs_in_words(biases, scheme_properties(scheme))
+def _pairs(scheme: Scheme, positions: list[tuple[int, int]], head: int) -> tuple[list[PairBias], str]:
+    refuse_without_content(scheme, "--pairs")
+    if head >= scheme.num_heads:
+        raise ValueError(f"--head: got {head}, expected 0 .. {scheme.num_heads - 1}: the bias has {scheme.num_heads} heads")
+    biases = [pair_bias(scheme, max(pair), min(pair)) for pair in positions]
+    return biases, pairs_in_words(scheme, biases)
 
 
 def _keys(
@@ -191,6 +197,8 @@ def _keys(
     keys = explained_keys(found, seed, properties)
     if positions:
         biases, said = _pairs(found, positions, head)
-        listed = [{"query": pair.query, "key": pair.key, "offset": pair.offset, "bias": pair.bias} for pair in biases]
+        listed = [
+            {"query": pair.query, "key": pair.key, "offset": pair.offset, "bias": pair.values[head]} for pair in biases
+        ]
         keys |= {"head": head, "pairs": listed, "pairs_in_words": said}
     return keys

@@ -13,6 +13,9 @@ from falloff.views.palette import head_colours
 _FLAT = 1.02
 """A scheme holds if its tail perplexity at 8T is at most this factor times that at T."""
 
+_COSTS = (("in all", " class=edge"), ("bias", ""), ("ms", ""), ("peak MB", ""))
+"""The last columns of the table."""
+
 
 def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: dict[str, Scheme]) -> str:
     """The page.
@@ -64,6 +67,11 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
 bootstrap interval over windows. All schemes share the windows, so that differences are more certain than these intervals:
 ★ marks the best of a column, if the 95% interval of its paired difference from every other scheme excludes 0; else ≈ marks
 the lowest and those that these windows cannot distinguish from it.</p>
+<div class="tabs narrow" role="group" aria-label="Columns of the table">
+<button type="button" aria-pressed="true" data-columns="last">Last {config["tail"]} bytes</button>
+<button type="button" aria-pressed="false" data-columns="all">All bytes</button>
+<button type="button" aria-pressed="false" data-columns="cost">Cost</button>
+</div>
 <div class="scroll">{_table(rows, config, styles)}</div>
 </section>
 <section class="whole">
@@ -134,7 +142,9 @@ def _table(rows: list[Row], config: dict[str, Any], styles: dict[str, Style]) ->
     lengths = config["lengths"]
     count = len(lengths)
     heads = "".join(
-        f"<th{' class=edge' if place == 0 else ''}>{length:,}</th>" for _ in range(2) for place, length in enumerate(lengths)
+        f'<th{" class=edge" if place == 0 else ""} data-of="{part}">{length:,}</th>'
+        for part in ("last", "all")
+        for place, length in enumerate(lengths)
     )
     body = []
     kind = None
@@ -143,32 +153,32 @@ def _table(rows: list[Row], config: dict[str, Any], styles: dict[str, Style]) ->
             kind = row.kind
             body.append(f'<tr class="group"><th colspan="{2 * count + 5}" scope="colgroup">{GROUPS[kind]}</th></tr>')
         cells = "".join(
-            _cell(cell, f"{part} at {length:,}", edge=length == lengths[0])
+            _cell(cell, part, edge=length == lengths[0])
             for part, found in (("last", row.tail), ("all", row.everything))
             for length, cell in zip(lengths, found, strict=True)
         )
         body.append(
             f'<tr><th scope="row"><i style="background:{styles[row.scheme].colour}"></i>{escape(row.scheme)}</th>{cells}'
-            f'<td data-label="parameters" class="edge">{row.parameters:,}</td>'
-            f'<td data-label="of the bias">{row.bias_parameters:,}</td>'
-            f'<td data-label="ms per step">{1000 * row.seconds_per_step:.1f}</td>'
-            f'<td data-label="peak MB">{row.peak_memory_mb:.1f}</td></tr>'
+            f'<td data-of="cost" class="edge">{row.parameters:,}</td><td data-of="cost">{row.bias_parameters:,}</td>'
+            f'<td data-of="cost">{1000 * row.seconds_per_step:.1f}</td>'
+            f'<td data-of="cost">{row.peak_memory_mb:.1f}</td></tr>'
         )
-    return f"""<table>
+    costs = "".join(f'<th{edge} data-of="cost">{name}</th>' for name, edge in _COSTS)
+    return f"""<table data-columns="last">
 <thead>
-<tr><th></th><th class="edge" colspan="{count}">Last {config["tail"]} bytes at length</th>
-<th class="edge" colspan="{count}">All bytes at length</th>
-<th class="edge" colspan="2">Parameters</th><th colspan="2">Step</th></tr>
-<tr><th>Scheme</th>{heads}<th class="edge">in all</th><th>bias</th><th>ms</th><th>peak MB</th></tr>
+<tr><th></th><th class="edge" colspan="{count}" data-of="last">Last {config["tail"]} bytes at length</th>
+<th class="edge" colspan="{count}" data-of="all">All bytes at length</th>
+<th class="edge" colspan="2" data-of="cost">Parameters</th><th colspan="2" data-of="cost">Step</th></tr>
+<tr><th>Scheme</th>{heads}{costs}</tr>
 </thead>
 <tbody>{"".join(body)}</tbody>
 </table>"""
 
 
-def _cell(cell: Cell, label: str, *, edge: bool) -> str:
+def _cell(cell: Cell, part: str, *, edge: bool) -> str:
     classes = " ".join(name for name, applies in (("best", cell.best), ("level", cell.level), ("edge", edge)) if applies)
     interval = f"{written(cell.low)}&ndash;{written(cell.high)}"
-    return f'<td data-label="{label}" class="{classes}">{written(cell.value)}<small>{interval}</small></td>'
+    return f'<td data-of="{part}" class="{classes}">{written(cell.value)}<small>{interval}</small></td>'
 
 
 def _biases(order: list[str], schemes: dict[str, Scheme], settings: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from falloff.views.beyond import Beyond
 from falloff.views.buckets import Bucketed
 from falloff.views.comparison import FACTS, Column
 from falloff.views.no_bias import NoBias
-from falloff.views.position_pairs import PositionPair
+from falloff.views.pairs import PairBias
 from falloff.views.properties import Properties
 from falloff.views.reasons import bucket_rule
 
@@ -86,13 +86,13 @@ def comparison_view(columns: Sequence[Column], trained_length: int) -> Renderabl
     return Group(table, *([Text(note, style="dim")] if marked else []))
 
 
-def pairs_view(name: str, head: int, pairs: Sequence[PositionPair], said: str) -> RenderableType:
+def pairs_view(name: str, head: int, pairs: Sequence[PairBias], said: str) -> RenderableType:
     """Pairs of positions with the bias of one head, and what they show."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("query", "key", "offset", "bias"):
         table.add_column(title, justify="right")
     for pair in pairs:
-        table.add_row(str(pair.query), str(pair.key), str(pair.offset), f"{pair.bias:.6g}")
+        table.add_row(str(pair.query), str(pair.key), str(pair.offset), f"{pair.values[head]:.6g}")
     return Group(Text(f"{name}: pairs of positions, head {head}", style="bold"), table, *([Text(said)] if said else []))
 
 

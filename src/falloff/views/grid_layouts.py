@@ -6,16 +6,18 @@ from collections.abc import Iterator
 
 Rows = list[list[str]]
 
+MOST_POSITIONS = 1024
+_MOST_ROWS = MOST_POSITIONS + 16  # with captions and labels
 _LARGEST_CELL = 2**24
 _RULER = re.compile(r"[\s|+:=\-\u2500-\u257f]*")  # with box drawings
 _RULE = re.compile(r"--|==|:-|-:|\+-|-\+|[\u2500\u2501\u2550]")
 _BAR = re.compile("[|\u2502\u2503\u2551\u00a6]")
 _LABEL = re.compile(r"\([^()\s]{0,40}\)")
 _FENCE = re.compile(r"\s*(```|~~~).*")
-_CORNER = re.compile(r"\s*q(uery)? *\\ *k(ey)?(?=\s|$)")  # as `falloff show` prints it
-_LATEX_ROW = re.compile(r"\\\\(?:\[[^\]]*\])?")
+_CORNER = re.compile(r"^\s*q(uery)? *\\ *k(ey)?(?=\s|$)")  # as `falloff show` prints it
+_LATEX_ROW = re.compile(r"\\\\(?:\[[^\]]{0,20}\])?")
 _LATEX_NOISE = re.compile(
-    r"\\(?:begin|end)\{[^{}]*\}(?:\{[^{}]*\}|\[[^\]]*\])*|\\(?:[hc]line(?:\{[^{}]*\})?|(?:top|mid|bottom)rule)"
+    r"\\(?:begin|end)\{[^{}]*\}(?:\{[^{}]*\}|\[[^\]]{0,40}\])*|\\(?:[hc]line(?:\{[^{}]*\})?|(?:top|mid|bottom)rule)"
     r"|\\(?:left|right|big)[\[\]().|]|\\[\[\]();,:! ]"
 )
 _LATEX_COMMENT = re.compile(r"(?<!\\)%.*")
@@ -26,6 +28,8 @@ _PYTHON_INFINITY = re.compile(
     r"|-\s*(?:float\(\s*['\"]inf(?:inity)?['\"]\s*\)|(?:np|numpy|math|torch)\.inf|Infinity\b)"
 )
 _PYTHON_WORD = re.compile(r"\b(?:None|null|masked)\b")
+_LIST = re.compile(r"(?:\w+\s*=\s*)?(?:[\w.]+\(\s*)?\[")  # x = np.array([
+_KEYWORD = re.compile(r"\b(?:dtype|device|requires_grad|grad_fn)\s*=\s*[\w.:'\"<>]+")
 _INNERMOST = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -54,12 +58,19 @@ def without_ornaments(text: str) -> str:
     return "\n".join(line for line in lines if not (_RULER.fullmatch(line) and _RULE.search(line)))
 
 
+def _few(rows: list[str]) -> list[str]:
+    """Rows that are no more than those of the largest grid and what may stand around it."""
+    if len(rows) > _MOST_ROWS:
+        raise ValueError(f"got {len(rows)} rows, expected a grid of at most {MOST_POSITIONS} positions")
+    return rows
+
+
 def _latex(text: str) -> Rows | None:
     if "&" not in text and not (r"\begin{" in text and r"\\" in text):
         return None
     lines = _LATEX_ROW.split(_LATEX_COMMENT.sub("", text)) if r"\\" in text else text.splitlines()
     rows = []
-    for line in lines:
+    for line in _few(lines):
         row = _LATEX_TEXT.sub(r"\1", _LATEX_NOISE.sub(" ", line))
         row = row.replace(r"\infty", "\u221e").replace(r"\times", "x").replace(r"\cdot", ".")
         rows.append([_LATEX_BLANK.sub("", cell) for cell in row.split("&")])
@@ -68,17 +79,21 @@ def _latex(text: str) -> Rows | None:
 
 def _brackets(text: str) -> Rows | None:
     """Lists of lists, with or without commas, as Python, numpy, torch and JSON write them, or `[0 X; 1 0]`."""
-    if not re.match(r"\s*(?:\w+\s*=\s*)?(?:[\w.]+\()?\s*\[", text) or "]" not in text:
+    text = text.strip()
+    start = _LIST.match(text)
+    if start is None or "]" not in text:
         return None
     text = _PYTHON_WORD.sub("X", _PYTHON_INFINITY.sub("-inf", text))
-    inner = _INNERMOST.findall(text)
-    if len(inner) == 1 and not text.lstrip().startswith("[["):
+    inner = _few(_INNERMOST.findall(text))
+    if _KEYWORD.sub("", _INNERMOST.sub("", text[start.end() - 1 :])).strip("[](), ;\n\r\t"):
+        return None
+    if len(inner) == 1 and not text.startswith("[["):
         return next(_lines(inner[0]), None)
     return [[cell.strip() for cell in row.rstrip(", ").split(",")] if "," in row else row.split() for row in inner]
 
 
 def _lines(text: str) -> Iterator[Rows]:
-    lines = [line for line in text.splitlines() if line.strip() or "\t" in line]
+    lines = _few([line for line in text.splitlines() if line.strip() or "\t" in line])
     by_semicolon = _rows_by_semicolon(lines)
     if by_semicolon is not None:
         yield [_cells(line) for line in by_semicolon]

@@ -1,9 +1,8 @@
 """Reading a grid from text as people paste it. No file and no terminal in it: the command line and the page use it."""
 
-from falloff.views.grid_layouts import Rows, layouts_of, without_ornaments
-from falloff.views.written import WrittenGrid, is_text, number_or_masked, plain_cell
+from falloff.views.grid_layouts import MOST_POSITIONS, Rows, layouts_of, without_ornaments
+from falloff.views.written import WrittenGrid, is_text, number_or_masked, plain_cell, without_letters
 
-_MOST_POSITIONS = 1024
 MOST_CHARACTERS = 2**23
 
 
@@ -48,7 +47,7 @@ def _grid(rows: Rows) -> WrittenGrid:
     Raises:
         ValueError: if they are no square grid of numbers.
     """
-    rows = [[plain_cell(cell) for cell in row] for row in rows]
+    rows = without_letters([[plain_cell(cell) for cell in row] for row in rows])
     if not rows:
         raise ValueError("got no row of cells, expected a grid")
     if not all(rows):
@@ -61,8 +60,8 @@ def _grid(rows: Rows) -> WrittenGrid:
             f"got {len(rows)} rows of {len(rows[0])} cells, expected a square: a row and a column for each position"
         )
     top, left = edges
-    if len(rows) - top > _MOST_POSITIONS:
-        raise ValueError(f"got a grid of {len(rows) - top} positions, expected at most {_MOST_POSITIONS}")
+    if len(rows) - top > MOST_POSITIONS:
+        raise ValueError(f"got a grid of {len(rows) - top} positions, expected at most {MOST_POSITIONS}")
     for i, row in enumerate(rows[top:], start=top):
         for j, cell in enumerate(row[left:], start=left):
             if is_text(cell):
@@ -129,18 +128,31 @@ def _label_edges(rows: Rows) -> tuple[int, int] | None:
 
 
 def _label_both_edges(top: list[str], left: list[str]) -> bool:
-    """Whether both edges label the same positions: by the same tokens, or by words on one edge and positions on the other.
+    """Whether both edges label the same positions: by the same tokens; by words on one edge and positions on the other; or
+    by names such as k_1, k_2, ... along the top and q_1, q_2, ... on the left.
 
     For a single position, only the same token counts: "hello" above "world 1" is no grid.
     """
     if top == left:
         return any(map(is_text, top)) or (len(top) > 0 and _are_positions(top))
     mixed = (_are_words(top) and _are_positions(left)) or (_are_positions(top) and _are_words(left))
-    return len(top) > 1 and mixed
+    return len(top) > 1 and (mixed or (_are_numbered(top) and _are_numbered(left)))
 
 
 def _are_words(line: list[str]) -> bool:
     return all(map(is_text, line))
+
+
+def _are_numbered(line: list[str]) -> bool:
+    """Whether a line reads k_1, k_2, ...: one letter, with rising numbers."""
+    names = [cell.replace("{", "").replace("}", "").rpartition("_") for cell in line]
+    letter, _, first = names[0]
+    return (
+        letter.isalpha()
+        and first.isdecimal()
+        and len(first) < 10
+        and names == [(letter, "_", str(int(first) + k)) for k in range(len(line))]
+    )
 
 
 def _are_positions(line: list[str]) -> bool:

@@ -1,4 +1,6 @@
-"""Two pairs at one offset in words: whether the offset alone decides."""
+"""Pairs at one offset in words: whether the offset alone decides."""
+
+from collections.abc import Sequence
 
 from falloff.schemes.base import Scheme
 from falloff.views.pairs import PairBias
@@ -26,6 +28,22 @@ here the offset alone decides.
         f"{said}The offset is the same, the bias is not: {a:.4g} and {b:.4g} in head {head}. {_why(scheme)}"
         "So the matrix is not constant along its diagonals: it is not Toeplitz."
     )
+
+
+def pairs_in_words(scheme: Scheme, pairs: Sequence[PairBias]) -> str:
+    """What several pairs show: the first and the last of them, if all have one offset. Nothing for a single pair.
+
+    >>> from falloff import ALiBi
+    >>> from falloff.views.pairs import pair_bias
+    >>> pairs_in_words(ALiBi(1), [pair_bias(ALiBi(1), 7, 3), pair_bias(ALiBi(1), 9, 3)])
+    'The offsets differ (4, 6): these pairs do not show whether the offset alone decides.'
+    """
+    offsets = sorted({pair.offset for pair in pairs})
+    if len(offsets) > 1:
+        return (
+            f"The offsets differ ({', '.join(map(str, offsets))}): these pairs do not show whether the offset alone decides."
+        )
+    return pair_words(scheme, pairs[0], pairs[-1]) if len(pairs) > 1 else ""
 
 
 def _below(scheme: Scheme) -> str:

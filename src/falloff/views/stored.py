@@ -15,6 +15,7 @@ from falloff.schemes.settings import make, setting_parameters
 _HOLDERS = ("", "scheme", "bias", "falloff_bias", "relative_attention_bias", "rel_attn_embed")
 _MOST_LISTED = 4
 _MOST_TRIED = 4096
+_MOST_PLACES = 512  # a model has fewer; each costs time
 
 Shape = tuple[int, ...]
 
@@ -56,7 +57,7 @@ def stored_scheme(
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no mapping)
         found = [
             (place, scheme)
-            for place in _places(shapes, cls, settings, prefix)
+            for place in _places(shapes, cls, settings, prefix)[:_MOST_PLACES]
             if (scheme := _fitting(shapes, place, cls, settings, num_heads)) is not None
         ]
         if not found:

@@ -8,7 +8,7 @@ from decimal import Decimal
 _MASKED = {"", "x", "-", "--", "-inf", "\u221e", "-\u221e", "\u00d7"}
 _NUMBER = re.compile(r"(?=.{1,40}$)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)  # float never overflows
 # u_2, u_{2} or q_4.k_1+u_2: the bucket is the last index.
-_INDEXED = re.compile(r"(?:.{1,40}\+ *)?\\?[A-Za-z]{1,8}_\{?(\d{1,9})\}?", re.ASCII)
+_INDEXED = re.compile(r"(?:.{1,40}\+ *)?\\?([A-Za-z]{1,8})_\{?(\d{1,9})\}?", re.ASCII)
 _SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
 _SUBSCRIPTED = re.compile("([A-Za-z])([\u2080-\u2089]+)")
 
@@ -36,18 +36,38 @@ WrittenGrid = tuple[tuple[WrittenNumber | None, ...], ...]
 
 
 def plain_cell(text: str) -> str:
-    """A cell without quotes, marks of Markdown and LaTeX, and the letter of an index.
+    """A cell without quotes and marks of Markdown and LaTeX, and with small digits as an index.
 
-    >>> [plain_cell(text) for text in (" **3** ", "$u_{2}$", "'X'", "q_4.k_1+u_2", "-0.5")]
-    ['3', '2', 'X', '2', '-0.5']
+    >>> [plain_cell(text) for text in (" **3** ", "$u_{2}$", "'X'", "u\u2082")]
+    ['3', 'u_{2}', 'X', 'u_2']
     """
     cell = text.strip()
     for mark in ("**", "*", "`", "$", "'", '"'):
         if len(cell) > 2 * len(mark) and cell.startswith(mark) and cell.endswith(mark):
             cell = cell[len(mark) : -len(mark)].strip()
-    cell = _SUBSCRIPTED.sub(lambda found: f"{found[1]}_{found[2].translate(_SUBSCRIPTS)}", cell)
-    indexed = _INDEXED.fullmatch(cell)
-    return indexed[1] if indexed else cell
+    return _SUBSCRIPTED.sub(lambda found: f"{found[1]}_{found[2].translate(_SUBSCRIPTS)}", cell)
+
+
+def without_letters(rows: list[list[str]]) -> list[list[str]]:
+    """Rows with the index alone of cells such as u_2 and q_4.k_1+u_2.
+
+    The letter is that of the last cell that has one: in that corner no layout has labels. So q_1 and k_1 along the edges
+    stay what they are.
+
+    >>> without_letters([["", "k_1", "k_2"], ["q_1", "u_0", "X"], ["q_2", "u_1", "u_0"]])
+    [['', 'k_1', 'k_2'], ['q_1', '0', 'X'], ['q_2', '1', '0']]
+    """
+    letter = next(
+        (found[1] for row in reversed(rows) for cell in reversed(row) if (found := _INDEXED.fullmatch(cell))), None
+    )
+    if letter is None:
+        return rows
+    return [[_without_letter(cell, letter) for cell in row] for row in rows]
+
+
+def _without_letter(cell: str, letter: str) -> str:
+    found = _INDEXED.fullmatch(cell)
+    return found[2] if found and found[1] == letter else cell
 
 
 def is_masked(cell: str) -> bool:
