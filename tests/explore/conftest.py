@@ -1,4 +1,4 @@
-"""A server of the page and a real browser for it. Without Debian's Chromium or Playwright, the tests say so and are skipped."""
+"""A server of the page and a real browser for it. Without Chromium or Playwright, the tests say so and are skipped."""
 
 import shutil
 import threading
@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[2]
 AXE = ROOT / "build" / "axe-core" / "package" / "axe.min.js"
 WIDTHS = (1200, 390)
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="session")

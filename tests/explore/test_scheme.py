@@ -21,7 +21,8 @@ def setting(scheme, name, part):
 def curve(page, scheme, kind="curves"):
     """The numbers that a figure shows."""
     return page.evaluate(
-        "(id) => document.getElementById(id).querySelector('.js-plotly-plot').data.map((t) => t.type === 'heatmap' ? t.z : t.y)",
+        "(id) => document.getElementById(id).querySelector('.js-plotly-plot').data"
+        ".map((trace) => trace.type === 'heatmap' ? trace.z : trace.y)",
         json.dumps({"scheme": scheme, "type": kind}, separators=(",", ":")),
     )
 

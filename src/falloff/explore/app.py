@@ -9,9 +9,9 @@ from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, htm
 from werkzeug import serving
 from werkzeug.serving import BaseWSGIServer
 
-from falloff.explore import scheme
+from falloff.explore import attention, scheme
 
-PAGES = {"/": scheme}
+PAGES = {"/": scheme, "/attention": attention}
 """The pages by address, in the order of the navigation."""
 
 _INDEX = """<!DOCTYPE html>
