@@ -9,7 +9,8 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare explore test axe test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench test-gpu bench-gpu test-emulated pictures clean
+.PHONY: help setup compare explore test axe test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench \
+	test-gpu bench-gpu test-emulated docs command-reference pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -146,10 +147,16 @@ test-emulated: setup  ## run compiled GPU kernels in an emulator: many calls (SE
 	PYTHONPATH=tests:src FALLOFF_SHAPE_CHECKS=0 $(TEST_ENVIRONMENT) $(BIN)/python -m ops.triton.emulator.sweep --seconds $(SECONDS) \
 		--seed $(SEED) $(if $(MUTANTS),--mutants) $(if $(ONLY),--only $(ONLY)) -- $(CALLS)
 
+docs: setup  ## build the documentation into build/site; a warning or a dead link fails (docs/CONTRIBUTING.md)
+	PYTHONPATH=docs $(BIN)/python -m making
+
+command-reference: setup  ## write the reference of the command line from the help texts, for docs/
+	PYTHONPATH=docs $(BIN)/python -m making.commands
+
 pictures: setup  ## draw the pictures of the README anew (the report needs Chromium and a finished run in runs/compare-small)
 	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1900 --virtual-time-budget=6000 \
 		--screenshot=docs/report.png file://$(CURDIR)/runs/compare-small/report.html
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .cache docs/pages/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis

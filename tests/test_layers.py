@@ -11,7 +11,7 @@ SOURCE = ROOT / "src"
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 # The only imports of a later part, with the functions that contain them.
-EXCEPTIONS = {("falloff.schemes.base", "plot", "falloff.views"), ("falloff.schemes.base", "show", "falloff.views")}
+EXCEPTIONS = {("falloff.schemes.base", name, "falloff.views") for name in ("plot", "show", "_repr_html_")}
 
 
 def drawn():

@@ -1,5 +1,6 @@
 """A scheme by its name: a published one, or `module:Class` and `file.py:Class` for one of your own."""
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -84,8 +85,7 @@ def known_class(name: str, argument: str = "name") -> type[Scheme]:
     try:
         return SCHEMES[name.lower().replace("_", "-")]
     except KeyError:
-        hint = f" ({name}:Class)" if name.endswith(".py") else ""
-        _refuse(argument, name, f"expected one of {', '.join(SCHEMES)}, or {OWN_NAMES}{hint}")
+        _refuse(argument, name, f"expected one of {', '.join(SCHEMES)}, or {OWN_NAMES}{_hint(name)}")
 
 
 def make_own(cls: type[Scheme], argument: str, num_heads: int, settings: dict[str, Any]) -> Scheme:
@@ -181,6 +181,19 @@ def _line_of(error: BaseException, module: str) -> int | None:
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_globals.get("__name__") == module]
     return lines[-1] if lines else None
+
+
+def _hint(name: str) -> str:
+    """What somebody may have meant who wrote this name."""
+    if name.endswith(".py"):
+        return f" ({name}:Class)"
+    wanted = name.lower().replace("_", "-")
+    if wanted in ("rope", "none"):
+        return f" ({wanted} is no bias: `falloff explain {wanted}`)"
+    by_class = {cls.__name__.lower(): known for known, cls in SCHEMES.items()}
+    meant = [by_class[wanted]] if wanted in by_class else [known for known in SCHEMES if known.startswith(f"{wanted}-")]
+    meant = meant or difflib.get_close_matches(wanted, SCHEMES, n=3)
+    return f" (did you mean {' or '.join(meant)}?)" if meant else ""
 
 
 def _refuse(argument: str, name: str, expected: str) -> NoReturn:

@@ -1,40 +1,11 @@
-import json
 import re
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 from falloff import SCHEMES
-from falloff.cli import app
 
 SMALL = ["--num-buckets", "4", "--max-distance", "5"]
-EXERCISE = "0 X X X X X\n1 0 X X X X\n2 1 0 X X X\n2 2 1 0 X X\n3 1 2 1 0 X\n3 3 2 2 1 0\n"
-RIGHT = EXERCISE.replace("3 1 2 1 0", "3 2 2 1 0")
-
-
-@pytest.fixture
-def falloff(monkeypatch, tmp_path):
-    """The command, run in an empty folder, 80 columns wide."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, columns=80):
-        return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": str(columns)}, prog_name="falloff")
-
-    return run
-
-
-@pytest.fixture
-def read(falloff):
-    """The one JSON object that a command prints."""
-
-    def run(*arguments, status=0):
-        result = falloff(*arguments, "--json")
-        assert (result.exit_code, result.stderr) == (status, ""), result.exception
-        assert result.stdout.count("\n") == 1
-        return json.loads(result.stdout)
-
-    return run
 
 
 # show
@@ -63,6 +34,7 @@ def test_show_as_json(read):
         "tokens": ["u", "e", "r"],
         "kind": "bucket",
         "cells": [[0, None, None], [1, 0, None], [2, 1, 0]],
+        "labels": None,
         "legend": [
             {"bucket": 0, "ranges": [{"first": 0, "last": 0}]},
             {"bucket": 1, "ranges": [{"first": 1, "last": 1}]},
@@ -117,6 +89,23 @@ def test_an_image_has_room_for_what_a_terminal_has_not(falloff, tmp_path):
     assert (tmp_path / "grid.png").stat().st_size > 4000
 
 
+def test_the_notation_of_textbooks(falloff, read):
+    assert read("show", "t5", "--n-b", 3, "--dist-max", 5)["cells"] == read("show", "t5", *SMALL)["cells"]
+    note = "Note: these are 3 buckets, 0 .. 2; a textbook's n_b = 3 are 4, 0 .. 3: --n-b 3 --dist-max 5"
+    for command in ("show", "buckets"):
+        assert note in falloff(command, "t5", "--num-buckets", 3, "--max-distance", 5).stdout
+        assert "Note" not in falloff(command, "t5", *SMALL).stdout
+
+
+def test_show_labels_and_lists_of_buckets(falloff, read):
+    labels = "q_{query}.k_{key}+u_{bucket}"
+    shown = read("show", "--buckets", "0,1,2-3,4+", "--length", 3, "--labels", labels)
+    assert (shown["scheme"], shown["settings"]) == ("buckets", {"rule": "0,1,2-3,4+"})
+    assert shown["labels"][2] == ["q_2.k_0+u_2", "q_2.k_1+u_1", "q_2.k_2+u_0"]
+    printed = falloff("show", "t5", *SMALL, "--length", 3, "--labels", labels).stdout
+    assert "q_2.k_0+u_2  q_2.k_1+u_1  q_2.k_2+u_0" in printed
+
+
 def test_a_wider_terminal_has_room(falloff):
     assert falloff("show", "t5", "--length", 40).exit_code == 2
     assert falloff("show", "t5", "--length", 40, columns=200).exit_code == 0
@@ -161,120 +150,6 @@ def test_buckets_as_json(read):
     assert shown["buckets"][7] == {"bucket": 7, "ranges": [{"first": None, "last": -4}]}
     assert shown["distance"] == {"offset": 3, "bucket": 2, "ranges": [{"first": 2, "last": 3}]}
     assert read("buckets", "per-offset", "--max-distance", 2)["distance"] is None
-
-
-# check
-
-
-@pytest.fixture
-def check(falloff, tmp_path):
-    def run(content, *arguments, scheme="t5"):
-        (tmp_path / "grid.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-        return falloff("check", "grid.csv", "--scheme", scheme, *arguments)
-
-    return run
-
-
-def test_the_exercise_has_one_wrong_cell(check):
-    result = check(EXERCISE, *SMALL, "--json")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout) == {
-        "wrong": [{"query": 4, "key": 1, "offset": 3, "found": 1, "expected": 2}],
-        "checked": 36,
-    }
-    printed = check(EXERCISE, *SMALL)
-    assert printed.exit_code == 1
-    assert "1 wrong" in printed.stdout
-    assert re.search(r"^\s+4\s+1\s+3\s+1\s+2\s*$", printed.stdout, re.MULTILINE)
-
-
-def test_a_grid_that_is_right(check):
-    assert json.loads(check(RIGHT, *SMALL, "--json").stdout) == {"wrong": [], "checked": 36}
-    printed = check(RIGHT, *SMALL)
-    assert printed.exit_code == 0
-    assert "36 cells checked (21 visible, 15 masked)" in printed.stdout
-
-
-def test_masks_are_checked(check):
-    result = check("0 0\nX 0\n", "--json")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["wrong"] == [
-        {"query": 0, "key": 1, "offset": -1, "found": 0, "expected": None},
-        {"query": 1, "key": 0, "offset": 1, "found": None, "expected": 1},
-    ]
-
-
-def test_values_are_checked_to_the_written_digits(check):
-    assert check("0,X,X\n-0.25,0,X\n-0.5,-0.25,0\n", "--head", 1, scheme="alibi").exit_code == 0
-    assert check("0,X,X\n-0.2,0,X\n-0.5,-0.3,0\n", "--head", 1, scheme="alibi").exit_code == 0
-    result = check("0,X\n-0.26,0\n", "--head", 1, "--json", scheme="alibi")
-    assert json.loads(result.stdout)["wrong"] == [{"query": 1, "key": 0, "offset": 1, "found": -0.26, "expected": -0.25}]
-
-
-def test_what_show_gives_is_right(check, read):
-    for name, options in {"t5": ["--values"], "fire": [], "tisa": ["--future"], "sandwich": []}.items():
-        cells = read("show", name, *options, "--seed", 3)["cells"]
-        grid = "\n".join(",".join("X" if cell is None else repr(cell) for cell in row) for row in cells)
-        assert check(grid, *options, "--seed", 3, scheme=name).exit_code == 0
-        if name != "sandwich":  # of which nothing is random
-            assert check(grid, *options, "--seed", 4, scheme=name).exit_code == 1
-
-
-# explain
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_explain_every_scheme(falloff, name):
-    result = falloff("explain", name)
-    assert result.exit_code == 0
-    printed = " ".join(result.stdout.split())
-    assert SCHEMES[name].reading in printed
-    assert SCHEMES[name].formula in printed
-
-
-def test_explain_as_json(read):
-    explained = read("explain", "t5", "--trained-length", 100)
-    assert list(explained) == [
-        *("scheme", "kind", "formula", "paper", "reading", "settings", "num_heads", "seed"),
-        *("parameters", "num_parameters", "properties"),
-    ]
-    assert explained["parameters"] == [{"name": "weight", "shape": [32, 8], "count": 256}]
-    found = explained["properties"]
-    assert list(found) == [
-        *("toeplitz", "monotone", "keys", "farthest", "rows_compared", "not_toeplitz_from", "falling_heads"),
-        *("rising_heads", "bounded", "lowest", "highest", "sign_symmetric", "future_constant", "reach", "mass"),
-        *("mass_reach", "beyond"),
-    ]
-    assert (found["toeplitz"], found["monotone"], found["bounded"], found["reach"]) == (True, False, True, 113)
-    assert [list(entry) for entry in found["mass"]] == [["window", "least", "median", "largest"]] * 4
-    assert [entry["window"] for entry in found["mass"]] == [16, 64, 256, 1024]
-    assert found["beyond"]["trained_length"] == 100
-    assert found["beyond"]["untrained_buckets"] == [31]
-
-
-def test_explain_computes(read):
-    assert read("explain", "fire")["properties"]["not_toeplitz_from"] == 513
-    assert read("explain", "fire", "--init-l", 50)["properties"]["not_toeplitz_from"] == 51
-    assert read("explain", "sandwich")["properties"]["monotone"] is False
-    assert read("explain", "kerple-power")["properties"]["monotone"] is True
-    assert read("explain", "profile-mixture")["properties"] is None
-
-
-def test_explain_says_what_is_random(falloff):
-    assert "random, seed 7" in falloff("explain", "tisa", "--seed", 7).stdout
-    assert "start values  fixed" in falloff("explain", "alibi", "--learned").stdout
-    assert "start values" not in falloff("explain", "alibi").stdout
-
-
-def test_what_is_learned_is_a_fact_of_the_instance(falloff, read):
-    """`explain alibi --learned` said "Nothing is learned" of a scheme that has parameters."""
-    printed = " ".join(falloff("explain", "alibi", "--learned").stdout.split())
-    assert "kind learned: training moves it" in printed
-    assert "Nothing is learned" not in printed
-    assert "The slopes are learned" in printed
-    assert read("explain", "alibi", "--learned")["kind"] == "learned"
-    assert read("explain", "alibi")["kind"] == "heuristic"
-    assert "Nothing is learned" in read("explain", "alibi")["reading"]
 
 
 # schemes of one's own
@@ -449,12 +324,12 @@ REFUSED = [
     # names
     (["shwo", "t5"], "No such command 'shwo'. Did you mean 'show'? (see falloff --help)"),
     (["--wrong"], "No such option: --wrong"),
-    (["show"], "Missing argument 'SCHEME' (see falloff show --help)"),
+    (["show"], "SCHEME: got nothing, expected a scheme, as t5, or --buckets with a list, as 0,1,2-3,4+"),
     (["show", "rope"], f"SCHEME: got 'rope', {KNOWN}"),
     (["show", ""], f"SCHEME: got '', {KNOWN}"),
     (["show", "t5\nalibi"], f"SCHEME: got 't5\\nalibi', {KNOWN}"),
     (["check", "grid.csv", "--scheme", "rope"], f"--scheme: got 'rope', {KNOWN}"),
-    (["check", "grid.csv"], "Missing option '--scheme'"),
+    (["check", "grid.csv"], "--scheme: got nothing, expected a scheme, as t5, or --buckets with a list"),
     (["show", "t5", "alibi"], "unexpected extra argument"),
     (["show", "profile-mixture"], "SCHEME: got 'profile-mixture', whose bias depends on what the tokens say"),
     (
@@ -482,6 +357,16 @@ REFUSED = [
     (["show", "fire", "--init-c", "1e39"], "not finite"),
     (["show", "t5", "--std", "1e300", "--values"], "not finite"),
     (["show", "tisa", "--kernels", "five"], "Invalid value for '--kernels'"),
+    (["show", "t5", "--n-b", "4", "--dist-max", "9"], "--n-b: got 4, expected an odd number: the textbook's formula"),
+    (["show", "t5", "--n-b", "3"], "--n-b: got it alone, expected --dist-max too"),
+    (["show", "t5", "--dist-max", "3"], "--dist-max: got it alone, expected --n-b too"),
+    (["show", "t5", "--n-b", "3", "--dist-max", "2"], "--dist-max: got 2, expected an int of at least 3"),
+    (["show", "t5", "--n-b", "9999", "--dist-max", "9"], "--n-b: got 9999, expected at most 1023 on the command line"),
+    (["show", "t5", "--n-b", "3", "--dist-max", "5", "--num-buckets", "4"], "--num-buckets: got it beside --n-b, expected"),
+    (["show", "alibi", "--n-b", "3", "--dist-max", "5"], "--n-b: alibi does not take it, expected t5"),
+    (["show", "t5", "--buckets", "0,1+"], "--buckets: got '0,1+' and SCHEME, expected a list or a scheme"),
+    (["show", "--buckets", "0,1+", "--values"], "--buckets: a list of buckets has no values, expected a scheme"),
+    (["show", "t5", "--labels", "{value}"], "--labels: got {value}, expected of this grid {bucket}, {offset}, {query}"),
     # lengths, heads, tokens, images
     (["show", "t5", "--length", "0"], "Invalid value for '--length'"),
     (["show", "t5", "--length", "-3"], "Invalid value for '--length'"),
@@ -504,7 +389,7 @@ REFUSED = [
     (["buckets", "t5", "--distance", "far"], "Invalid value for '--distance'"),
     (["buckets", "t5", "--distance", "9" * 40], "Invalid value for '--distance'"),
     (["explain", "t5", "--trained-length", "1"], "Invalid value for '--trained-length'"),
-    (["explain", "rope"], f"SCHEME: got 'rope', {KNOWN}"),
+    (["show", "rope"], "(rope is no bias: `falloff explain rope`)"),
     # files
     (["check", "none.csv", "--scheme", "t5"], "none.csv: No such file or directory"),
     (["check", ".", "--scheme", "t5"], ".: Is a directory"),
@@ -527,8 +412,8 @@ def test_bad_input_is_one_line_and_status_2(falloff, arguments, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "empty file"),
-        (" \n \n", "empty file"),
+        ("", "got nothing"),
+        (" \n \n", "got nothing"),
         ("0 X\n1\n", "row 1 has 1 cells and row 0 has 2"),
         ("0 X X\n1 0 X\n", "expected a square"),
         ("0 X\none 0\n", "row 1, column 0 reads 'one'"),

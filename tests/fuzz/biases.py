@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from falloff import SCHEMES, Band, Scheme, Strip, Warp
+from falloff import SCHEMES, Band, Factored, Potential, Scheme, Strip, Sum, Warp
 
 INF = float("inf")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -143,6 +143,76 @@ def warp(draw, geometry):
         dense,
         near_bend,
         label=f"Warp K={length} S={segments} {'exact ' * exact}a{tuple(a.shape)}",
+    )
+
+
+def factored(draw, geometry, side=None):
+    side = side or draw.pick(["query", "key"], [2, 1])
+    outside = draw.pick(["zero", "clamp"])
+    length, size = draw.pick([1, 2, 5, 17, 64, 300], [1, 1, 2, 3, 3, 0.5]), draw.pick([1, 2, 7, 16, 33], [1, 1, 2, 2, 1])
+    near = geometry.query_start + draw.integer(-geometry.num_keys - 3, geometry.num_queries + 3)
+    start = draw.pick([0, -length // 2, near], [3, 1, 3])
+    rows = geometry.num_queries if side == "query" else geometry.num_keys
+    states = draw.normal(geometry.batch, geometry.heads, rows, size)
+    table = draw.normal(draw.pick([1, geometry.heads]), length, size) * draw.pick([1, 0.01, 5], [5, 1, 1])
+    dtype = draw.pick(FLOATS, [8, 1, 1, 1])
+    leaves = [draw.leaf(values, dtype) for values in (states, table)]
+
+    def dense(leaves):
+        place = geometry.offsets - start
+        inside = (place >= 0) & (place < length) if outside == "zero" else torch.ones_like(place, dtype=torch.bool)
+        index = place.clamp(0, length - 1)
+
+        def product(states, table):
+            of_row, of_pair = (states[..., None, :], states[..., None, :, :])[side == "key"], table[:, index]
+            return (of_row * of_pair).sum(-1).where(inside, 0.0)
+
+        return product(*leaves), product(*(leaf.detach().abs() for leaf in leaves))
+
+    return Bias(
+        lambda: Factored(*leaves, start, outside, side),
+        leaves,
+        dense,
+        label=f"Factored {side} {outside} K={length} R={size} start={start}",
+    )
+
+
+def potential(draw, geometry):
+    row = draw.normal(geometry.batch, geometry.heads, geometry.num_queries)
+    key = draw.normal(geometry.batch, geometry.heads, geometry.num_keys)
+    if draw.chance(0.5):  # as sums of log gates: so far that keys are skipped
+        fall = draw.pick([0.05, 0.5, 2])
+        row -= fall * (np.arange(geometry.num_queries) + geometry.query_start)
+        key += fall * np.arange(geometry.num_keys)
+    dtype = draw.pick(FLOATS, [8, 1, 1, 1])
+    leaves = [draw.leaf(values, dtype) for values in (row, key)]
+
+    def dense(leaves):
+        row, key = leaves[0][..., None], leaves[1][..., None, :]
+        return row + key, row.detach().abs() + key.detach().abs()
+
+    return Bias(lambda: Potential(*leaves), leaves, dense, label="Potential")
+
+
+def sum_of_forms(draw, geometry):
+    """Two or more parts, each kind once."""
+    makers = [strip, band, potential, lambda *to: factored(*to, "query"), lambda *to: factored(*to, "key")]
+    chosen = [maker for maker in makers if draw.chance(0.5)]
+    parts = [maker(draw, geometry) for maker in (chosen if len(chosen) > 1 else [strip, potential])]
+
+    def dense(leaves):
+        leaves, values, sizes = iter(leaves), [], []
+        for part in parts:
+            value, size = part.dense([next(leaves) for _ in part.leaves])
+            values.append(value)
+            sizes.append(value.detach().abs() if size is None else size)
+        return sum(values), sum(sizes)
+
+    return Bias(
+        lambda: Sum([part.make() for part in parts]),
+        [leaf for part in parts for leaf in part.leaves],
+        dense,
+        label="Sum of " + ", ".join(part.label for part in parts),
     )
 
 
@@ -433,6 +503,9 @@ KINDS = {
     strip: 3,
     band: 3,
     warp: 3,
+    factored: 3,
+    potential: 2,
+    sum_of_forms: 3,
     t5: 2,
     per_offset: 1,
     alibi: 2,

@@ -106,3 +106,96 @@ def test_what_is_refused():
         unordered = transformers.DebertaV2Config(**SIZES | {"position_buckets": buckets}, max_relative_positions=40)
         with pytest.raises(ValueError, match=rf"its {buckets} buckets do not rise up to 40 positions"):
             hf.fuse(transformers.DebertaV2Model(unordered))
+
+
+class TestCachedTables:
+    """In evaluation the projected embeddings are cached, where they are a plain product, and never stale."""
+
+    ids = torch.arange(2, 22)[None] % 80
+
+    def model(self, **more):
+        torch.manual_seed(0)
+        plain = transformers.DebertaV2Model(transformers.DebertaV2Config(**SIZES | more)).eval()
+        return plain, fused(plain)
+
+    def outputs(self, *models):
+        with torch.no_grad():
+            return [model(self.ids).last_hidden_state for model in models]
+
+    def check_equal(self, *models):
+        want, got = self.outputs(*models)
+        assert checking._error(want, got) <= checking.LOGITS
+
+    @pytest.fixture
+    def projections(self, monkeypatch):
+        """The shapes of the products of each Linear: the embeddings have 2 * 16 rows."""
+        shapes = []
+        product = torch.nn.functional.linear
+
+        def counted(states, *rest):
+            shapes.append(tuple(states.shape))
+            return product(states, *rest)
+
+        monkeypatch.setattr(torch.nn.functional, "linear", counted)
+        return shapes
+
+    def test_a_second_call_projects_no_embeddings(self, projections):
+        _, model = self.model()
+        first = self.outputs(model)[0]
+        assert (32, 48) in projections
+        projections.clear()
+        with torch.inference_mode():
+            second = model(self.ids).last_hidden_state
+        assert torch.equal(first, second)
+        assert projections
+        assert (32, 48) not in projections
+
+    @pytest.mark.parametrize("share", [True, False])
+    def test_any_way_to_change_a_parameter_is_seen(self, share):
+        plain, model = self.model(share_att_key=share, norm_rel_ebd="layer_norm")
+        self.check_equal(plain, model)
+        names = [name for name, _ in plain.named_parameters() if "pos_" in name or "rel_emb" in name or "key_proj" in name]
+        assert len(names) >= 5
+        for name in names:
+            for one in (plain, model):
+                one.get_parameter(name).data.mul_(1.5)  # moves no version counter of the parameter
+            self.check_equal(plain, model)
+        for one in (plain, model):
+            one.encoder.layer[1].attention.self.query_proj = torch.nn.Linear(48, 48).requires_grad_(False)
+        model.encoder.layer[1].attention.self.query_proj.load_state_dict(
+            plain.encoder.layer[1].attention.self.query_proj.state_dict()
+        )
+        self.check_equal(plain, model)
+
+    def test_a_hook_is_called(self):
+        plain, model = self.model(share_att_key=True)
+        self.check_equal(plain, model)
+        for one in (plain, model):
+            one.encoder.layer[0].attention.self.key_proj.register_forward_hook(lambda module, args, out: out * 1.5)
+        self.check_equal(plain, model)
+
+    def test_training_and_gradients_project_anew(self, projections):
+        _, model = self.model()
+        self.outputs(model)
+        projections.clear()
+        model(self.ids)
+        assert (32, 48) in projections
+        projections.clear()
+        self.outputs(model.train())
+        assert (32, 48) in projections
+
+    def test_under_autocast_nothing_is_cached(self):
+        _, model = self.model()
+        before = self.outputs(model)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            self.outputs(model)
+        assert torch.equal(before, self.outputs(model)[0])
+
+    def test_a_copy_has_tables_of_its_own(self):
+        _, model = self.model()
+        self.outputs(model)
+        other = copy.deepcopy(model)
+        other.encoder.rel_embeddings.weight.data.zero_()
+        before, after = self.outputs(model, other)
+        assert not torch.equal(before, after)
+        assert torch.equal(before, self.outputs(model)[0])

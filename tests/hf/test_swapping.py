@@ -243,7 +243,7 @@ def test_bad_input():
 
 
 class Logarithmic(Scheme):
-    """README's scheme of one's own: only its bias shows how many heads it has."""
+    """The documentation's scheme of one's own: only its bias shows how many heads it has."""
 
     def __init__(self, num_heads, rate=1.0):
         super().__init__()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from falloff import BAM, FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention
+from falloff import BAM, FIRE, TISA, ALiBi, KerpleLog, KerplePower, PerOffsetBias, Sandwich, T5Bias, attention, cache
 from falloff.schemes import cached
 
 MAKERS = {
@@ -332,7 +332,7 @@ def test_the_size_of_the_cache_is_bounded():
     with torch.no_grad():
         for num_keys in range(1, 2000, 37):
             bias(scheme, 20, num_keys)
-            assert all(len(vars(scheme)[cache].entries) <= cached._MOST_ENTRIES for cache in cached._CACHES)
+            assert all(len(vars(scheme)[name].entries) <= cache.MOST_ENTRIES for name in cached._CACHES)
     scheme = PerOffsetBias(4, 2**20)
     with torch.no_grad():
         bias(scheme)
@@ -340,8 +340,8 @@ def test_the_size_of_the_cache_is_bounded():
     scheme = ALiBi(64)
     for num_keys in (100_000, 50_000, 40_000):  # the first is too large for the cache
         scheme(1, num_keys)
-        for cache in cached._CACHES:
-            assert sum(entry.size for entry in vars(scheme)[cache].entries.values()) <= cached._MOST_NUMBERS
+        for name in cached._CACHES:
+            assert sum(entry.size for entry in vars(scheme)[name].entries.values()) <= cache.MOST_NUMBERS
 
 
 @each_scheme

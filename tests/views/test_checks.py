@@ -1,9 +1,9 @@
 import pytest
 
 from falloff import ALiBi, T5Bias
-from falloff.views.checks import WrongCell, check_grid
-from falloff.views.grid_files import WrittenNumber
+from falloff.views.checks import WrongCell, check_grid, row_shifts
 from falloff.views.grids import bias_grid
+from falloff.views.written import WrittenNumber
 
 
 def written(text):
@@ -55,3 +55,28 @@ def test_buckets_are_right_or_wrong():
 def test_grids_of_another_length_are_refused():
     with pytest.raises(ValueError, match="written: got a grid of 2 positions, expected 3"):
         check_grid(written("0 X\n1 0"), bias_grid(T5Bias(1), 3))
+
+
+def test_rows_that_differ_by_a_constant():
+    grid = bias_grid(ALiBi(8), 4)
+    assert row_shifts(written("0 X X X\n0 0.5 X X\n0 0.5 1 X\n0 0.5 1 1.5"), grid) == [0.0, 0.5, 1.0, 1.5]
+    assert row_shifts(written("7 X X X\n6.5 7 X X\n6 6.5 7 X\n5.5 6 6.5 7"), grid) == [7.0] * 4
+    rounded = row_shifts(written("0 X X X\n0 0.5 X X\n0.00 0.52 1.00 X\n0 0.5 1 1.5"), grid)
+    assert rounded is None  # 0.52 is no 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 X X\n-0.5 0 X\n-1 -0.5 0",  # right
+        "9 X X\n-0.5 0 X\n-1 -0.5 0",  # a single wrong cell, alone in its row
+        "0 X X\n-0.5 0 X\n-1 -0.5 1",
+        "0 X X\n0 0.5 X\n0 X 1",  # masked where it should not be
+    ],
+)
+def test_what_is_right_or_just_wrong_has_no_shifts(text):
+    assert row_shifts(written(text), bias_grid(ALiBi(8), 3)) is None
+
+
+def test_buckets_have_no_shifts():
+    assert row_shifts(written("1 X\n2 1"), bias_grid(T5Bias(1), 2)) is None

@@ -6,7 +6,7 @@ import torch
 from falloff import FIRE, SCHEMES, TISA, ALiBi, ProfileMixture, T5Bias
 from falloff.views.curves import plot_curves
 from falloff.views.figures import grid_figure, save_figure
-from falloff.views.grids import bias_grid
+from falloff.views.grids import bias_grid, labelled
 
 TEXTBOOK = T5Bias(1, num_buckets=4, max_distance=5)
 
@@ -38,10 +38,22 @@ def test_tokens_are_written_as_they_are(tmp_path):
     assert save_figure(figure, tmp_path / "tokens.png") == []
 
 
-def test_characters_that_the_font_lacks_are_reported(tmp_path):
-    notes = save_figure(grid_figure(bias_grid(TEXTBOOK, 2), ["日", "u"]), tmp_path / "tokens.png")
-    assert len(notes) == 1
-    assert "Glyph" in notes[0]
+def test_characters_that_no_font_has_are_spelled_out(tmp_path):
+    figure = grid_figure(bias_grid(TEXTBOOK, 2), ["\U000f0000", "u"])  # for private use: in no font
+    assert names(figure.axes[0].xaxis) == ["U+F0000", "u"]
+    assert save_figure(figure, tmp_path / "tokens.png") == []
+
+
+def test_labels_have_indices_below_the_line(tmp_path):
+    figure = grid_figure(labelled(bias_grid(TEXTBOOK, 6), "$q_{query}$\u00b7k_{key}+u_{bucket}"))
+    texts = figure.axes[0].texts
+    assert texts[-1].get_text() == r"\$q$_{5}$\$" + "\u00b7k$_{5}$+u$_{0}$"
+    assert save_figure(figure, tmp_path / "labels.png") == []
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
+    assert all(text.get_window_extent().width <= cell for text in texts)
+    assert all(text.get_fontsize() >= 8 for text in texts)
 
 
 @pytest.mark.parametrize("length", [1, 6, 25, 80])

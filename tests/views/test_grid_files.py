@@ -64,10 +64,10 @@ def test_digits_decide_the_tolerance(tmp_path):
 
 
 HOSTILE = {
-    "empty": (b"", "empty file"),
-    "blank": (b" \n\n \n", "empty file"),
+    "empty": (b"", "got nothing"),
+    "blank": (b" \n\n \n", "got nothing"),
     "ragged": (b"0 X\n1 0 2\n", "row 1 has 3 cells and row 0 has 2"),
-    "staircase": (b"0\n1 0\n2 1 0\n", "row 1 has 2 cells and row 0 has 1, .*write X for a masked cell"),
+    "a broken staircase": (b"0\n1 0\n2 1\n", "row 1 has 2 cells and row 0 has 1, .*write X for a masked cell"),
     "wide": (b"0 X X\n1 0 X\n", "2 rows of 3 cells, expected a square"),
     "tall": (b"0 X\n1 0\n2 1\n", "3 rows of 2 cells, expected a square"),
     "text": (b"0 X\n1 zero\n", "row 1, column 1 reads 'zero'"),
@@ -87,7 +87,7 @@ HOSTILE = {
     "header and text": (b"u e\n0 X\none 0\n", "row 2, column 0 reads 'one'"),
     "labels and text": (b",u,e\nu,0,X\ne,1,null\n", "row 2, column 2 reads 'null'"),
     "nan": (b"0 nan\n1 0\n", "reads 'nan'"),
-    "infinite": (b"0 -inf\n1 0\n", "reads '-inf'"),
+    "infinite": (b"0 +inf\n1 0\n", "reads '.inf'"),
     "decimal comma": (b"0;0,5\n1;0\n", "reads '0,5'"),
     "two numbers": (b"0,1 2\n1,0\n", "reads '1 2'"),
     "underscore": (b"0 X\n1_0 0\n", "reads '1_0'"),

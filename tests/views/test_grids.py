@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from falloff import FIRE, TISA, ALiBi, ProfileMixture, T5Bias
-from falloff.views.grids import bias_grid, format_value, value_format
+from falloff.views.grids import bias_grid, format_value, labelled, value_format
 from falloff.views.palette import GridColours, head_colours, text_colour
 
 
@@ -117,9 +117,31 @@ def test_text_stays_legible_on_every_cell(grid):
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_buckets_have_colours_of_their_own_and_values_of_both_signs_meet_in_white():
+def test_buckets_have_colours_of_their_own_and_values_use_the_whole_ramp():
     grid = bias_grid(T5Bias(1, bidirectional=True), 100)
     colours = GridColours(grid)
     assert len({colours(bucket.bucket) for bucket in grid.legend}) == len(grid.legend)
-    assert GridColours(bias_grid(T5Bias(1), 40, values=True))(0.0) == "#f7f7f7"
+    values = bias_grid(FIRE(8), 8)  # of both signs
+    assert (GridColours(values)(min(values.visible)), GridColours(values)(max(values.visible))) == ("#440154", "#fde725")
     assert len(set(head_colours(16))) == 16
+
+
+def test_labels_of_cells():
+    grid = labelled(bias_grid(T5Bias(1, num_buckets=4, max_distance=5), 2), "q_{query}.k_{key}+u_{bucket}, {offset}%s {0:x}")
+    assert grid.labels()[1] == ["q_1.k_0+u_1, 1%s {0:x}", "q_1.k_1+u_0, 0%s {0:x}"]
+    assert labelled(bias_grid(ALiBi(8), 2), "{value}!").labels() == [["0!", ""], ["-0.500!", "0!"]]
+
+
+@pytest.mark.parametrize(
+    ("label_format", "message"),
+    [
+        ("{value}", "labels: got {value}, expected of this grid {bucket}, {offset}, {query}, {key}"),
+        ("{}", "labels: got {}, expected"),
+        ("{bucket} {grid}", "labels: got {grid}"),
+        ("u" * 61, "labels: got 61 characters, expected at most 60"),
+    ],
+)
+def test_labels_that_are_refused(label_format, message):
+    with pytest.raises(ValueError) as caught:
+        labelled(bias_grid(T5Bias(1), 2), label_format)
+    assert message in str(caught.value)

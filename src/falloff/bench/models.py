@@ -57,6 +57,9 @@ CASES = [
         ModelCase(f"deberta-base-encoder-{n}", f"DeBERTa-v3-base encoder, N={n}", "encode", "deberta", 1, n, ("eager",))
         for n in (512, 1024, 2048)
     ),
+    ModelCase(
+        "deberta-base-training-512", "DeBERTa-v3-base training step, B=8, N=512", "train", "deberta", 8, 512, ("eager",)
+    ),
 ]
 MEMORY = ModelCase("t5-small-memory-8192", "T5-small encoder, N=8192", "encode", "t5-small", 1, 8192, ("sdpa", NO_SCORES))
 _ANSWER = 114  # target tokens per 512 input tokens, as in T5's training
@@ -89,7 +92,7 @@ def model_of(shape: str, training: bool) -> Any:
             norm_rel_ebd="layer_norm",
             position_biased_input=False,
         )
-        return transformers.DebertaV2Model(config)
+        return transformers.DebertaV2ForTokenClassification(config) if training else transformers.DebertaV2Model(config)
     return transformers.MptModel(
         transformers.MptConfig(vocab_size=1000, d_model=2048, n_layers=4, n_heads=16, max_seq_len=4096)
     )
@@ -130,7 +133,7 @@ def run_of(model: Any, case: ModelCase) -> Run:
 
     ids = tokens(case.length)
     if case.work == "train":
-        labels = tokens(_ANSWER)
+        labels = _labels(model, case, generator)
 
         def train() -> list[Tensor]:
             model.zero_grad()
@@ -197,10 +200,18 @@ def measure(case: ModelCase, turns: int | None, report: Callable[[float], None])
     }
 
 
+def _labels(model: Any, case: ModelCase, generator: torch.Generator) -> Tensor:
+    """The tokens of an answer; of a classifier, the class of each token."""
+    if model.config.is_encoder_decoder:
+        return torch.randint(2, 1000, (case.batch, _ANSWER), generator=generator)
+    return torch.randint(0, model.config.num_labels, (case.batch, case.length), generator=generator)
+
+
 def _logits(model: Any, case: ModelCase) -> Tensor:
     """The logits in evaluation mode: dropout would draw differently for each contestant."""
     generator = torch.Generator().manual_seed(2)
-    ids, labels = (torch.randint(2, 1000, (case.batch, count), generator=generator) for count in (case.length, _ANSWER))
+    ids = torch.randint(2, 1000, (case.batch, case.length), generator=generator)
+    labels = _labels(model, case, generator)
     with torch.no_grad():
         logits: Tensor = model.eval()(input_ids=ids, labels=labels).logits
     return logits

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from falloff.cli import benchmarking, comparing, exploring, hf, info, looking
+from falloff.cli import benchmarking, checking, comparing, exercising, explaining, exploring, hf, info, looking
 from falloff.cli.errors import OneLineErrors
 from falloff.cli.settings import SchemeCommand
 
@@ -40,8 +40,10 @@ for command, kind in (
     (comparing.compare, None),
     (looking.show, SchemeCommand),
     (looking.buckets, SchemeCommand),
-    (looking.check, SchemeCommand),
-    (looking.explain, SchemeCommand),
+    (checking.check, SchemeCommand),
+    (checking.match, SchemeCommand),
+    (explaining.explain, SchemeCommand),
+    (exercising.exercise, None),
     (exploring.explore, None),
     (info.info, None),
     (benchmarking.bench, None),

@@ -7,8 +7,10 @@ from typing import Any
 
 from falloff.schemes import Scheme
 from falloff.schemes.settings import settings_of
+from falloff.views.always import always
 from falloff.views.buckets import Bucket
 from falloff.views.grids import BiasGrid
+from falloff.views.no_bias import NoBias
 from falloff.views.properties import Properties
 
 
@@ -33,12 +35,13 @@ def shown_keys(bias: Scheme, grid: BiasGrid, tokens: list[str] | None, image: Pa
         "tokens": tokens,
         "kind": grid.kind,
         "cells": grid.cells,
+        "labels": None if grid.label_format is None else grid.labels(),
         "legend": [bucket_keys(bucket) for bucket in grid.legend],
         "image": None if image is None else str(image),
     }
 
 
-def explained_keys(bias: Scheme, seed: int, properties: Properties | None) -> dict[str, Any]:
+def explained_keys(bias: Scheme, seed: int | None, properties: Properties | None) -> dict[str, Any]:
     """The content of `falloff explain --json`."""
     parameters = [
         {"name": name, "shape": list(parameter.shape), "count": parameter.numel()}
@@ -48,6 +51,7 @@ def explained_keys(bias: Scheme, seed: int, properties: Properties | None) -> di
     if properties is not None:
         computed = {"toeplitz": properties.toeplitz, "monotone": properties.monotone, **dataclasses.asdict(properties)}
         del computed["num_heads"]
+        computed["always"] = always(bias, properties.beyond.trained_length)
         computed["mass"] = [{"window": window, **spread} for window, spread in computed["mass"].items()]
     return {
         "scheme": bias.name,
@@ -61,4 +65,21 @@ def explained_keys(bias: Scheme, seed: int, properties: Properties | None) -> di
         "parameters": parameters,
         "num_parameters": sum(entry["count"] for entry in parameters),
         "properties": computed,
+    }
+
+
+def no_bias_keys(found: NoBias) -> dict[str, Any]:
+    """The same of what is no bias."""
+    return {
+        "scheme": found.name,
+        "kind": found.kind,
+        "formula": found.formula,
+        "paper": found.paper,
+        "reading": found.reading,
+        "settings": {},
+        "num_heads": None,
+        "seed": None,
+        "parameters": [],
+        "num_parameters": 0,
+        "properties": None,
     }

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union
 
@@ -13,19 +13,42 @@ import typer
 from typer.core import TyperCommand
 
 from falloff.named import OWN_NAMES, is_own, make_own, scheme_class
-from falloff.schemes import SCHEMES, Scheme
+from falloff.schemes import SCHEMES, Scheme, T5Bias
 from falloff.schemes.settings import make, setting_parameters
+from falloff.views.content import refuse_without_content
+from falloff.views.listed import ListedBuckets
 
 _PANEL = "Settings of a scheme"
+_TEXTBOOK = {
+    "n_b": "The last bucket of a textbook, which numbers them 0 .. n_b: --num-buckets is one more.",
+    "dist_max": "The textbook's name of --max-distance.",
+}
 
 _MOST_OTHERWISE = 2**20  # on the command line only, for settings not in `Scheme.largest_settings`
 
 SchemeName = Annotated[
     str, typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False)
 ]
+SchemeNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCHEME...", help=f"One or several of {', '.join(SCHEMES)}, rope, none; or {OWN_NAMES}.", show_default=False
+    ),
+]
+SchemeOrBuckets = Annotated[
+    str | None,
+    typer.Argument(metavar="SCHEME", help=f"One of {', '.join(SCHEMES)}; or {OWN_NAMES}.", show_default=False),
+]
+SchemeOption = Annotated[str | None, typer.Option("--scheme", metavar="SCHEME", help="The scheme.", show_default=False)]
+BucketList = Annotated[
+    str | None,
+    typer.Option("--buckets", metavar="LIST", help="Buckets as a list of offsets instead of a scheme: 0,1,2-3,4+"),
+]
 NumHeads = Annotated[int, typer.Option("--num-heads", min=1, max=128, help="How many heads the bias has.")]
 Head = Annotated[int, typer.Option("--head", min=0, help="The head whose values to show, counted from 0.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the random initial values.")]
+Values = Annotated[bool, typer.Option("--values", help="Show the bias itself, also for a scheme with buckets.")]
+Future = Annotated[bool, typer.Option("--future", help="Show keys in the future too, as --bidirectional always does.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -38,12 +61,82 @@ def option_name(setting: str) -> str:
     return "--" + setting.lower().replace("_", "-")
 
 
-def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
-    """A scheme with the initial values of this seed. Restores torch's generator.
+def chosen_bias(
+    name: str | None, listed: str | None, num_heads: int, seed: int, settings: dict[str, Any], argument: str = "SCHEME"
+) -> Scheme:
+    """The scheme of this name, or the buckets of a list; one that has a bias without a model.
+
+    Raises:
+        ValueError: for both or neither, or as `build_scheme`.
+    """
+    if listed is not None:
+        if name is not None or settings:
+            other = argument if name is not None else option_name(next(iter(settings)))
+            raise ValueError(f"--buckets: got {listed!r} and {other}, expected a list or a scheme")
+        try:
+            return ListedBuckets(rule=listed)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
+    if name is None:
+        raise ValueError(f"{argument}: got nothing, expected a scheme, as t5, or --buckets with a list, as 0,1,2-3,4+")
+    cls = scheme_class(name, argument)
+    refuse_without_content(cls, argument)
+    return build_scheme(cls, num_heads, seed, settings)
+
+
+def textbook_note(settings: dict[str, Any]) -> str | None:
+    """A note for an odd number of buckets: who types 3 for a textbook's n_b = 3 gets another grid, which looks right."""
+    count = settings.get("num_buckets")
+    if count is None or count % 2 == 0 or settings.get("bidirectional"):
+        return None
+    return (
+        f"these are {count} buckets, 0 .. {count - 1}; a textbook's n_b = {count} are {count + 1}, 0 .. {count}: "
+        f"--n-b {count} --dist-max {settings.get('max_distance', 128)}"
+    )
+
+
+def _from_textbook(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with T5's names for a textbook's `n_b` and `dist_max`."""
+    given = {name: settings[name] for name in _TEXTBOOK if name in settings}
+    if not given:
+        return settings
+    first = option_name(next(iter(given)))
+    if not issubclass(cls, T5Bias):
+        raise ValueError(f"{first}: {cls.name} does not take it, expected t5: it is a textbook's name of T5's buckets")
+    if len(given) < 2:
+        other = next(name for name in _TEXTBOOK if name not in given)
+        raise ValueError(f"{first}: got it alone, expected {option_name(other)} too")
+    rest = {name: value for name, value in settings.items() if name not in _TEXTBOOK}
+    for name in ("num_buckets", "max_distance", "bidirectional"):
+        if name in rest:
+            raise ValueError(f"{option_name(name)}: got it beside {first}, expected either T5's names or a textbook's")
+    most = cls.largest_settings["num_buckets"] - 1
+    if given["n_b"] > most:
+        raise ValueError(f"--n-b: got {given['n_b']}, expected at most {most} on the command line")
+    if given["dist_max"] > _MOST_OTHERWISE:
+        raise ValueError(f"--dist-max: got {given['dist_max']}, expected at most {_MOST_OTHERWISE} on the command line")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            book = T5Bias.from_book(1, **given)
+    except ValueError as error:
+        argument, _, message = str(error).partition(":")
+        raise ValueError(f"{option_name(argument)}:{message}") from None
+    return {**rest, "num_buckets": book.num_buckets, "max_distance": book.max_distance}
+
+
+def takes_of(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of some settings that a scheme takes."""
+    taken = (*setting_parameters(cls), *(_TEXTBOOK if issubclass(cls, T5Bias) else ()))
+    return {name: value for name, value in settings.items() if name in taken}
+
+
+def checked_settings(cls: type[Scheme], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings by the scheme's own names.
 
     Raises:
         ValueError: for a setting that the scheme does not take, or out of range.
     """
+    settings = _from_textbook(cls, settings)
     taken = setting_parameters(cls)
     for name, value in settings.items():
         if name not in taken:
@@ -54,6 +147,17 @@ def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[st
             raise ValueError(f"{option_name(name)}: got {value}, expected a finite number")
         if isinstance(value, int) and value > most:
             raise ValueError(f"{option_name(name)}: got {value}, expected at most {most} on the command line")
+    return settings
+
+
+def build_scheme(cls: type[Scheme], num_heads: int, seed: int, settings: dict[str, Any]) -> Scheme:
+    """A scheme with the initial values of this seed. Restores torch's generator.
+
+    Raises:
+        ValueError: for a setting that the scheme does not take, or out of range.
+    """
+    settings = checked_settings(cls, settings)
+    taken = setting_parameters(cls)
     for name, parameter in taken.items():
         if parameter.default is parameter.empty and name not in settings:
             raise ValueError(f"{option_name(name)}: got nothing, expected a value: {cls.name} has no default")
@@ -75,17 +179,17 @@ def is_random(cls: type[Scheme], num_heads: int, settings: dict[str, Any]) -> bo
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def with_settings(command: Callable[..., None], own: type[Scheme] | None = None) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], own: Sequence[type[Scheme]] = ()) -> Callable[..., None]:
     """Give a command an option for every setting of every scheme, and pass it the given ones as `settings`.
 
     Args:
         command: takes `settings`, by name.
-        own: a scheme of the user's own: then only its settings become options.
+        own: schemes of the user's own: then only their settings become options.
     """
     parameters = inspect.signature(command).parameters
     options: dict[str, inspect.Parameter] = {}
     takers: dict[str, list[str]] = {}
-    for scheme in SCHEMES.values() if own is None else [own]:
+    for scheme in own or SCHEMES.values():
         for name, parameter in setting_parameters(scheme).items():
             kind = _kind_of(scheme, parameter)
             if kind is None or name in parameters:  # of another type, or an option of the command itself
@@ -98,6 +202,12 @@ def with_settings(command: Callable[..., None], own: type[Scheme] | None = None)
             options[name] = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option_type]
             )
+
+    for name, meaning in ({} if own else _TEXTBOOK).items():
+        option_type = typer.Option(option_name(name), help=f"For t5: {meaning}", rich_help_panel=_PANEL)
+        options[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[int | None, option_type]
+        )
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:
@@ -139,21 +249,25 @@ class SchemeCommand(TyperCommand):
         parser = self.make_parser(ctx)
         parser.ignore_unknown_options = True
         given, rest, _ = parser.parse_args(list(args))
-        name = given.get("scheme")
-        if option is None and name is not None:
-            name = _scheme_among([name, *rest])
-        if name is not None and is_own(name):
-            cls = scheme_class(name, option or "SCHEME")
+        if "schemes" in given:
+            names = _schemes_among([*(given["schemes"] or ()), *rest])
+        elif option is None and given.get("scheme") is not None:
+            names = _schemes_among([given["scheme"], *rest])[:1]
+        else:
+            names = [given["scheme"]] if given.get("scheme") else []
+        own = [scheme_class(name, option or "SCHEME") for name in names if is_own(name)]
+        if own:
+            known = [SCHEMES[name] for name in names if name in SCHEMES]
             app = typer.Typer(add_completion=False)
-            app.command()(with_settings(inspect.unwrap(self.callback), cls))  # type: ignore[arg-type]
+            app.command()(with_settings(inspect.unwrap(self.callback), [*own, *known]))  # type: ignore[arg-type]
             alike = typer.main.get_command(app)
             self.params, self.callback = alike.params, alike.callback
         return super().parse_args(ctx, args)
 
 
-def _scheme_among(words: list[str]) -> str | None:
-    """The name of the scheme among arguments, options and their values; options are unknown until the scheme is known."""
+def _schemes_among(words: list[str]) -> list[str]:
+    """The names of schemes among arguments, options and their values; options are unknown until the schemes are known."""
     takes_none = [True, *(not word.startswith("-") or "=" in word for word in words)]
     sure = [word for free, word in zip(takes_none, words, strict=False) if free and not word.startswith("-")]
-    # A word after an unknown option may be the name, if that option is a switch.
-    return next(iter([*sure, *filter(is_own, words)]), None)
+    # A word after an unknown option may be a name, if that option is a switch.
+    return sure or list(filter(is_own, words))[:1]

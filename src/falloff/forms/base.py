@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from falloff.notebook import bundle, facts_html
 from falloff.offsets import IntLike
 from falloff.shapes import Bool
 
@@ -92,6 +93,19 @@ class Form:
         from falloff.forms.sums import Sum  # which is made of forms
 
         return Sum([self, other]) if isinstance(other, Form) else NotImplemented
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the form is, and its tensors."""
+        described = (type(self).__doc__ or "").partition("\n")[0]
+        tensors = zip(self.tensor_names, self.tensors, strict=True)
+        facts: list[tuple[str, object]] = [
+            *((name, f"{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}") for name, tensor in tensors),
+            *zip(self.number_names, self.numbers, strict=True),
+        ]
+        return facts_html(type(self).__name__, [("", described), ("heads", self.num_heads), *facts])
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return bundle(repr(self), self._repr_html_())
 
     def dense(self, num_queries: int, num_keys: int, query_start: int | None = None) -> Tensor:
         """The bias as a tensor (H, N, M), or (B, H, N, M) if it depends on the batch entry."""

@@ -14,6 +14,7 @@ from torch import nn
 from falloff.hf.attention import NAME, register
 from falloff.hf.families import FAMILIES, family_of
 from falloff.hf.families.fused import Fused, become, check_forward, fused_class
+from falloff.notebook import bundle, facts_html
 
 _FUSIONS = {fusion for family in FAMILIES.values() for fusion in family.classes.values()}
 _BEFORE = "_attn_implementation_before_fusing"
@@ -35,6 +36,19 @@ class FuseReport:
         lines = [f"fused: {count} {cls} ({bias})" for (cls, bias), count in Counter(self.fused.values()).items()]
         lines += [f"left alone: {count} {cls} ({why})" for (cls, why), count in Counter(self.left_alone.values()).items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each class with its bias or the reason, and how many modules there are."""
+        found = (("fused", self.fused), ("left alone", self.left_alone))
+        facts = [
+            (f"{title}: {count} {cls}", said)
+            for title, modules in found
+            for (cls, said), count in Counter(modules.values()).items()
+        ]
+        return facts_html("falloff.hf.fuse", facts)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return bundle(str(self), self._repr_html_())
 
 
 def fuse(model: nn.Module) -> FuseReport:

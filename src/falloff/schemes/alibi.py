@@ -60,6 +60,7 @@ class ALiBi(CachedScheme):
     """
 
     name = "alibi"
+    always = ("monotone", "bounded", "sign_symmetric", "reach", "beyond")
     depends_on = ("log_slopes",)
     formula = "-m_h * |n|, m_h = 2^(-8h/H) if H is a power of two"
     paper = "Press et al. 2022, Train Short, Test Long"

@@ -28,6 +28,7 @@ class BAM(CachedScheme):
     """
 
     name = "bam"
+    always = ("bounded", "reach")
     depends_on = ("location", "log_scale", "log_shape")
     formula = "-(|n - location_h| / scale_h) ** shape_h, scale = exp(log_scale), shape = exp(log_shape)"
     paper = "Bianchessi et al. 2025, Bayesian Attention Mechanism (BAM)"

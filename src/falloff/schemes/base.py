@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from falloff.forms import Form, Strip
+from falloff.notebook import bundle
 from falloff.offsets import offset_matrix, offset_range
 from falloff.schemes.settings import arguments_of, settings_of
 from falloff.shapes import Float, Int
@@ -80,6 +81,9 @@ class Scheme(nn.Module):
     scheme has no bias. Its constructor must set `num_heads`."""
     largest_settings: ClassVar[dict[str, int]] = {}
     """The largest value that a command takes for a setting. A larger one would run for minutes or take gigabytes."""
+    always: ClassVar[tuple[str, ...]] = ()
+    """Which of the properties monotone, bounded, sign_symmetric, reach and beyond (of `falloff.views.Properties`) come out
+    the same for every value of the parameters, by the formula alone. `explain` says so."""
     toeplitz: ClassVar[bool] = True
     """Whether the bias depends on the offset alone. If not, the scheme overrides `form` and `dense`."""
 
@@ -241,6 +245,15 @@ class Scheme(nn.Module):
         from falloff import views
 
         return views.grid_figure(views.bias_grid(self, length, head=head))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: formula, parameters, and the grid of the first head."""
+        from falloff import views
+
+        return views.scheme_html(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return bundle(repr(self), self._repr_html_())
 
     def _strip(self, lowest: int, highest: int, device: torch.device | str | None, dtype: torch.dtype | None) -> Strip:
         """The bias of the offsets `lowest` .. `highest`."""

@@ -1,21 +1,20 @@
 """The cache of a scheme: its constants, and whole forms as long as they need no gradient and nothing has changed."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
+from falloff.cache import Cache, Location, can_compare, location_of
 from falloff.eager import is_eager
 from falloff.forms import Form, Strip
 from falloff.offsets import offset_range
 from falloff.schemes.base import Scheme, full_precision, strip_range
 from falloff.shapes import Float, Int
 
-_MOST_ENTRIES = 8
-_MOST_NUMBERS = 2**22  # of each cache, of its copies, and of a form that it remembers: a strip of 32 heads at 128k keys
 _FEW_QUERIES = 16  # generation: one token, or a few drafted ones, at a time
 _OFFSET_STEP = 128  # the length of a strip for few queries is rounded up to this: it serves as many tokens
 _CACHES = ("_constant_cache", "_form_cache")
@@ -76,7 +75,7 @@ class CachedScheme(Scheme):
         plain = type(num_queries) is type(num_keys) is int and (query_start is None or type(query_start) is int)
         if not dense and plain and self._may_cache() and (location := location_of(self._device(device))) is not None:
             tensors = self._dependencies()
-            if _can_compare(tensors, location):
+            if can_compare(tensors, location):
                 forms, dtype = self._forms(tensors), dtype or self._dtype()  # type: ignore[arg-type]
                 # The layers of a model often share a scheme, and ask it for the same sizes one after another.
                 call = (*sizes, location, dtype) if text_start is None else None
@@ -93,10 +92,7 @@ class CachedScheme(Scheme):
         """The cache of forms that were computed from tensors equal to `dependencies`; an empty one if there is none."""
         forms: Cache | None = self.__dict__.get("_form_cache")
         if forms is None or not forms.computed_from(dependencies):
-            # The copies come first: if another thread writes to a parameter after that, the copy differs from it, and what
-            # was computed meanwhile is not returned again - unless the parameter gets its old values back by then.
-            with torch.inference_mode(False), torch.no_grad():
-                forms = self.__dict__["_form_cache"] = Cache([tensor.clone() for tensor in dependencies])
+            forms = self.__dict__["_form_cache"] = Cache.of(dependencies)
         return forms
 
     def _cached_form(
@@ -148,115 +144,6 @@ class CachedScheme(Scheme):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _CACHES}
-
-
-class Entry(NamedTuple):
-    """A cached result, and its tensors with their versions."""
-
-    result: Any
-    tensors: list[tuple[Tensor, int]]
-
-    @classmethod
-    def of(cls, result: Any) -> "Entry":
-        parts = result.tensors if isinstance(result, Form) else result if isinstance(result, tuple) else (result,)
-        return cls(result, [(part, part._version) for part in parts if isinstance(part, Tensor)])
-
-    def is_unchanged(self) -> bool:
-        """Whether no caller has written to the result that was returned before."""
-        for tensor, version in self.tensors:  # noqa: SIM110  `all` takes longer
-            if tensor._version != version or tensor.requires_grad:
-                return False
-        return True
-
-    @property
-    def size(self) -> int:
-        return sum(tensor.numel() for tensor, _ in self.tensors)
-
-
-class Cache:
-    """A few results, the newest first, and copies of the tensors that they were computed from."""
-
-    def __init__(self, copies: Sequence[Tensor] = ()) -> None:
-        self.copies = copies
-        self.entries: dict[Hashable, Entry] = {}
-        self._last: tuple[Hashable, Entry] = (None, Entry(None, []))
-
-    def computed_from(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors would give the same results."""
-        for copy, tensor in zip(self.copies, tensors):  # noqa: B905  `strict` costs as much as the loop
-            if copy.dtype != tensor.dtype or not torch.equal(copy, tensor):
-                return False
-        return True
-
-    def of_call(self, call: Hashable) -> Form | None:
-        """The form of this call, if it is the one that is remembered. None stands for a call that never is."""
-        last, entry = self._last
-        return entry.result if call == last and entry.is_unchanged() else None
-
-    def remember(self, call: Hashable, form: Form | None) -> Form | None:
-        """Remember the form of a call until the next one, beside the entries. Returns it."""
-        new = Entry.of(form)
-        if new.size <= _MOST_NUMBERS and call is not None:
-            self._last = (call, new)
-        return form
-
-    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """The result under this key: a cached one, or else a new one."""
-        entry = self.entries.get(key)
-        if entry is not None and entry.is_unchanged():
-            return entry.result
-        with torch.inference_mode(False), torch.no_grad():  # a later backward may need it
-            result = compute()
-        self._add(key, Entry.of(result))
-        return result
-
-    def _add(self, key: Hashable, new: Entry) -> None:
-        """Add an entry. Replaces the whole dict, so that another thread never sees half a change."""
-        numbers = new.size
-        if numbers > _MOST_NUMBERS:
-            return
-        entries = {key: new}
-        for other, older in self.entries.items():
-            numbers += older.size
-            if other != key and numbers <= _MOST_NUMBERS and len(entries) < _MOST_ENTRIES:
-                entries[other] = older
-        self.entries = entries
-
-
-class Location(NamedTuple):
-    """A device, and on GPUs the stream: memory made on one stream is neither ready nor safe to free on another."""
-
-    device: torch.device
-    stream: int
-
-
-_CPU = Location(torch.device("cpu"), 0)
-
-
-def location_of(device: torch.device | str) -> Location | None:
-    """Where a cached tensor may be made; None if nowhere: while a CUDA graph records, it owns all memory made meanwhile."""
-    device = torch.device(device)
-    if device.type == "cpu":
-        return _CPU
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return None
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return Location(torch.device("cuda", index), torch.cuda.current_stream(index).cuda_stream)
-
-
-def _can_compare(dependencies: Sequence[Tensor | None], location: Location) -> bool:
-    """Whether all are plain tensors with memory on the CPU, not too large, and none needs a gradient."""
-    learns = torch.is_grad_enabled()
-    numbers = 0
-    for tensor in dependencies:
-        if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
-            return False
-        if not tensor.is_cpu or location is not _CPU or (learns and tensor.requires_grad):
-            return False
-        if tensor.untyped_storage().nbytes() == 0:  # FSDP frees memory between uses
-            return False
-        numbers += tensor.numel()
-    return numbers <= _MOST_NUMBERS  # to copy and compare
 
 
 @lru_cache(maxsize=256, typed=True)

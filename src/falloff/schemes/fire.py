@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from falloff.cache import Cache, Location
 from falloff.eager import is_eager
 from falloff.forms import Form, Warp
 from falloff.offsets import check_count, first_query_position, is_position, offset_matrix, offset_range
 from falloff.schemes.base import full_precision
-from falloff.schemes.cached import Cache, CachedScheme, Location, cached_range
+from falloff.schemes.cached import CachedScheme, cached_range
 from falloff.shapes import Float, Int
 
 _EPSILON = 1e-6
@@ -45,6 +46,7 @@ class FIRE(CachedScheme):
     """
 
     name = "fire"
+    always = ("bounded", "sign_symmetric", "reach")
     largest_settings: ClassVar[dict[str, int]] = {"width": 1024}
     formula = "f(psi(n) / (psi(max(i, L)) + 1e-6)), psi(x) = ln(|c x| + 1), f = Linear(1, w) ReLU Linear(w, H)"
     paper = "Li et al. 2024, FIRE"

@@ -13,6 +13,7 @@ _MIN = 0.01  # the published code clamps every parameter to at least this
 
 class _Kerple(CachedScheme):
     paper = "Chi et al. 2022, KERPLE"
+    always = ("monotone", "bounded", "sign_symmetric", "reach", "beyond")
     max_p: ClassVar[float] = torch.inf
 
     def __init__(self, num_heads: int) -> None:

@@ -31,6 +31,7 @@ class TISA(CachedScheme):
     """
 
     name = "tisa"
+    always = ("bounded",)
     largest_settings: ClassVar[dict[str, int]] = {"kernels": 64}
     depends_on = ("kernel_offsets", "kernel_amplitudes", "kernel_sharpness")
     formula = "sum_k a_kh * exp(-|b_kh| * (n - c_kh)^2)"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from falloff.views.grid_files import WrittenGrid, WrittenNumber
 from falloff.views.grids import BiasGrid, Cell
+from falloff.views.written import WrittenGrid, WrittenNumber
 
 _FLOAT32_ROUNDING = 2.0**-23
 
@@ -42,6 +42,37 @@ def check_grid(written: WrittenGrid, expected: BiasGrid) -> list[WrongCell]:
             if not _agree(cell, right, exact=expected.kind == "bucket"):
                 wrong.append(WrongCell(query, key, query - key, _found(cell), right))
     return wrong
+
+
+def row_shifts(written: WrittenGrid, expected: BiasGrid) -> list[float] | None:
+    """By how much each row of a grid of values is off, if every row is off by one constant; None if not, or if none is off.
+
+    Softmax cancels a constant in each row: such a grid is the same bias. BLOOM writes ALiBi as slope * key position, so its
+    row i is higher than -slope * offset by slope * i.
+
+    >>> from falloff import ALiBi
+    >>> from falloff.views.grid_text import parse_grid
+    >>> from falloff.views.grids import bias_grid
+    >>> row_shifts(parse_grid("0 X X; 0 0.5 X; 0 0.5 1"), bias_grid(ALiBi(8), 3))
+    [0.0, 0.5, 1.0]
+    """
+    if expected.kind != "value" or len(written) != expected.length:
+        return None
+    shifts = []
+    telling = 0  # rows with several cells, which show that their differences are one constant
+    for row, expected_row in zip(written, expected.cells, strict=True):
+        if any((cell is None) != (right is None) for cell, right in zip(row, expected_row, strict=True)):
+            return None
+        pairs = [(cell, right) for cell, right in zip(row, expected_row, strict=True) if cell and right is not None]
+        room = [cell.half_unit * (1 + 1e-9) + _FLOAT32_ROUNDING * abs(right) for cell, right in pairs]
+        least = max((cell.value - right - part for (cell, right), part in zip(pairs, room, strict=True)), default=0.0)
+        most = min((cell.value - right + part for (cell, right), part in zip(pairs, room, strict=True)), default=0.0)
+        if least > most:
+            return None
+        shifts.append(0.0 if least <= 0 <= most else (least + most) / 2)
+        telling += len(pairs) > 1 and shifts[-1] != 0
+    # One row alone that is off is rather a mistake: most are, or it is no other way to write the same bias.
+    return [round(shift, 9) for shift in shifts] if 2 * telling >= len(shifts) - 1 and telling else None
 
 
 def _agree(cell: WrittenNumber | None, right: Cell, *, exact: bool) -> bool:

@@ -1,5 +1,7 @@
 """The explanation of a scheme: its paper's facts, and properties computed from its values."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -7,17 +9,23 @@ from rich.text import Text
 
 from falloff.schemes.base import Scheme
 from falloff.schemes.settings import settings_of
+from falloff.views.always import always
 from falloff.views.beyond import Beyond
+from falloff.views.buckets import Bucketed
+from falloff.views.comparison import FACTS, Column
+from falloff.views.no_bias import NoBias
+from falloff.views.position_pairs import PositionPair
 from falloff.views.properties import Properties
+from falloff.views.reasons import bucket_rule
 
 
-def explanation_view(scheme: Scheme, properties: Properties | None, start_values: str) -> RenderableType:
+def explanation_view(scheme: Scheme, properties: Properties | None, origin: str) -> RenderableType:
     """The explanation of a scheme as a rich renderable.
 
     Args:
         scheme: any scheme.
         properties: from `scheme_properties`; None if the bias depends on content.
-        start_values: the origin of the parameters, such as 'random, seed 0'; empty if there are none.
+        origin: where the values of the parameters are from, such as 'random, seed 0'; empty if there are none.
     """
     named = _facts()
     named.add_row("kind", "learned: training moves it" if scheme.kind == "learned" else "heuristic: fixed, not learned")
@@ -28,16 +36,64 @@ def explanation_view(scheme: Scheme, properties: Properties | None, start_values
     settings = ", ".join(f"{name}={value}" for name, value in settings_of(scheme).items())
     if settings:
         named.add_row("settings", Text(settings))
+    if isinstance(scheme, Bucketed):
+        named.add_row("buckets", Text(bucket_rule(scheme)))
     named.add_row("parameters", Text(_parameters(scheme)))
-    if start_values:
-        named.add_row("start values", start_values)
+    if origin:
+        named.add_row("values", Text(origin))
     parts: list[RenderableType] = [Text(scheme.name, style="bold"), named, Text()]
     if properties is None:
         parts.append(Text("The bias depends on what the tokens say: without a model it has no values."))
         return Group(*parts)
     heads = "1 head" if properties.num_heads == 1 else f"{properties.num_heads} heads"
     parts.append(Text(f"Computed from the values of {heads}", style="bold"))
-    return Group(*parts, _computed(properties), Text(), _mass(properties))
+    stated = always(scheme, properties.beyond.trained_length)
+    parts.append(_computed(properties, stated))
+    if any(True for _ in scheme.parameters()):
+        parts.append(
+            Text(
+                "always: so for every value of the parameters; now: so for these values. Numbers are those of these values.",
+                style="dim",
+            )
+        )
+    return Group(*parts, Text(), _mass(properties))
+
+
+def no_bias_view(found: NoBias) -> RenderableType:
+    """The explanation of what is no bias."""
+    named = _facts()
+    for name, said in (
+        ("kind", found.kind),
+        ("formula", found.formula),
+        ("paper", found.paper),
+        ("in words", found.reading),
+    ):
+        named.add_row(name, Text(said))
+    return Group(Text(found.name, style="bold"), named)
+
+
+def comparison_view(columns: Sequence[Column], trained_length: int) -> RenderableType:
+    """Schemes side by side; what holds for the present values only is marked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    table.add_column("", style="cyan", no_wrap=True)
+    for column in columns:
+        table.add_column(Text(column.name), overflow="fold", ratio=1)
+    for fact in FACTS:
+        cells = [column.facts[fact] + (" *" if fact in column.at_hand else "") for column in columns]
+        table.add_row(f"beyond {trained_length}" if fact == "beyond" else fact, *map(Text, cells))
+    note = "* for the present values of the parameters; all else holds for every value"
+    marked = any(column.at_hand for column in columns)
+    return Group(table, *([Text(note, style="dim")] if marked else []))
+
+
+def pairs_view(name: str, head: int, pairs: Sequence[PositionPair], said: str) -> RenderableType:
+    """Pairs of positions with the bias of one head, and what they show."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("query", "key", "offset", "bias"):
+        table.add_column(title, justify="right")
+    for pair in pairs:
+        table.add_row(str(pair.query), str(pair.key), str(pair.offset), f"{pair.bias:.6g}")
+    return Group(Text(f"{name}: pairs of positions, head {head}", style="bold"), table, *([Text(said)] if said else []))
 
 
 def _facts() -> Table:
@@ -55,14 +111,20 @@ def _parameters(scheme: Scheme) -> str:
     return f"{sum(count for _, _, count in named):,}: {shapes}"
 
 
-def _computed(found: Properties) -> Table:
-    table = _facts()
-    table.add_row("Toeplitz", _toeplitz(found))
-    table.add_row("monotone", _monotone(found))
-    table.add_row("bounded", _bounded(found))
-    table.add_row("sign-symmetric", _sign_symmetric(found))
-    table.add_row("reach", _reach(found))
-    table.add_row(f"beyond {found.beyond.trained_length}", _beyond(found.beyond))
+def _computed(found: Properties, stated: Sequence[str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, title, said in (
+        ("toeplitz", "Toeplitz", _toeplitz(found)),
+        ("monotone", "monotone", _monotone(found)),
+        ("bounded", "bounded", _bounded(found)),
+        ("sign_symmetric", "sign-symmetric", _sign_symmetric(found)),
+        ("reach", "reach", _reach(found)),
+        ("beyond", f"beyond {found.beyond.trained_length}", _beyond(found.beyond)),
+    ):
+        table.add_row(title, "always" if name in stated else "now", said)
     return table
 
 

@@ -1,12 +1,14 @@
 """The grid of a bias as a figure, and figures as files."""
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falloff.files import write_file
+from falloff.views.fonts import families_for, spelled_out
 from falloff.views.grids import BiasGrid
 from falloff.views.palette import GridColours, text_colour
 
@@ -19,6 +21,8 @@ IMAGE_ENDINGS = (".png", ".svg", ".pdf")
 _POINTS_PER_INCH = 72
 _LEAST_LEGIBLE = 5.0  # points; no labels in a smaller font
 _GLYPH_WIDTH = 0.65  # the width of a digit over the font size
+_INCHES_A_SIGN = 0.09  # of a label of 9 points
+_SUBSCRIPT = re.compile(r"_\{?(\d+)\}?")
 
 
 def check_image_path(path: Path) -> None:
@@ -74,12 +78,19 @@ def grid_figure(grid: BiasGrid, tokens: Sequence[str] | None = None) -> "Figure"
     """
     if tokens is not None:
         check_tokens(tokens, grid.length)
-    side = min(10.0, max(2.5, 0.6 * grid.length))
+    labels = _labels(grid)
+    cell = max(0.6, _INCHES_A_SIGN * _longest(labels))
+    side = min(10.0, max(2.5, cell * grid.length))
     figure = empty_figure(max(side + 1.0, 5.0), side + 1.6)
     axes = figure.add_subplot()
     colours = GridColours(grid)
-    _draw_cells(axes, grid, colours, cell_points=side / grid.length * _POINTS_PER_INCH)
-    _label_axes(axes, tokens or [str(place) for place in range(grid.length)], side)
+    _draw_cells(axes, grid, labels, colours, cell_points=side / grid.length * _POINTS_PER_INCH)
+    families, missing = families_for([*(tokens or []), grid.label_format or ""])
+    names = [spelled_out(token, missing) for token in tokens or map(str, range(grid.length))]
+    _label_axes(axes, names, side)
+    if len(families) > 1:
+        for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()):
+            text.set_fontfamily(families)
     figure.suptitle(grid.caption, x=0.01, ha="left", fontsize=10, parse_math=False, wrap=True)
     if grid.kind == "bucket":
         _draw_legend(figure, grid, colours)
@@ -110,13 +121,24 @@ def save_figure(figure: "Figure", path: Path) -> list[str]:
     return sorted({str(warning.message) for warning in caught if "Glyph" in str(warning.message)})
 
 
-def _draw_cells(axes: "Axes", grid: BiasGrid, colours: GridColours, cell_points: float) -> None:
+def _labels(grid: BiasGrid) -> list[list[str]]:
+    """The text of each cell. In labels of the caller's own, an index is drawn below the line, as in a textbook: u_2."""
+    labels = grid.labels()
+    if grid.label_format is None:
+        return labels
+    return [[_SUBSCRIPT.sub(r"$_{\1}$", label.replace("$", r"\$")) for label in row] for row in labels]
+
+
+def _longest(labels: list[list[str]]) -> int:
+    """How many signs wide the widest label is."""
+    return max(len(re.sub(r"[${}\\_]", "", label)) for row in labels for label in row)
+
+
+def _draw_cells(axes: "Axes", grid: BiasGrid, labels: list[list[str]], colours: GridColours, cell_points: float) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    labels = grid.labels()
-    longest = max(len(label) for row in labels for label in row)
-    size = min(13.0, 0.45 * cell_points, 0.9 * cell_points / (_GLYPH_WIDTH * longest))
+    size = min(13.0, 0.45 * cell_points, 0.9 * cell_points / (_GLYPH_WIDTH * _longest(labels)))
     cells, fills = [], []
     for query, row in enumerate(grid.cells):
         for key, cell in enumerate(row):

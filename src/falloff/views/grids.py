@@ -1,7 +1,8 @@
 """The grid of a bias: rows are queries, columns keys, each cell a bucket or a value."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from falloff.views.content import refuse_without_content
 Cell = int | float | None
 
 _MOST_POSITIONS = 2048
+_LONGEST_LABEL = 60
+_FIELD = re.compile(r"\{(\w*)\}")
 _CELLS_AT_ONCE = 2**16  # FIRE needs `width` numbers for each cell while it computes
 
 
@@ -29,6 +32,7 @@ class BiasGrid:
         cells: row i is query i, column j is key j; None if the key is masked.
         head, num_heads: the head whose values these are, and the number of heads. Buckets are the same for all heads.
         buckets: every bucket with its offsets; empty if the cells are values.
+        label_format: the text of each cell instead of its content: see `labelled`.
     """
 
     title: str
@@ -37,6 +41,7 @@ class BiasGrid:
     head: int
     num_heads: int
     buckets: tuple[Bucket, ...] = ()
+    label_format: str | None = None
 
     @property
     def length(self) -> int:
@@ -65,11 +70,43 @@ class BiasGrid:
         return f"{self.title}: {what}, {self.length} position{'s' if self.length > 1 else ''}"
 
     def labels(self) -> list[list[str]]:
-        """The text of each cell: a bucket, a value with about three digits, or nothing."""
-        if self.kind == "bucket":
-            return [["" if cell is None else str(cell) for cell in row] for row in self.cells]
-        written = value_format([float(cell) for cell in self.visible])
-        return [["" if cell is None else format_value(cell, written) for cell in row] for row in self.cells]
+        """The text of each cell: a bucket, a value with about three digits, or nothing; or as `label_format` says."""
+        written = None if self.kind == "bucket" else value_format([float(cell) for cell in self.visible])
+        return [
+            ["" if cell is None else self._label(query, key, cell, written) for key, cell in enumerate(row)]
+            for query, row in enumerate(self.cells)
+        ]
+
+    def _label(self, query: int, key: int, cell: int | float, written: str | None) -> str:
+        content = str(cell) if written is None else format_value(cell, written)
+        if self.label_format is None:
+            return content
+        fields = {self.kind: content, "query": query, "key": key, "offset": query - key}
+        return _FIELD.sub(lambda found: str(fields[found[1]]), self.label_format)
+
+
+def labelled(grid: BiasGrid, label_format: str) -> BiasGrid:
+    """A grid whose cells have labels such as `u_{bucket}`.
+
+    Args:
+        grid: from `bias_grid`.
+        label_format: text with {bucket} or {value} (whichever the grid has), {offset}, {query} and {key} in it.
+
+    Raises:
+        ValueError: for another name in braces, or a text that is too long.
+
+    >>> from falloff import T5Bias
+    >>> labelled(bias_grid(T5Bias(1), 2), "q_{query}.k_{key}+u_{bucket}").labels()
+    [['q_0.k_0+u_0', ''], ['q_1.k_0+u_1', 'q_1.k_1+u_0']]
+    """
+    if len(label_format) > _LONGEST_LABEL:
+        raise ValueError(f"labels: got {len(label_format)} characters, expected at most {_LONGEST_LABEL}")
+    known = (grid.kind, "offset", "query", "key")
+    for name in _FIELD.findall(label_format):
+        if name not in known:
+            names = ", ".join(f"{{{one}}}" for one in known)
+            raise ValueError(f"labels: got {{{name}}}, expected of this grid {names}")
+    return replace(grid, label_format=label_format)
 
 
 def value_format(values: list[float]) -> str:

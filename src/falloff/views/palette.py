@@ -11,7 +11,6 @@ SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 _ON_DARK = ("#7fa8ff", "#35b5b0", "#5ec962", "#fde725")
 # Keys in the future: a hue that viridis does not have.
 _FUTURE = ("#8e0a3c", "#c2255c", "#e0568c", "#f08fb5", "#f9c9dc")
-_DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
 
 
 def _channels(colour: str) -> tuple[int, ...]:
@@ -55,8 +54,8 @@ def bucket_colours(buckets: Sequence[Bucket]) -> dict[int, str]:
 class GridColours:
     """The colour of each cell of a grid.
 
-    Buckets are coloured in order, from near to far; past and future have different hues. Values of one sign use one ramp;
-    values of both signs use two, from white at 0.
+    Buckets are coloured in order, from near to far; past and future have different hues. Values use the whole of one ramp,
+    from the lowest to the highest: 0 is no value of its own, since softmax cancels a constant.
 
     >>> from falloff import T5Bias
     >>> from falloff.views.grids import bias_grid
@@ -69,10 +68,6 @@ class GridColours:
         values = [float(value) for value in grid.visible]
         self.low, self.high = min(values), max(values)
         self.ramp: tuple[str, ...] = SEQUENTIAL
-        if self.low < 0 < self.high:
-            self.high = max(-self.low, self.high)
-            self.low = -self.high
-            self.ramp = _DIVERGING
 
     def __call__(self, cell: int | float) -> str:
         if cell in self._bucket_colours:

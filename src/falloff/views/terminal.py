@@ -24,21 +24,23 @@ _MOST_SEPARATE = 32  # a longer run of buckets with one offset each is printed a
 _MOST_WRONG = 40
 
 
-def grid_view(grid: BiasGrid, tokens: Sequence[str] | None, width: int) -> RenderableType:
-    """A grid within `width` columns; it never wraps.
+def grid_view(grid: BiasGrid, tokens: Sequence[str] | None, width: int, *, bare: bool = False) -> RenderableType:
+    """A grid within `width` columns; it never wraps. `bare`: the cells alone, without colour, caption and legend.
 
     Raises:
         ValueError: for a grid that is too wide.
     """
-    layout = _Layout(grid, tokens, roomy=True)
+    layout = _Layout(grid, tokens, roomy=True, coloured=not bare)
     if layout.width > width:
-        layout = _Layout(grid, tokens, roomy=False)
+        layout = _Layout(grid, tokens, roomy=False, coloured=not bare)
     if layout.width > width:
         most = (width - layout.margin) // layout.cell_width
         raise ValueError(
             f"length: got {grid.length} positions, expected at most {most} in the {width} columns of this terminal: "
             "widen it (or set COLUMNS), or write --image FILE"
         )
+    if bare:
+        return layout.text()
     return Group(Text(grid.caption, style="bold"), Text(), layout.text(), Text(), legend_view(grid))
 
 
@@ -67,11 +69,12 @@ def legend_view(grid: BiasGrid) -> RenderableType:
 class _Layout:
     """The layout of a grid's cells: with space around each (`roomy`), or as narrow as possible."""
 
-    def __init__(self, grid: BiasGrid, tokens: Sequence[str] | None, *, roomy: bool) -> None:
+    def __init__(self, grid: BiasGrid, tokens: Sequence[str] | None, *, roomy: bool, coloured: bool) -> None:
         self.grid = grid
+        self.coloured = coloured
         self.labels = grid.labels()
         positions = [str(place) for place in range(grid.length)]
-        widest = max(len(label) for row in self.labels for label in row)
+        widest = max(cell_len(label) for row in self.labels for label in row)
         longest = 6 if roomy else 2
         self.columns = list(tokens or positions)
         self.content = max(widest, min(longest, max(map(cell_len, self.columns))), len(positions[-1]) if not tokens else 1)
@@ -98,8 +101,8 @@ class _Layout:
             for cell, label in zip(row[: seen + 1], labels, strict=False):  # no blanks at the end of a line
                 if not self.padding:
                     text.append(" ")
-                content = self.padding + label.rjust(self.content) + self.padding
-                text.append(content, None if cell is None else _on(colours(cell)))
+                content = self.padding + " " * (self.content - cell_len(label)) + label + self.padding
+                text.append(content, _on(colours(cell)) if self.coloured and cell is not None else None)
         return text
 
     def _left(self, name: str) -> str:
@@ -158,11 +161,19 @@ def _how_many(entry: Bucket) -> str:
     return str(total)
 
 
-def check_view(title: str, wrong: Sequence[WrongCell], checked: int, masked: int) -> RenderableType:
-    """The wrong cells of a grid, or a line that there are none."""
+def check_view(
+    title: str, wrong: Sequence[WrongCell], checked: int, masked: int, shifts: Sequence[float] | None = None
+) -> RenderableType:
+    """The wrong cells of a grid, or a line that there are none, or one that rows differ by constants (`shifts`)."""
     counted = f"{checked} cells checked ({checked - masked} visible, {masked} masked)"
     if not wrong:
         return Text.assemble(("Right: ", "bold green"), f"{counted}, all as in {title}")
+    if shifts is not None:
+        listed = ", ".join(f"{shift:+.4g}" for shift in shifts[:8]) + (", ..." if len(shifts) > 8 else "")
+        return Text.assemble(
+            ("The same up to a constant in each row: ", "bold yellow"),
+            f"{counted} against {title}; {len(wrong)} differ, but each row by one number ({listed}), which softmax cancels",
+        )
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("query", "key", "offset", "found", "expected"):
         view.add_column(name, justify="right")
@@ -183,3 +194,14 @@ def _cell(cell: Cell) -> str:
 
 def _on(background: str) -> Style:
     return Style(color=text_colour(background), bgcolor=background)
+
+
+def match_view(title: str, rule: str, matched: Sequence[tuple[int, int, int, str]]) -> RenderableType:
+    """Pairs of a query and a key with their buckets, each with its reason: (query, key, bucket, reason)."""
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("query", "key", "offset", "bucket"):
+        view.add_column(name, justify="right", no_wrap=True)
+    view.add_column("why")
+    for query, key, bucket, reason in matched:
+        view.add_row(str(query), str(key), str(query - key), str(bucket), Text(reason))
+    return Group(Text(title, style="bold"), Text(rule), view)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import triton
 
+from ops.triton.fences import unfenced
+
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 NVIDIA = {
@@ -60,47 +62,6 @@ def loops(code, words):
     ]
 
 
-def unfenced(ptx):
-    """How many products of a warpgroup may read what cp.async wrote without a proxy fence behind the wait for the copy.
-
-    A product reads shared memory by another road (the asynchronous proxy) than cp.async writes it. Along every path: `dirty`
-    is whether a wait ended copies and no fence followed, `pending` how many groups of copies may be on their way (99: any).
-    """
-    names, blocks = ["entry"], {"entry": []}
-    for line in map(str.strip, ptx.splitlines()):
-        if found := re.match(r"(\$L__BB\w+):", line):
-            names.append(found[1])
-            blocks[found[1]] = []
-        else:
-            blocks[names[-1]].append(line)
-    follows = dict(zip(names, [*names[1:], None], strict=True))
-    seen, todo, found = set(), [("entry", False, 99)], set()
-    while todo:
-        name, dirty, pending = state = todo.pop()
-        if name is None or state in seen:
-            continue
-        seen.add(state)
-        for at, line in enumerate(blocks[name]):
-            if "cp.async.commit_group" in line:
-                pending = min(pending + 1, 99)
-            elif wait := re.search(r"cp.async.wait_group\s+(\d+)", line):
-                dirty |= int(wait[1]) < pending
-                pending = min(pending, int(wait[1]))
-            elif line.startswith("fence.proxy.async"):
-                dirty = False
-            elif line.startswith("wgmma.mma_async") and dirty:
-                found.add((name, at))
-            elif jump := re.search(r"bra(?:\.uni)?\s+(\$L\w+);", line):
-                todo.append((jump[1], dirty, pending))
-                if not line.startswith("@"):
-                    break
-            elif line.startswith("ret;"):
-                break
-        else:
-            todo.append((follows[name], dirty, pending))
-    return len(found)
-
-
 def of_nvidia(cubin, ptx, log):
     """Of a cubin, of its PTX, and of what ptxas said of it."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -115,7 +76,7 @@ def of_nvidia(cubin, ptx, log):
         "stack": stack,
         "spilled": stores + reads,
         "warnings": sorted(set(re.findall(r"\bC75\d\d\b", log))),
-        "unfenced": unfenced(ptx),
+        "unfenced": len(unfenced(ptx)),
         "warpgroup_products": len(re.findall(r"\bHGMMA\b", code)),
         "products": len(re.findall(r"\bHMMA\b", code)),
         "async_copies": len(re.findall(r"\bLDGSTS\b", code)),

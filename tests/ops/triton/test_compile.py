@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.triton import machine_code, offline
+from ops.triton import offline
 
 HERE = Path(__file__).parent
 
@@ -77,7 +77,10 @@ def test_on_others(target, case):
 STACK = {"sm_80": 256, "sm_89": 256, "sm_90": 256, "sm_100": 256, "sm_120": 256, "gfx942": 0, "gfx950": 0}
 
 
-@pytest.mark.skipif("FALLOFF_TEST_COMPILE" not in os.environ, reason="takes many minutes: make test-compile")
+long = pytest.mark.skipif("FALLOFF_TEST_COMPILE" not in os.environ, reason="takes many minutes: make test-compile")
+
+
+@long
 @pytest.mark.parametrize("head_size", [64, 128, 256])
 @pytest.mark.parametrize("target", STACK)
 @pytest.mark.parametrize("form", ["none", "t5", "t5 bidirectional", "alibi", "band", "potential", "fire"])
@@ -90,25 +93,14 @@ def test_every_form(target, form, head_size):
         assert report["stack"] <= STACK[target] or head_size > 128, (kernel, report)
 
 
-PRODUCT = "wgmma.mma_async.sync.aligned.m64n64k16;"
-
-
-@pytest.mark.parametrize(
-    ("body", "count"),
-    [
-        (["cp.async.commit_group;", "cp.async.wait_group 0;", "fence.proxy.async.shared::cta;", PRODUCT], 0),
-        (["cp.async.commit_group;", "cp.async.wait_group 0;", PRODUCT], 1),
-        (["cp.async.commit_group;", "fence.proxy.async.shared::cta;", "cp.async.wait_group 0;", PRODUCT], 1),
-        # the second wait ends nothing that the first has not
-        (["cp.async.wait_group 1;", "fence.proxy.async.shared::cta;", "cp.async.wait_group 1;", PRODUCT], 0),
-        # the fence is on one of two paths
-        (["cp.async.wait_group 0;", "@%p1 bra $L__BB0_1;", "fence.proxy.async.shared::cta;", "$L__BB0_1:", PRODUCT], 1),
-        # around a loop
-        (["$L__BB0_1:", PRODUCT, "cp.async.commit_group;", "cp.async.wait_group 0;", "@%p1 bra $L__BB0_1;", "ret;"], 1),
-    ],
-)
-def test_products_without_a_fence_are_found(body, count):
-    assert machine_code.unfenced("\n".join(body)) == count
+@long
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("form", ["none", "t5", "alibi", "band", "potential", "fire"])
+def test_documents_on_hopper(form, head_size):
+    """Their ids are copied ahead as keys are, in groups of their own."""
+    for (_, kernel), report in compiled("sm_90", f"{form},{head_size},bfloat16,causal,documents").items():
+        assert report["warnings"] == [], (kernel, report)
+        assert report["unfenced"] == 0, (kernel, report)
 
 
 def test_longer_texts_compile_nothing_anew():

@@ -1,15 +1,19 @@
 """DeBERTa: the scores of content to position and of position to content, each a product with a table by offset.
 
 Transformers makes a matrix (N, N) of buckets, and gathers two tensors (B * H, N, N) by it. Here the buckets are a vector by
-offset, as long as they change, which chooses the rows of two tables (H, K, D).
+offset, as long as they change, which chooses the rows of two tables (H, K, D). In evaluation the tables are cached: to
+project the embeddings anew is a seventh of a layer's products for 512 tokens, and most of them for few.
 """
 
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from falloff.cache import Cache, can_compare, location_of
+from falloff.eager import is_eager
 from falloff.forms import Factored, Form, Sum
 from falloff.hf.attention import as_mask_parts, attend, refuse_weights
 from falloff.hf.families.fused import Fused, by_head
@@ -23,6 +27,9 @@ class _Disentangled(Fused):
     pos_att_type: list[str]
     training: bool
     dropout: nn.Dropout
+    max_relative_positions: int
+    # Beside the modules: not copied, pickled or moved with them.
+    _caches: ClassVar[WeakKeyDictionary[Any, Cache]] = WeakKeyDictionary()
 
     def forward(
         self,
@@ -41,20 +48,50 @@ class _Disentangled(Fused):
         query, key, value = self.projected(hidden_states, query_states)
         mask = as_mask_parts(attention_mask)
         scale: float = (query.shape[-1] * (1 + self.count())) ** -0.5
-        rows = _rows_by_offset(self, query.shape[2], query.device) if relative_pos is None else relative_pos
         embeddings = self.pos_dropout(rel_embeddings)[: 2 * _span(self)]  # type: ignore[attr-defined]
-        start = -(rows.shape[1] // 2)
+        kinds = self.kinds()
+        tables = self.cached_tables(kinds, embeddings, scale)
+        if tables is None:
+            rows = _rows_by_offset(self, query.shape[2], query.device) if relative_pos is None else relative_pos
+            tables = self.tables(kinds, embeddings, rows, scale)
         forms: list[Form] = []
-        for kind in self.kinds():
+        for kind, table in zip(kinds, tables, strict=True):
             # Content to position: each query with a key made of its offset; position to content the other way round.
-            of_kind, side, own = (0, "query", query) if kind == "c2p" else (1, "key", key)
-            # The gradient of an embedding is summed in a fixed order, on GPUs too.
-            table = embedding(rows[of_kind], self.projection(kind)(embeddings) * scale)
-            table = by_head(table, self.num_attention_heads)  # (H, K, D)
-            forms.append(Factored(own, table, start, "clamp", side))  # type: ignore[arg-type]
+            side, own = ("query", query) if kind == "c2p" else ("key", key)
+            forms.append(Factored(own, table, -(table.shape[1] // 2), "clamp", side))  # type: ignore[arg-type]
         dropout = self.dropout.p if self.training else 0.0
         out = attend(query, key, value, Sum(forms) if forms else None, mask, scale, dropout)
         return out.transpose(1, 2).flatten(2), None
+
+    def tables(self, kinds: list[str], embeddings: Tensor, rows: Tensor, scale: float) -> tuple[Tensor, ...]:
+        """The scaled vectors of each head by offset, (H, K, D), of each kind."""
+        # The gradient of an embedding is summed in a fixed order, on GPUs too.
+        by_offset = (embedding(rows[0 if kind == "c2p" else 1], self.projection(kind)(embeddings) * scale) for kind in kinds)
+        return tuple(by_head(table, self.num_attention_heads) for table in by_offset)
+
+    def cached_tables(self, kinds: list[str], embeddings: Tensor, scale: float) -> tuple[Tensor, ...] | None:
+        """The tables as far as the rows change, as long as embeddings and projections equal their copies.
+
+        None in training, and where a projection may do more than multiply: with hooks, adapters or autocast.
+        """
+        if self.training or not is_eager() or torch.is_autocast_enabled(embeddings.device.type):
+            return None
+        location = location_of(embeddings.device)
+        projections = [self.projection(kind) for kind in kinds]
+        if location is None or not all(_is_plain(projection) for projection in projections):
+            return None
+        sources = [embeddings, *(part for projection in projections for part in projection.parameters())]
+        if not can_compare(sources, location):
+            return None
+        cache = self._caches.get(self)
+        if cache is None or not cache.computed_from(sources):
+            cache = self._caches[self] = Cache.of(sources)
+
+        def compute() -> tuple[Tensor, ...]:
+            rows = _rows_by_offset(self, _reach(_buckets(self), self.max_relative_positions), embeddings.device)
+            return tuple(table.contiguous() for table in self.tables(kinds, embeddings, rows, scale))
+
+        return cache.get((tuple(kinds), scale, location), compute)
 
     def projected(self, hidden_states: Tensor, query_states: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (B, H, N, D)."""
@@ -151,6 +188,13 @@ class FusedDebertaEncoder(Fused):
     def refusal(module: Any) -> str | None:
         """Why a module cannot be fused, or None: the reason of its attention."""
         return _Disentangled.refusal(module.layer[0].attention.self)
+
+
+def _is_plain(projection: nn.Module) -> bool:
+    """Whether a module is a Linear and nothing more."""
+    return type(projection) is nn.Linear and not (
+        projection._forward_hooks or projection._forward_pre_hooks or "forward" in vars(projection)
+    )
 
 
 def _buckets(module: Any) -> int:

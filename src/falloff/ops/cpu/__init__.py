@@ -87,7 +87,7 @@ def lowered_size(query: Tensor, key: Tensor, call: Call) -> int:
     for part in forms.values():
         if isinstance(part, Factored):
             tables, length, size = part.table.shape
-            parts.append(tables * size * ((length + 2 * _STRIP_PAD + 15) // 16 | 1) * 16)
+            parts.append(tables * size * ((length + 2 * _STRIP_PAD + 30) // 16 * 16))
     if isinstance(warp, Warp):
         parts += [num_queries + num_keys + 2 * _STRIP_PAD, warp.a.numel() * warp.knots.shape[0]]
     return sum((part + 15) // 16 * 16 for part in parts)  # 16 numbers are 64 bytes
@@ -109,8 +109,11 @@ def _readable(name: str, tensor: Tensor) -> Tensor:
 
 
 def _as_float(name: str, tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of it, contiguous and in float32, as the kernels read forms, lse and grad_lse."""
-    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+    """The tensor, or a copy of it, contiguous and in float32, as the kernels read forms, lse and grad_lse.
+
+    Rows of states may lie apart: often they are the queries or keys themselves.
+    """
+    if tensor.dtype == torch.float32 and (tensor.is_contiguous() or (name == "states" and tensor.stride(-1) == 1)):
         return tensor
     check_storage(name, tensor)
     return tensor.detach().to(torch.float32).contiguous()

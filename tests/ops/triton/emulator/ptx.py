@@ -119,6 +119,11 @@ class Program:
         operands = [_operand(text) for text in _split(found[4])]
         self.code.append(Instruction(statement, place, found[2], bool(found[1]), found[3].split("."), operands))
 
+    @property
+    def targets(self):
+        """The places to which jumps go."""
+        return {self.labels[instruction.operands[0]] for instruction in self.code if instruction.name == "bra"}
+
     def without(self, place):
         """The same program without one instruction."""
         twin = copy.copy(self)

@@ -1,6 +1,7 @@
 """wgmma, Hopper's product of four warps: it reads shared memory and writes registers behind the back of the threads."""
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,24 +38,47 @@ def _wgmma(block, ins, mask):
     products.note_writing()
 
 
-def _start(block, ins):
-    """D = A B^T, + D if `accumulate`: A is 64 x K, of shared memory or registers, B N x K of shared memory."""
-    to, left, right, accumulate, *flags = ins.operands
-    kind = ins.parts[-1]
+class Matrix(NamedTuple):
+    """An operand in shared memory, of rows x depth numbers: the register that holds its descriptor."""
+
+    descriptor: str
+    rows: int
+    depth: int
+    kind: str
+    transposed: bool
+
+    @property
+    def size(self):
+        """Bytes of a number."""
+        return 4 if self.kind == "tf32" else 2
+
+
+def matrices(ins):
+    """A, or None if it is in registers, and B."""
+    _, left, right, _, *flags = ins.operands
     columns, depth = map(int, re.search(r"m64n(\d+)k(\d+)", ins.text).groups())
     of_registers = isinstance(left, list)
     if not of_registers and len(flags) == 4:
         transposed = [flag.bits for flag in flags[2:]]
     else:
         transposed = [0, flags[2].bits if len(flags) > 2 else 0]
+    a = None if of_registers else Matrix(left, 64, depth, ins.parts[-1], transposed[0])
+    return a, Matrix(right, columns, depth, ins.parts[-1], transposed[1])
+
+
+def _start(block, ins):
+    """D = A B^T, + D if `accumulate`: A is 64 x K, of shared memory or registers, B N x K of shared memory."""
+    to, left, _, accumulate, *flags = ins.operands
+    a, b = matrices(ins)
+    columns = b.rows
     sign = _sign(flags[0]) * _sign(flags[1])
     groups = block.warps // 4
-    if of_registers:
-        rows = matrix(block, left, kind).reshape(groups, 64, depth)
+    if a is None:
+        rows = matrix(block, left, b.kind).reshape(groups, 64, b.depth)
     else:
-        rows = [_fetch(block, left, group, 64, depth, kind, transposed[0]) for group in range(groups)]
-    others = [_fetch(block, right, group, columns, depth, kind, transposed[1]) for group in range(groups)]
-    product = sign * np.stack([a.astype(np.float64) @ b.astype(np.float64).T for a, b in zip(rows, others, strict=True)])
+        rows = [_fetch(block, a, group) for group in range(groups)]
+    others = [_fetch(block, b, group) for group in range(groups)]
+    product = sign * np.stack([x.astype(np.float64) @ y.astype(np.float64).T for x, y in zip(rows, others, strict=True)])
     # As of mma, one beside the other: a warp has 16 rows.
     product = product.reshape(block.warps, 2, 8, columns // 8, 4, 2)
     adds = block.read(accumulate, np.bool_).all() if not isinstance(accumulate, Constant) else accumulate.bits != 0
@@ -70,22 +94,23 @@ def _sign(flag):
     return -1 if flag.bits % 2**32 == 2**32 - 1 else 1
 
 
-def _fetch(block, descriptor, group, rows, depth, kind, transposed):
+def _fetch(block, operand, group):
     """(rows, depth) of a matrix in shared memory."""
     ins = block.instruction
-    descriptors = block.each(descriptor, np.uint64)[128 * group : 128 * group + 128]
+    descriptors = block.each(operand.descriptor, np.uint64)[128 * group : 128 * group + 128]
     if (descriptors != descriptors[0]).any():
         raise EmulatorError(f"the descriptors of a warpgroup differ at {ins.place}")
-    size = 4 if kind == "tf32" else 2
-    first = _addresses(int(descriptors[0]), rows, depth, size, transposed)
-    places = (first.reshape(-1, 1) + np.arange(size)).ravel()
+    places = (addresses(int(descriptors[0]), operand).reshape(-1, 1) + np.arange(operand.size)).ravel()
     data = block.shared.read_by_product(places, group, ins)
     block.products.open[1].append((places, group))
-    values = half.truncated_tf32(data.view(np.float32)) if kind == "tf32" else half.to_float(data.view(np.uint16), kind)
-    return values.reshape(rows, depth)
+    if operand.kind == "tf32":
+        values = half.truncated_tf32(data.view(np.float32))
+    else:
+        values = half.to_float(data.view(np.uint16), operand.kind)
+    return values.reshape(operand.rows, operand.depth)
 
 
-def _addresses(descriptor, rows, depth, size, transposed):
+def addresses(descriptor, operand):
     """Where each number of a matrix begins, by its descriptor: atoms of 8 swizzled rows of 128, 64 or 32 bytes.
 
     Bits 0 .. 13 hold the address of the matrix, 16 .. 29 the distance of atoms along the contiguous dimension, 32 .. 45 that
@@ -95,12 +120,13 @@ def _addresses(descriptor, rows, depth, size, transposed):
     width = {1: 128, 2: 64, 3: 32}.get(descriptor >> 62)
     if width is None or (descriptor >> 49) & 7:
         raise EmulatorError(f"a descriptor that the emulator does not know: {descriptor:#x}")
-    row, column = np.arange(rows)[:, None], np.arange(depth)[None, :]
-    if transposed:
+    size = operand.size
+    row, column = np.arange(operand.rows)[:, None], np.arange(operand.depth)[None, :]
+    if operand.transposed:
         per_atom = width // size
-        addresses = start + row // per_atom * along + column // 8 * across + column % 8 * width + row % per_atom * size
+        places = start + row // per_atom * along + column // 8 * across + column % 8 * width + row % per_atom * size
     else:
-        if depth * size > width:
+        if operand.depth * size > width:
             raise EmulatorError("a wgmma deeper than an atom")
-        addresses = start + row // 8 * across + row % 8 * width + column * size
-    return addresses ^ (((addresses >> 7) & (width // 16 - 1)) << 4)
+        places = start + row // 8 * across + row % 8 * width + column * size
+    return places ^ (((places >> 7) & (width // 16 - 1)) << 4)

@@ -220,7 +220,6 @@ inline void attend_backward(
     const float *lse = p.lse + head * p.N + q_tile.first, *delta = p.delta + head * p.N + q_tile.first;
     const SliverKeys sliver_keys(p, q_tile, span);
     const float* by_key = bias_by_key(p, q_tile, span, at.bias);
-    const TableRun table = table_run(p, QUERY, q_tile, span, at.bias);
     NoPrefetch none;
     pack_left(p, p.query, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.query);
     pack_left(p, p.grad_out, q_tile.b, q_tile.h, q_tile.first, q_tile.rows, at.grad_out);
@@ -237,7 +236,7 @@ inline void attend_backward(
         // Bit for bit the scores of the forward, of which the log-sum-exp was made: P sums up to 1.
         Vec row_max_lanes[SLIVER_ROWS];  // not needed here
         score_sliver(
-            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, at.bias, table,
+            p, q_tile, span, sliver_keys, s, Left{at.query, inner, 1}, at.key_panels + skipped * inner, at.bias,
             by_key, prob, TILE_ROW, row_max_lanes, none
         );
         for (long i = 0; i < rows; i++) {
@@ -333,7 +332,7 @@ inline void backward(const Backward& p, long item, Arena arena) {
             const Factored& by_key = p.factored[KEY];
             const long first_key = (b * p.H + h) * p.M + kv_tile.begin, Rp = padded_states(by_key);
             if (p.needs_form && by_key.on) {
-                pack_states(by_key, by_key.states + first_key * by_key.R, kv_tile.count(), at.factored.states[KEY]);
+                pack_states(by_key, row_of_float(by_key.states, b, h, kv_tile.begin), kv_tile.count(), at.factored.states[KEY]);
                 std::memset(at.factored.key_sums, 0, kv_tile.count() * Rp * sizeof(float));
             }
             for (long n = 0; n < q_tiles(p); n++) {

@@ -252,8 +252,8 @@ void add_factored(Problem& p, const Part& part) {
     const int64_t length = side_of(part) == QUERY ? p.N : p.M;
     count("table", {p.B, p.H, K + 3 * STRIP_PAD, R + 64, 2}), count("states", {p.B, p.H, length, R + 64, 2});
     check("table", table, Dtype::float32, {tables, K, R});
-    check("states", states, Dtype::float32, {p.B, p.H, length, R});
-    p.factored[side_of(part)] = {true, data_of(states), data_of(table), tables, K, R, part.numbers[0], part.numbers[1] == 1};
+    check("states", states, Dtype::float32, {p.B, p.H, length, R}, Layout::rows);
+    p.factored[side_of(part)] = {true, rows_of<Rows>(states), data_of(table), tables, K, R, part.numbers[0], part.numbers[1] == 1};
 }
 
 void add_potential(Problem& p, const Part& part) {

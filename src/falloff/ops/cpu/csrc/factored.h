@@ -22,8 +22,6 @@ namespace falloff::FALLOFF_ISA {
 constexpr long MOST_TILE_ROWS = 48, MOST_TILE_KEYS = 256;  // of a tile of scores
 constexpr long EDGE = (SLIVER_ROWS - 1 + W - 1) / W * W;   // offsets that only some rows of a sliver meet, in whole vectors
 constexpr long PRODUCT_ROW = MOST_TILE_KEYS + EDGE + W, KEY_PRODUCT_ROW = MOST_TILE_ROWS + 2 * W;
-constexpr long RUN_ROW = MOST_TILE_ROWS + MOST_TILE_KEYS + 32;  // an odd number of cache lines
-static_assert(RUN_ROW % 32 == 16 && RUN_ROW >= MOST_TILE_ROWS + MOST_TILE_KEYS + EDGE);
 static_assert(2 * (MOST_TILE_ROWS + MOST_TILE_KEYS / 2 + W) < STRIP_PAD);
 
 inline long padded_states(const Factored& f) { return round_up(f.R, W); }  // Rp: R in whole vectors
@@ -58,10 +56,13 @@ inline Vec table_part(const Factored& f, const float* table, long x, long r) {
     return k == nearest || f.clamp ? load_part(table + nearest * f.R + r, f.R - r) : Vec{};
 }
 
-// Lowers the tables: transposed, by falling offset, (tables, R, table_row).
+// How many offsets later a lowered table begins, so that the products of whole q tiles begin at whole vectors.
+inline long table_shift(const Problem& p, const Factored& f) { return (position(p, 0) - f.start - f.K) & 15; }
+
+// Lowers the tables: by falling offset, (tables, table_offsets / W, R, W).
 constexpr long TABLE_BLOCK = 512;  // offsets of an item
 
-inline long table_blocks(const Factored& f) { return (table_row(f) + TABLE_BLOCK - 1) / TABLE_BLOCK; }
+inline long table_blocks(const Factored& f) { return (table_offsets(f) + TABLE_BLOCK - 1) / TABLE_BLOCK; }
 inline long table_items(const Problem& p) {
     long items = 0;
     for (const Factored& f : p.factored) items += f.on ? f.tables * table_blocks(f) : 0;
@@ -74,35 +75,46 @@ inline void lower_table(const Problem& p, long item, Arena) {
     const Side side = item < of_first ? QUERY : KEY;
     const Factored& f = p.factored[side];
     if (side == KEY) item -= of_first;
-    const long number = item / table_blocks(f), begin = item % table_blocks(f) * TABLE_BLOCK, row = table_row(f);
+    const long number = item / table_blocks(f), begin = item % table_blocks(f) * TABLE_BLOCK, shift = table_shift(p, f);
     const float* table = f.table + number * f.K * f.R;
-    float* to = p.falling_table[side] + number * f.R * row;
-    for (long x = begin; x < smaller(begin + TABLE_BLOCK, row); x += W)
+    float* to = p.falling_table[side] + number * f.R * table_offsets(f);
+    for (long x = begin; x < smaller(begin + TABLE_BLOCK, table_offsets(f)); x += W)
         for (long r = 0; r < f.R; r += W) {
             Vec block[W];
             FALLOFF_UNROLL
-            for (int i = 0; i < W; i++) block[i] = table_part(f, table, x + i, r);
+            for (int i = 0; i < W; i++) block[i] = table_part(f, table, x + i - shift, r);
             transpose(block);
-            for (int i = 0; i < smaller(f.R - r, W); i++) store(to + (r + i) * row + x, block[i]);
+            for (int i = 0; i < smaller(f.R - r, W); i++) store(to + x * f.R + (r + i) * W, block[i]);
         }
 }
 
-// The part of a lowered table that a tile meets: rows (R) of numbers by falling offset, from offset number `place` on.
+// What some rows and keys meet of a lowered table, from a whole vector of offsets on.
 struct TableRun {
-    const float* data = nullptr;
-    long row = 0, place = 0;
-    Right at(long where) const { return {data + (where - place), row, PANEL}; }
+    RightVectors vectors;
+    long before;  // offsets that come before the highest of these rows and keys
 };
 
+// For `rows` rows and their keys, of which the first two are `top` apart.
+inline TableRun table_run(const Problem& p, Side side, long h, long top, long rows) {
+    const Factored& f = p.factored[side];
+    const float* table = p.falling_table[side] + table_at(f, h) * f.R * table_offsets(f);
+    const long place = place_of(f, top, rows) + table_shift(p, f);
+    return {{table + place / W * W * f.R, f.R * W}, place % W};
+}
+
+// For rows and keys that all lie beyond one end: its numbers fill the first vector and all after it.
+inline RightVectors end_of_table(const Problem& p, Side side, long h, long top) {
+    const Factored& f = p.factored[side];
+    const long all = table_offsets(f), low = top < f.K - 1;  // at the end of the lowest offset, which comes last
+    return {p.falling_table[side] + (table_at(f, h) * all + (low ? all - W : 0)) * f.R, f.R * W};
+}
+
 struct BiasScratch {
-    float* runs[SIDES] = {};  // (R, RUN_ROW)
     float* products = nullptr;      // (SLIVER_ROWS, PRODUCT_ROW)
     float* key_products = nullptr;  // (W, KEY_PRODUCT_ROW)
     float* by_key = nullptr;        // (MOST_TILE_ROWS, MOST_TILE_KEYS)
 
     BiasScratch(const Problem& p, Arena& arena) {
-        for (const Side side : {QUERY, KEY})
-            runs[side] = arena.take<float>(p.factored[side].on ? p.factored[side].R * RUN_ROW : 0);
         products = arena.take<float>(p.factored[QUERY].on ? SLIVER_ROWS * PRODUCT_ROW : 0);
         key_products = arena.take<float>(p.factored[KEY].on ? W * KEY_PRODUCT_ROW : 0);
         by_key = arena.take<float>(p.factored[KEY].on ? MOST_TILE_ROWS * MOST_TILE_KEYS : 0);
@@ -112,57 +124,45 @@ struct BiasScratch {
 // C = A B + start, where the sums of all rows begin at the same numbers.
 template <class Start>
 inline void multiply_states(
-    long rows, long columns, long R, const float* states, Right table, float* c, long c_row, Start start
+    const Factored& f, long rows, long columns, const float* states, RightVectors table, float* c, long c_row, Start start
 ) {
     NoPrefetch none;
     multiply_sliver(
-        rows, columns, R, Left{states, R, 1}, table, false, none, start,
+        rows, columns, f.R, Left{states, f.states.row, 1}, table, false, none, start,
         [=]<int V>(int i, long j, const Vec (&sums)[V]) {
             for (int v = 0; v < V; v++) store(c + i * c_row + j + v * W, sums[v]);
         }
     );
 }
 
-// What a q tile and a span meet of a table; null where the bias is 0. Where several slivers read it, a copy: in the table itself
-// each row has a page of its own.
-inline TableRun table_run(const Problem& p, Side side, const QTile& q_tile, Span span, const BiasScratch& scratch) {
-    const Factored& f = p.factored[side];
-    const long top = position(p, q_tile.first) - span.begin - f.start;
-    if (!f.on || outside(f, top, q_tile.rows, span.count())) return {};
-    const long place = place_of(f, top, q_tile.rows), row = table_row(f);
-    const float* table = p.falling_table[side] + table_at(f, q_tile.h) * f.R * row;
-    if (q_tile.rows <= 2 * SLIVER_ROWS || beyond(f, top, q_tile.rows, span.count())) return {table, row, 0};
-    const long columns = round_up(q_tile.rows + span.count(), W) + EDGE;
-    for (long r = 0; r < f.R; r++)
-        for (long x = 0; x < columns; x += W) store(scratch.runs[side] + r * RUN_ROW + x, load(table + r * row + place + x));
-    return {scratch.runs[side], RUN_ROW, place};
-}
-
 // The strip and the bias of the rows' states, for rows as strip_tile takes them. The sums begin at the strip's values.
 inline BiasTile bias_tile(
-    const Problem& p, const QTile& q_tile, long i, long rows, long key, long width, const TableRun& run,
-    const BiasScratch& scratch
+    const Problem& p, const QTile& q_tile, long i, long rows, long key, long width, const BiasScratch& scratch
 ) {
     const BiasTile strip = strip_tile(p, q_tile, i, rows, key, width);
     const Factored& f = p.factored[QUERY];
     const long top = position(p, q_tile.first + i) - key - f.start;
-    if (!run.data || outside(f, top, rows, width)) return strip;  // `width` may pass the span's end
-    const float* states = f.states + ((q_tile.b * p.H + q_tile.h) * p.N + q_tile.first + i) * f.R;
+    if (!f.on || outside(f, top, rows, width)) return strip;
+    const float* states = row_of_float(f.states, q_tile.b, q_tile.h, q_tile.first + i);
     const float* begin = strip.data + (rows - 1) * strip.row;  // of the last row and the first key
-    const bool constant = strip.row == 0 && beyond(f, top, rows, width);  // in each row
-    // The product begins at the whole vector of the table before, for aligned loads.
-    const long place = place_of(f, top, rows), before = constant ? 0 : (place - run.place) % W;
-    const float* first = strip.row == 0 ? begin : begin - before;
-    multiply_states(
-        rows, constant ? W : round_up(before + width + rows - 1, W), f.R, states, run.at(place - before), scratch.products,
-        PRODUCT_ROW, [=](int, long c) { return load(first + c); }
-    );
-    for (long x = 0; x < rows && constant; x++) {
-        const Vec bias = load(scratch.products + x * PRODUCT_ROW);
-        for (long c = W; c < width; c += W) store(scratch.products + x * PRODUCT_ROW + c, bias);
+    if (strip.row == 0 && beyond(f, top, rows, width)) {  // constant in each row
+        multiply_states(
+            f, rows, W, states, end_of_table(p, QUERY, q_tile.h, top), scratch.products, PRODUCT_ROW,
+            [=](int, long) { return load(begin); }
+        );
+        for (long x = 0; x < rows; x++) {
+            const Vec bias = load(scratch.products + x * PRODUCT_ROW);
+            for (long c = W; c < width; c += W) store(scratch.products + x * PRODUCT_ROW + c, bias);
+        }
+        return {scratch.products, PRODUCT_ROW};
     }
-    if (constant) return {scratch.products, PRODUCT_ROW};
-    return {scratch.products + before + rows - 1, PRODUCT_ROW - 1};
+    const TableRun run = table_run(p, QUERY, q_tile.h, top, rows);
+    const float* first = strip.row == 0 ? begin : begin - run.before;
+    multiply_states(
+        f, rows, round_up(run.before + width + rows - 1, W), states, run.vectors, scratch.products, PRODUCT_ROW,
+        [=](int, long c) { return load(first + c); }
+    );
+    return {scratch.products + run.before + rows - 1, PRODUCT_ROW - 1};
 }
 
 // The bias of the keys' states for a q tile and a span: (rows, width) of (.., MOST_TILE_KEYS), or null where it is 0. The sums
@@ -171,37 +171,39 @@ inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span
     const Factored& f = p.factored[KEY];
     const long count = span.count(), top = position(p, q_tile.first) - span.begin - f.start;
     if (!f.on || outside(f, top, q_tile.rows, count)) return nullptr;
-    const long rows = round_up(q_tile.rows, W);
-    const float* states = f.states + ((q_tile.b * p.H + q_tile.h) * p.M + span.begin) * f.R;
-    const TableRun run = table_run(p, KEY, q_tile, span, scratch);
+    const long rows = q_tile.rows;
+    const float* states = row_of_float(f.states, q_tile.b, q_tile.h, span.begin);
     for (long j = 0; j < count; j += W) {  // W keys at a time
-        if (outside(f, top - j, q_tile.rows, W)) {
-            for (long i = 0; i < q_tile.rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, Vec{});
+        if (outside(f, top - j, rows, W)) {
+            for (long i = 0; i < rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, Vec{});
             continue;
         }
-        const bool constant = beyond(f, top - j, q_tile.rows, W);  // in each column
-        const Right table = run.at(place_of(f, top - j, q_tile.rows));
-        for (long first = 0; first < smaller(W, count - j); first += SLIVER_ROWS)
-            multiply_states(
-                smaller(smaller(W, count - j) - first, SLIVER_ROWS), constant ? W : rows + W, f.R,
-                states + (j + first) * f.R, table,
-                scratch.key_products + first * KEY_PRODUCT_ROW, KEY_PRODUCT_ROW, [](int, long) { return Vec{}; }
-            );
-        if (constant) {
+        auto multiply = [&](long columns, RightVectors table) {
+            for (long first = 0; first < smaller(W, count - j); first += SLIVER_ROWS)
+                multiply_states(
+                    f, smaller(smaller(W, count - j) - first, SLIVER_ROWS), columns, states + (j + first) * f.states.row, table,
+                    scratch.key_products + first * KEY_PRODUCT_ROW, KEY_PRODUCT_ROW, [](int, long) { return Vec{}; }
+                );
+        };
+        if (beyond(f, top - j, rows, W)) {  // constant in each column
+            multiply(W, end_of_table(p, KEY, q_tile.h, top - j));
             Vec block[W];
             FALLOFF_UNROLL
             for (int key = 0; key < W; key++) block[key] = load(scratch.key_products + key * KEY_PRODUCT_ROW);
             transpose(block);
-            for (long i = 0; i < q_tile.rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, block[0]);
+            for (long i = 0; i < rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, block[0]);
             continue;
         }
+        const TableRun run = table_run(p, KEY, q_tile.h, top - j, rows);
+        multiply(round_up(run.before + rows + W - 1, W), run.vectors);
         for (long from_last = 0; from_last < rows; from_last += W) {  // rows of the tile, the last one first
             Vec block[W];
             FALLOFF_UNROLL
-            for (int key = 0; key < W; key++) block[key] = load(scratch.key_products + key * (KEY_PRODUCT_ROW + 1) + from_last);
+            for (int key = 0; key < W; key++)
+                block[key] = load(scratch.key_products + key * (KEY_PRODUCT_ROW + 1) + run.before + from_last);
             transpose(block);
-            for (int x = 0; x < smaller(W, q_tile.rows - from_last); x++)
-                store(scratch.by_key + (q_tile.rows - 1 - from_last - x) * MOST_TILE_KEYS + j, block[x]);
+            for (int x = 0; x < smaller(W, rows - from_last); x++)
+                store(scratch.by_key + (rows - 1 - from_last - x) * MOST_TILE_KEYS + j, block[x]);
         }
     }
     return scratch.by_key;
@@ -210,7 +212,7 @@ inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span
 // `count` states (R) as rows of Rp numbers.
 inline void pack_states(const Factored& f, const float* states, long count, float* to) {
     for (long i = 0; i < count; i++)
-        for (long r = 0; r < f.R; r += W) store(to + i * padded_states(f) + r, load_part(states + i * f.R + r, f.R - r));
+        for (long r = 0; r < f.R; r += W) store(to + i * padded_states(f) + r, load_part(states + i * f.states.row + r, f.R - r));
 }
 
 // What the gradients need beside the tile of dS.
@@ -309,7 +311,7 @@ inline void add_query_gradient(
     const long head = (chunk * p.B + q_tile.b) * p.H + q_tile.h;
     const float* table = p.table_rows[QUERY] + table_at(f, q_tile.h) * (f.K + 2 * STRIP_PAD) * Rp;
     float* sums = p.state_sums + (head * p.N + q_tile.first) * Rp;
-    pack_states(f, f.states + ((q_tile.b * p.H + q_tile.h) * p.N + q_tile.first) * f.R, rows, at.states[QUERY]);
+    pack_states(f, row_of_float(f.states, q_tile.b, q_tile.h, q_tile.first), rows, at.states[QUERY]);
     if (beyond(f, top, rows, ds.count)) {
         float of_rows[MOST_TILE_ROWS];
         for (long i = 0; i < rows; i++) {

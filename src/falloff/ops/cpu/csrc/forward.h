@@ -96,7 +96,6 @@ inline void attend(
     const Left query = queries_in_place(p) ? Left{row_of_float(p.query, q_tile.b, q_tile.h, q_tile.first), p.query.row, 1}
                                            : Left{at.query + chunk_row * inner, inner, 1};
     const float* by_key = bias_by_key(p, q_tile, span, at.bias);
-    const TableRun table = table_run(p, QUERY, q_tile, span, at.bias);
     for (long s = 0; s < sliver_keys.slivers; s++) {
         const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
         if (width == 0) continue;
@@ -104,7 +103,7 @@ inline void attend(
         float *scores = at.scores, *out = at.acc_out + (chunk_row + first) * Dp;
         bool& begun = at.begun[(chunk_row + first) / SLIVER_ROWS];
         score_sliver(
-            p, q_tile, span, sliver_keys, s, query, at.key_panels + skipped * inner, at.bias, table, by_key,
+            p, q_tile, span, sliver_keys, s, query, at.key_panels + skipped * inner, at.bias, by_key,
             scores, KV_TILE, row_max_lanes, prefetch
         );
         float *row_max = at.row_max + chunk_row + first, *row_sum = at.row_sum + chunk_row + first;

@@ -43,7 +43,7 @@ struct Parts {
         }
         for (const Side side : {QUERY, KEY}) {
             const Factored& f = p.factored[side];
-            if (f.on) tables[side] = arena.take<float>(f.tables * f.R * table_row(f));
+            if (f.on) tables[side] = arena.take<float>(f.tables * f.R * table_offsets(f));
         }
         if (p.warp.on) {
             distances = arena.take<float>(p.N + p.M + 2 * STRIP_PAD);
@@ -201,7 +201,7 @@ void lower(Problem& p, void* memory, const Kernels& kernels, Interrupt& interrup
     parts.give(p);
     if (p.key_norm) run(kernels.key_norms, p, 4.0 * p.B * p.G * p.M * p.D, interrupt);
     double of_tables = 0.0;
-    for (const Factored& f : p.factored) of_tables += f.on ? 4.0 * f.tables * f.R * table_row(f) : 0.0;
+    for (const Factored& f : p.factored) of_tables += f.on ? 4.0 * f.tables * f.R * table_offsets(f) : 0.0;
     if (of_tables > 0.0) run(kernels.tables, p, of_tables, interrupt);
     if (p.warp.on) run(kernels.bends, p, 16.0 * p.N * p.warp.S, interrupt);
 }

@@ -77,7 +77,8 @@ struct Warp {
 // states . table[offset - start], of the states of query rows or of keys.
 struct Factored {
     bool on = false;
-    const float *states = nullptr, *table = nullptr;  // (B, H, N or M, R), (tables, K, R)
+    Rows states = {};              // (B, H, N or M, R), float32
+    const float* table = nullptr;  // (tables, K, R)
     long tables = 0;                                   // H, or 1 for all heads
     long K = 0, R = 0, start = 0;
     bool clamp = false;  // outside the table the nearest end holds; else the bias is 0
@@ -104,8 +105,9 @@ struct Lowered {
     // By falling offset, with STRIP_PAD copies of the value at either end.
     const float* falling_strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
     long strip_row = 0;
-    // Transposed, by falling offset, with STRIP_PAD numbers at either end: copies of the end's, or zeros.
-    float* falling_table[SIDES] = {};  // (tables, R, table_row)
+    // By falling offset, with STRIP_PAD or more of them at either end: copies of the end's numbers, or zeros. The numbers r of a
+    // vector of offsets lie side by side.
+    float* falling_table[SIDES] = {};  // (tables, table_offsets / W, R, W)
     // Of a warp: g by falling offset, for every offset of the call; for each row, the first distance beyond each knot.
     const float* distances = nullptr;  // (N + M + 2 STRIP_PAD)
     int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
@@ -182,8 +184,8 @@ constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
 [[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.strip.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
-// Numbers from one row of a lowered table to the next: an odd number of cache lines, so that they fall into different sets.
-[[gnu::always_inline]] inline long table_row(const Factored& f) { return ((f.K + 2 * STRIP_PAD + 15) / 16 | 1) * 16; }
+// Offsets of a lowered table, in whole vectors also where it begins up to 15 offsets later.
+[[gnu::always_inline]] inline long table_offsets(const Factored& f) { return (f.K + 2 * STRIP_PAD + 30) / 16 * 16; }
 
 // What each instruction set offers. An item is a piece of work that one thread does alone. No two items write to the same
 // place, so that no result depends on which thread does which.

@@ -37,6 +37,15 @@ struct Left {  // A: element (i, k) lies at data[i * row + k * inner]
 struct Right {  // B: element (k, j) lies at data[j / PANEL * panel + k * row + j % PANEL]
     const float* data;
     long row, panel;
+    const float* vector(const float* of_panel, long k, int v) const { return of_panel + k * row + v * W; }
+    const float* next(const float* of_panel) const { return of_panel + panel; }
+};
+
+struct RightVectors {  // B: element (k, j) lies at data[j / W * size + k * W + j % W], so that a product can begin at any vector
+    const float* data;
+    long size;
+    const float* vector(const float* of_panel, long k, int v) const { return of_panel + k * W + v * size; }
+    const float* next(const float* of_panel) const { return of_panel + PANEL_VECTORS * size; }
 };
 
 template <int N>
@@ -62,9 +71,9 @@ inline Vec broadcast_bits(const float* x) {
 
 // One block of C, A (ROWS, inner) times B (inner, VECTORS * W), where inner is at least 1: the sums of row i and vector v begin
 // at start(i, v); those of a row go to finish(i, sums).
-template <int ROWS, int VECTORS, bool PAIRS, class Ahead, class Start, class Finish>
+template <int ROWS, int VECTORS, bool PAIRS, class B, class Ahead, class Start, class Finish>
 [[gnu::always_inline]] inline void micro_kernel(
-    long inner, Left a, const float* b, long b_row, Ahead& prefetch, Start start, Finish finish
+    long inner, Left a, B b, const float* panel, Ahead& prefetch, Start start, Finish finish
 ) {
     Vec sums[ROWS][VECTORS];  // (ROWS, VECTORS * W)
     FALLOFF_UNROLL
@@ -76,7 +85,7 @@ template <int ROWS, int VECTORS, bool PAIRS, class Ahead, class Start, class Fin
     for (long k = 0; k < inner; k++) {
         Vec row[VECTORS];
         FALLOFF_UNROLL
-        for (int v = 0; v < VECTORS; v++) row[v] = load(b + k * b_row + v * W);
+        for (int v = 0; v < VECTORS; v++) row[v] = load(b.vector(panel, k, v));
         FALLOFF_UNROLL
         for (int i = 0; i < ROWS; i++) {
             const Vec x = broadcast_bits(a.data + i * a.row + k * a.inner);
@@ -92,19 +101,19 @@ template <int ROWS, int VECTORS, bool PAIRS, class Ahead, class Start, class Fin
 }
 
 // A (ROWS, inner) times B (inner, columns), block by block.
-template <int ROWS, bool PAIRS, class Ahead, class Start, class Finish>
+template <int ROWS, bool PAIRS, class B, class Ahead, class Start, class Finish>
 [[gnu::noinline]] void multiply_rows(
-    long columns, long inner, Left a, Right b, Ahead& prefetch, Start start, Finish finish
+    long columns, long inner, Left a, B b, Ahead& prefetch, Start start, Finish finish
 ) {
     long column = 0;
     const float* panel = b.data;
     auto block = [&](auto vectors) __attribute__((always_inline)) {
         micro_kernel<ROWS, decltype(vectors)::value, PAIRS>(
-            inner, a, panel, b.row, prefetch, [&](int i, int v) { return start(i, column + v * W); },
+            inner, a, b, panel, prefetch, [&](int i, int v) { return start(i, column + v * W); },
             [&](int i, const auto& sums) { finish(i, column, sums); }
         );
     };
-    for (; column + PANEL <= columns; column += PANEL, panel += b.panel) block(Count<PANEL_VECTORS>{});
+    for (; column + PANEL <= columns; column += PANEL, panel = b.next(panel)) block(Count<PANEL_VECTORS>{});
     static_assert(PANEL_VECTORS <= 4);
     switch ((columns - column) / W) {
         case 1: return block(Count<1>{});
@@ -116,9 +125,9 @@ template <int ROWS, bool PAIRS, class Ahead, class Start, class Finish>
 // A (rows, inner) times B (inner, columns), with rows <= SLIVER_ROWS, inner >= 1 and whole vectors of columns. The sums of a
 // vector of columns begin at start(row, column); finish(row, column, sums) takes those of up to PANEL columns. Between
 // rows of blocks, `prefetch` asks for other memory.
-template <class Ahead, class Start, class Finish>
+template <class B, class Ahead, class Start, class Finish>
 inline void multiply_sliver(
-    long rows, long columns, long inner, Left a, Right b, bool pairs, Ahead& prefetch, Start start, Finish finish
+    long rows, long columns, long inner, Left a, B b, bool pairs, Ahead& prefetch, Start start, Finish finish
 ) {
     auto run = [&](auto count) {
         constexpr int ROWS = decltype(count)::value;

@@ -136,7 +136,7 @@ struct Case {
             if (has[3 + side]) {
                 const long R = pick(1, 20);
                 add_part("factored", {pick(-300, 300), pick(0, 1), side});
-                add(Dtype::float32, {B, H, side ? M : N, R}), add(Dtype::float32, {coin() ? H : 1, pick(1, small ? 60 : 700), R});
+                add(Dtype::float32, {B, H, side ? M : N, R}, pick(0, 3)), add(Dtype::float32, {coin() ? H : 1, pick(1, small ? 60 : 700), R});
             }
         if (has[5]) {
             add_part("potential", {}), add(Dtype::float32, {B, H, N});

@@ -55,17 +55,17 @@ inline Vec max_lanes(const float* scores, long width) {
 }
 
 // Scores (rows, width) of (.., score_row) for sliver s of a q tile and the keys of a span. `query`: the q tile (rows, inner), in
-// place or packed; `key_panels`: the span's keys; `table` and `by_key`: from table_run and bias_by_key. `row_max_lanes` (rows):
+// place or packed; `key_panels`: the span's keys; `by_key`: from bias_by_key. `row_max_lanes` (rows):
 // the largest score of each row, lane by lane.
 template <class Ahead>
 inline void score_sliver(
     const Problem& p, const QTile& q_tile, Span span, const SliverKeys& sliver_keys, long s, Left query,
-    const float* key_panels, const BiasScratch& bias_scratch, const TableRun& table, const float* by_key, float* scores,
+    const float* key_panels, const BiasScratch& bias_scratch, const float* by_key, float* scores,
     long score_row, Vec* row_max_lanes, Ahead& prefetch
 ) {
     const long first = s * SLIVER_ROWS, rows = sliver_keys.rows(q_tile, s), width = sliver_keys.width(s);
     const long inner = padded_inner(p);
-    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width, table, bias_scratch);
+    const BiasTile bias = bias_tile(p, q_tile, first, rows, span.begin, width, bias_scratch);
     const float scale = warp_scales(p) ? 1.0f : p.scale;  // add_warp multiplies by the scale itself
     for (long i = 0; i < rows; i++) row_max_lanes[i] = broadcast(-INF);
     if (keys_in_place(p)) {

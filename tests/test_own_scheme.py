@@ -1,49 +1,23 @@
-"""The README's Python runs, and its commands exist."""
+"""The scheme of one's own that the documentation shows works everywhere a scheme does."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from falloff.cli import app
 from falloff.lab.compare import compare_schemes
 from falloff.lab.config import Settings
 from falloff.named import scheme_class
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"^falloff (\w+)", README, re.MULTILINE)))
-
-
-def test_there_is_something_to_run():
-    assert len(BLOCKS) >= 2
-    assert {"show", "buckets", "check", "explain"} <= set(COMMANDS)
-
-
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
-def test_python(code):
-    exec(compile(code, "README.md", "exec"), {})
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command):
-    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
-
-
-def test_make_targets_exist():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"`?make (\w+)", README)):
-        assert f"\n{target}:" in makefile
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "howto" / "own-scheme.md"
+(CODE,) = re.findall(r'^```python title="logarithmic.py"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def own_scheme():
-    """The class that README shows, by its code there."""
-    (code,) = (block for block in BLOCKS if "class Logarithmic" in block)
     names: dict = {"__name__": "own"}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(CODE, str(PAGE), "exec"), names)
     return names["Logarithmic"]
 
 
@@ -72,8 +46,7 @@ def test_the_scheme_of_ones_own_is_swapped_trained_saved_and_loaded(own_scheme, 
 
 def test_the_scheme_of_ones_own_is_compared_and_drawn(own_scheme, tmp_path):
     """The road of `falloff compare`: training, evaluation, checkpoint, report; and the figures of the views."""
-    (code,) = (block for block in BLOCKS if "class Logarithmic" in block)
-    (tmp_path / "logarithmic.py").write_text(code)
+    (tmp_path / "logarithmic.py").write_text(CODE)
     name = f"{tmp_path}/logarithmic.py:Logarithmic"
     scheme_class(name)
     text = tmp_path / "text.txt"

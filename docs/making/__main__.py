@@ -1,0 +1,61 @@
+"""Make the documentation: figures, drawings, tables and outputs, then the site, then checks of the site."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from falloff.views.figures import save_figure
+from making import check, fences, results
+from making.drawings import drawings
+from making.figures import figures
+from making.mathematics import write_font
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "pages"
+GENERATED = PAGES / "generated"  # images and files that pages show or link to
+SNIPPETS = ROOT / "build" / "docs"  # text that pages include
+SITE = ROOT / "build" / "site"
+
+
+def generate() -> None:
+    """Write everything that pages include."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    SNIPPETS.mkdir(parents=True, exist_ok=True)
+    (GENERATED / "results").mkdir(parents=True)
+    write_font(GENERATED / "mathematics.woff")
+    for name, figure in figures():
+        save_figure(figure, GENERATED / f"{name}.svg")
+    for name, svg in drawings():
+        (GENERATED / f"{name}.svg").write_text(svg, encoding="utf-8")
+    for picture in ("report.png", "t5-grid.png"):
+        shutil.copy(ROOT / "docs" / picture, GENERATED)
+    for name in results.results():
+        shutil.copy(results.FOLDER / name, GENERATED / "results")
+    (SNIPPETS / "speed.md").write_text(results.speed_page(), encoding="utf-8")
+    fences.write_outputs(sorted(PAGES.rglob("*.md")))
+
+
+def build() -> list[str]:
+    """Build the site; return what went wrong, line by line."""
+    command = [Path(sys.executable).parent / "zensical", "build", "--strict", "--clean"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    # Griffe's warnings about docstrings do not stop Zensical.
+    warned = [line for line in run.stdout.splitlines() if line.startswith("griffe:")]
+    if run.returncode:
+        return [*warned, run.stdout]
+    return [*warned, *check.faults(SITE)]
+
+
+def main() -> int:
+    """Make it all; the exit status."""
+    generate()
+    faults = build()
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{len(faults)} faults" if faults else f"The documentation is in {SITE / 'index.html'}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
