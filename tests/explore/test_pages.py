@@ -15,7 +15,7 @@ def test_a_page_fits_and_serves_everyone(visit, path, width):
     page = tab.open(path)
     assert page.title() == f"{PAGES[path].TITLE} · falloff explore"
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.locator("nav a[aria-current=page]").text_content() == PAGES[path].TITLE
+    assert page.locator("header nav a[aria-current=page]").text_content() == PAGES[path].TITLE
     assert tab.faults() == []
     page.get_by_role("button", name="Light or dark").click()
     tab.settle()

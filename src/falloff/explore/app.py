@@ -9,9 +9,15 @@ from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, htm
 from werkzeug import serving
 from werkzeug.serving import BaseWSGIServer
 
-from falloff.explore import attention, scheme
+from falloff.explore import attention, checkpoint, compare, exercises, scheme
 
-PAGES = {"/": scheme, "/attention": attention}
+PAGES = {
+    "/": scheme,
+    "/attention": attention,
+    "/compare": compare,
+    "/checkpoint": checkpoint,
+    "/exercises": exercises,
+}
 """The pages by address, in the order of the navigation."""
 
 _INDEX = """<!DOCTYPE html>
@@ -21,11 +27,11 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def create_app(checkpoint: str = "") -> Dash:
+def create_app(path: str = "") -> Dash:
     """The page as an application of Dash; its `server` is one of Flask, for any WSGI server.
 
     Args:
-        checkpoint: the path that the Checkpoint page starts with.
+        path: the checkpoint that the Checkpoint page starts with.
     """
     app = Dash(
         "falloff.explore",
@@ -37,10 +43,10 @@ def create_app(checkpoint: str = "") -> Dash:
         enable_mcp=False,
         add_log_handler=False,
     )
-    app.layout = _frame(checkpoint)
+    app.layout = _frame(path)
     app.callback(
         Output("page", "children"), Output("navigation", "children"), Output("title", "data"),
-        Input("address", "pathname"), State("address", "search"), State("checkpoint-path", "data"),
+        Input("address", "pathname"), Input("address", "search"), State("checkpoint-path", "data"),
     )(_show)  # fmt: skip
     app.clientside_callback(ClientsideFunction("explore", "title"), Output("title", "storage_type"), Input("title", "data"))
     app.clientside_callback(
@@ -88,13 +94,13 @@ class _Quiet(serving.WSGIRequestHandler):
         pass
 
 
-def _frame(checkpoint: str) -> Any:
+def _frame(path: str) -> Any:
     return html.Div(
         [
             dcc.Location(id="address", refresh="callback-nav"),
             dcc.Store(id="theme"),
             dcc.Store(id="title"),
-            dcc.Store(id="checkpoint-path", data=checkpoint),
+            dcc.Store(id="checkpoint-path", data=path),
             html.A("To the content", href="#page", className="skip"),
             html.Header(
                 [
@@ -108,7 +114,7 @@ def _frame(checkpoint: str) -> Any:
     )
 
 
-def _show(path: str, search: str | None, checkpoint: str) -> tuple[Any, Any, str]:
+def _show(path: str, search: str | None, stored: str) -> tuple[Any, Any, str]:
     page = PAGES.get(path)
     links = [
         dcc.Link(each.TITLE, href=address, **({"className": "here"} if address == path else {}))
@@ -118,4 +124,4 @@ def _show(path: str, search: str | None, checkpoint: str) -> tuple[Any, Any, str
         known = html.P(f"There is no page {path}. Choose one above.")
         return [html.H1("No such page"), known], links, "No such page"
     asked = {name: values[-1] for name, values in parse_qs((search or "").lstrip("?")).items()}
-    return page.layout(asked | {"checkpoint": asked.get("checkpoint", checkpoint)}), links, page.TITLE
+    return page.layout(asked | {"checkpoint": asked.get("checkpoint", stored)}), links, page.TITLE

@@ -19,14 +19,15 @@ _MOST_LABELLED = 16  # positions of a matrix whose cells have room for a number
 _DEPTH = 20.0  # a curve is drawn down to this much below its highest value: there a key gets e^-20 of the weight
 
 
-def curves_chart(scheme: Scheme, trained_length: int, *, logarithmic: bool, theme: Theme) -> Figure:
-    """The bias of every head by offset, to twice the trained length; on a logarithmic axis to 8 times it."""
+def curves_chart(scheme: Scheme, trained_length: int, *, logarithmic: bool, theme: Theme, marked: bool = True) -> Figure:
+    """The bias of every head by offset, to twice the trained length, a marked line; to 8 times it on a logarithmic axis."""
     length = (8 if logarithmic else 2) * trained_length
     found = curves_by_offset(scheme, length, "octaves" if logarithmic else "even")
     shape = "hv" if isinstance(scheme, Bucketed) else "linear"
     figure = lines_chart([(found, "")], theme, shape=shape)
     figure["layout"]["xaxis"] |= {"type": "log", "dtick": 1, "minor": {"ticks": ""}} if logarithmic else {}
-    _mark_trained(figure, trained_length, theme, logarithmic=logarithmic)
+    if marked:
+        _mark_trained(figure, trained_length, theme, logarithmic=logarithmic)
     return figure
 
 
