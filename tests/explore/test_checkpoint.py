@@ -67,7 +67,7 @@ def hostile(kind):
 @pytest.mark.parametrize("kind", ["a pickle", "a huge header", "a cut file", "names with markup"])
 def test_a_hostile_file_is_refused_in_words(tmp_path, monkeypatch, visit, kind):
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "<b>model</b>.safetensors"
+    path = tmp_path / "<b>model.safetensors"
     path.write_bytes(hostile(kind))
     tab = visit()
     page = tab.open("/checkpoint")
@@ -76,7 +76,7 @@ def test_a_hostile_file_is_refused_in_words(tmp_path, monkeypatch, visit, kind):
     page.locator("[role=alert]").first.wait_for()
     said = page.locator("[role=alert]").first.text_content()
     assert "expected" in said
-    assert "<b>model</b>" in said  # as text
+    assert "<b>model" in said  # as text
     assert page.locator("main img, main b").count() == 0
     assert not (tmp_path / "planted").exists()
 

@@ -26,9 +26,10 @@ def test_a_wrong_bucket_is_found_by_a_click(visit):
 
 @pytest.mark.parametrize("kind", ["match", "share", "property"])
 def test_the_other_kinds_are_solved_and_failed(visit, kind):
-    drawn = make_exercise(kind, 5)
+    seed = next(seed for seed in range(9) if make_exercise(kind, seed).answer)
+    drawn = make_exercise(kind, seed)
     tab = visit()
-    page = tab.open(f"/exercises?kind={kind}&seed=5")
+    page = tab.open(f"/exercises?kind={kind}&seed={seed}")
     page.get_by_role("button", name="Check", exact=True).click()
     unanswered = "Wrong." if kind == "property" else "answer: got nothing"
     assert verdict(page, "verdict").startswith(unanswered)

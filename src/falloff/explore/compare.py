@@ -1,16 +1,15 @@
 """The Compare page: learned against heuristic in one sortable table, and the figures of a run of `falloff compare`."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from dash import Dash, Input, Output, State, html
+import torch
+from dash import Dash, Input, Output, html
 
-from falloff.explore import runs
+from falloff.explore import run_section
 from falloff.explore.building import Range, whole
-from falloff.explore.controls import number_id, several, slider, text_field
-from falloff.explore.panels import empty, figure_panel, message, table
-from falloff.explore.theme import theme_of
+from falloff.explore.controls import number_id, several, slider
+from falloff.explore.panels import message, table
 from falloff.schemes import SCHEMES
 from falloff.schemes.settings import make
 from falloff.views.comparison import FACTS, Column, compared
@@ -39,24 +38,7 @@ def layout(asked: dict[str, str]) -> Any:
             **{"aria-label": "What is compared"},
         ),
         html.Div(id="comparison", className="box"),
-        html.H2("A run of falloff compare", className="part"),
-        html.Div(
-            [
-                text_field("run-path", "Folder of the run", _run_in(asked.get("checkpoint", "")), "runs/compare-quick"),
-                html.Div(html.Button("Show the run", id="show-run", type="button", className="main"), className="actions"),
-            ],
-            className="box",
-        ),
-        html.Div(id="run-said", **{"aria-live": "polite"}),
-        html.Div(
-            [
-                figure_panel("run-tail", "Perplexity of the last bytes by test length", runs.LEVEL, height=440),
-                figure_panel("run-all", "Perplexity of all bytes by test length", runs.BARS, height=440),
-            ],
-            id="run-figures",
-            className="panels",
-            hidden=True,
-        ),
+        *(run_section.layout(asked) if "files" in asked else ()),
     ]
 
 
@@ -77,31 +59,11 @@ def register(app: Dash) -> None:
         rows = [[column.name, *(_fact(column, name) for name in FACTS)] for column in columns]
         return table(header, rows, "What each bias does with distance")
 
-    @app.callback(
-        Output("run-tail", "figure"),
-        Output("run-all", "figure"),
-        Output("run-said", "children"),
-        Output("run-figures", "hidden"),
-        Input("show-run", "n_clicks"),
-        Input("theme", "data"),
-        State("run-path", "value"),
-    )
-    def show(_: Any, theme: str | None, path: str | None) -> Any:
-        if not path:
-            return empty(), empty(), None, True
-        try:
-            tail, everything, said = runs.charts(Path(path), theme_of(theme))
-        except (ValueError, OSError) as error:
-            return empty(), empty(), message(str(error)), True
-        return tail, everything, said, False
-
 
 @lru_cache(maxsize=256)
 def _column(name: str, trained_length: int) -> Column:
     if name in NO_BIASES:
         return compared(NO_BIASES[name], trained_length)
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return compared(make(SCHEMES[name], 8, {}), trained_length)
@@ -109,7 +71,3 @@ def _column(name: str, trained_length: int) -> Column:
 
 def _fact(column: Column, name: str) -> str:
     return column.facts[name] + (" (now)" if name in column.at_hand else "")
-
-
-def _run_in(path: str) -> str:
-    return path if path and (Path(path) / "config.json").is_file() and (Path(path) / "checkpoints").is_dir() else ""
