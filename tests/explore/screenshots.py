@@ -1,6 +1,7 @@
 """Writes a picture of every page at both widths, as small PNG files: python tests/explore/screenshots.py FOLDER."""
 
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -21,11 +22,14 @@ _COLOURS = 128
 
 
 def main(folder: Path) -> None:
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     server = make_server("127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        run = small_run(Path(scratch) / "compare-quick", ("t5", "fire", "alibi"), train_length=64, steps=150)
+        os.chdir(scratch)  # so that the pictures show a short path
+        Path("runs").mkdir()
+        run = small_run(Path("runs/compare-quick"), ("t5", "fire", "alibi"), train_length=64, steps=150)
         pages = {
             "scheme": "/?scheme=t5,fire",
             "attention": "/attention?scheme=alibi",
@@ -43,7 +47,7 @@ def main(folder: Path) -> None:
                 drawn = drawn.crop((0, 0, width, min(drawn.height, _HEIGHTS[width])))
                 target = folder / f"{name}-{width}.png"
                 drawn.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-                print(target, f"{target.stat().st_size / 1000:.0f} kB", *tab.wrong)
+                print(target.name, f"{target.stat().st_size / 1000:.0f} kB", *tab.wrong)
                 tab.context.close()
         browser.close()
 
