@@ -160,6 +160,7 @@ pictures: setup  ## draw the pictures of the README anew (the report needs Chrom
 	$(BIN)/falloff show t5 --num-buckets 4 --max-distance 5 --tokens "q u e r y ?" --image docs/t5-grid.png
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1900 --virtual-time-budget=6000 \
 		--screenshot=docs/report.png file://$(CURDIR)/runs/compare-small/report.html
+	$(TEST_ENVIRONMENT) $(BIN)/python tests/explore/screenshots.py docs/explore
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist .cache docs/pages/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A server of the page and a real browser for it. Without Debian's Chromium or Playwright, tests say so and are skipped."""
+"""A server of the page and a real browser for it. Without Chromium or Playwright, the tests say so and are skipped."""
 
 import shutil
 import threading

@@ -15,11 +15,11 @@ def test_a_page_fits_and_serves_everyone(visit, path, width):
     page = tab.open(path)
     assert page.title() == f"{PAGES[path].TITLE} · falloff explore"
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.locator("nav a[aria-current=page]").text_content() == PAGES[path].TITLE
-    assert tab.faults() == []
-    page.get_by_role("button", name="Light or dark").click()
-    tab.settle()
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.locator("header nav a[aria-current=page]").text_content() == PAGES[path].TITLE
+    if width == 390:  # each of both widths in one of both themes
+        page.get_by_role("button", name="Light or dark").click()
+        tab.settle()
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert tab.faults() == []
 
 

@@ -20,6 +20,15 @@ def explore(
         str, typer.Option("--host", help="The address to serve at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes any free one.")] = 8050,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Write what a Hugging Face Space (Docker) needs to serve the page, without its Checkpoint page, and stop.",
+            show_default=False,
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only serve: open no browser.")] = False,
 ) -> None:
     """Look at biases in the browser: a page that this machine serves and that asks no other machine for anything.
@@ -27,6 +36,13 @@ def explore(
     Example: falloff explore runs/compare-quick
     """
     # Imported here, so that --help is fast.
+    import torch
+
+    if export is not None:
+        from falloff.explore.export import export as write_space
+
+        print(f"Written to {export}: {len(write_space(export))} files")
+        return
     try:
         from falloff.explore.app import make_server
     except ModuleNotFoundError as error:
@@ -36,6 +52,8 @@ def explore(
 
     if checkpoint is not None and not checkpoint.exists():
         raise ValueError(f"CHECKPOINT: got {str(checkpoint)!r}, expected a file or folder that exists")
+    # A page computes little at a time: on a busy machine, two threads that wait for each other take longer than one.
+    torch.set_num_threads(1)
     server = make_server(host, port, "" if checkpoint is None else str(checkpoint.resolve()))
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{server.port}"
     if checkpoint is not None:

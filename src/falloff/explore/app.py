@@ -2,17 +2,27 @@
 
 import os
 import socket
+from functools import partial
+from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html
 from werkzeug import serving
 from werkzeug.serving import BaseWSGIServer
 
-from falloff.explore import scheme
+from falloff.explore import attention, checkpoint, compare, exercises, run_section, scheme
 
-PAGES = {"/": scheme}
+PAGES = {
+    "/": scheme,
+    "/attention": attention,
+    "/compare": compare,
+    "/checkpoint": checkpoint,
+    "/exercises": exercises,
+}
 """The pages by address, in the order of the navigation."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -21,11 +31,13 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def create_app(checkpoint: str = "") -> Dash:
+def create_app(path: str = "", *, files: bool = True) -> Dash:
     """The page as an application of Dash; its `server` is one of Flask, for any WSGI server.
 
     Args:
-        checkpoint: the path that the Checkpoint page starts with.
+        path: the checkpoint that the Checkpoint page starts with.
+        files: whether the page reads files of this machine: not if strangers visit it. Without, there is no Checkpoint page,
+            and no run on the Compare page.
     """
     app = Dash(
         "falloff.explore",
@@ -37,11 +49,12 @@ def create_app(checkpoint: str = "") -> Dash:
         enable_mcp=False,
         add_log_handler=False,
     )
-    app.layout = _frame(checkpoint)
+    pages = {link: page for link, page in PAGES.items() if files or page is not checkpoint}
+    app.layout = _frame(path)
     app.callback(
         Output("page", "children"), Output("navigation", "children"), Output("title", "data"),
-        Input("address", "pathname"), State("address", "search"), State("checkpoint-path", "data"),
-    )(_show)  # fmt: skip
+        Input("address", "href"), State("checkpoint-path", "data"),
+    )(partial(_show, pages, files))  # fmt: skip
     app.clientside_callback(ClientsideFunction("explore", "title"), Output("title", "storage_type"), Input("title", "data"))
     app.clientside_callback(
         ClientsideFunction("explore", "theme"), Output("theme", "data"), Input("toggle-theme", "n_clicks")
@@ -55,17 +68,23 @@ def create_app(checkpoint: str = "") -> Dash:
             State(own | {"part": "ends"}, "data"),
             prevent_initial_call=True,
         )  # fmt: skip
-    for page in PAGES.values():
+    for page in pages.values():
         page.register(app)
+    if files:
+        run_section.register(app)
     return app
 
 
-def make_server(host: str, port: int, checkpoint: str = "") -> BaseWSGIServer:
+def make_server(host: str, port: int, path: str = "") -> BaseWSGIServer:
     """A server of the page that is bound, so that requests wait, but does not serve yet.
 
     Raises:
         OSError: if the address cannot be bound.
     """
+    server = create_app(path).server
+    if host in _LOOPBACK:
+        # A page of another site must not read files here under a name of its own that leads to this machine.
+        server.config["TRUSTED_HOSTS"] = [*_LOOPBACK]
     # Bound here: werkzeug itself would print and exit.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:
@@ -76,9 +95,7 @@ def make_server(host: str, port: int, checkpoint: str = "") -> BaseWSGIServer:
             said = f"{error.strerror or error} (another --port may be free; 0 takes any)"
             raise OSError(error.errno, said, f"{host}:{port}") from None
         bound.listen(128)
-        return serving.make_server(
-            host, port, create_app(checkpoint).server, threaded=True, request_handler=_Quiet, fd=os.dup(bound.fileno())
-        )
+        return serving.make_server(host, port, server, threaded=True, request_handler=_Quiet, fd=os.dup(bound.fileno()))
 
 
 class _Quiet(serving.WSGIRequestHandler):
@@ -88,13 +105,13 @@ class _Quiet(serving.WSGIRequestHandler):
         pass
 
 
-def _frame(checkpoint: str) -> Any:
+def _frame(path: str) -> Any:
     return html.Div(
         [
             dcc.Location(id="address", refresh="callback-nav"),
             dcc.Store(id="theme"),
             dcc.Store(id="title"),
-            dcc.Store(id="checkpoint-path", data=checkpoint),
+            dcc.Store(id="checkpoint-path", data=path),
             html.A("To the content", href="#page", className="skip"),
             html.Header(
                 [
@@ -108,14 +125,14 @@ def _frame(checkpoint: str) -> Any:
     )
 
 
-def _show(path: str, search: str | None, checkpoint: str) -> tuple[Any, Any, str]:
-    page = PAGES.get(path)
-    links = [
-        dcc.Link(each.TITLE, href=address, **({"className": "here"} if address == path else {}))
-        for address, each in PAGES.items()
-    ]
+def _show(pages: dict[str, ModuleType], files: bool, href: str, stored: str) -> tuple[Any, Any, str]:
+    address = urlsplit(href)
+    path = address.path
+    page = pages.get(path)
+    links = [dcc.Link(each.TITLE, href=link, className="here" if link == path else "") for link, each in pages.items()]
     if page is None:
         known = html.P(f"There is no page {path}. Choose one above.")
         return [html.H1("No such page"), known], links, "No such page"
-    asked = {name: values[-1] for name, values in parse_qs((search or "").lstrip("?")).items()}
-    return page.layout(asked | {"checkpoint": asked.get("checkpoint", checkpoint)}), links, page.TITLE
+    asked = {name: values[-1] for name, values in parse_qs(address.query).items()}
+    asked = {"checkpoint": stored} | {name: value for name, value in asked.items() if name != "files"}
+    return page.layout(asked | ({"files": "yes"} if files else {})), links, page.TITLE

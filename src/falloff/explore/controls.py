@@ -68,7 +68,9 @@ def dom_id(identity: Id) -> str:
     return identity if isinstance(identity, str) else json.dumps(identity, sort_keys=True, separators=(",", ":"))
 
 
-def choice(identity: Id, label: str, options: Sequence[tuple[str, str]], value: str) -> Component:
+def choice(
+    identity: Id, label: str, options: Sequence[tuple[str, str]], value: str | None, *, wide: bool = False
+) -> Component:
     """One of a few: radio buttons. Options are (value, what is written)."""
     return html.Fieldset(
         [
@@ -80,7 +82,7 @@ def choice(identity: Id, label: str, options: Sequence[tuple[str, str]], value: 
                 className="chips",
             ),
         ],
-        className="field",
+        className="field wide" if wide else "field",
     )
 
 

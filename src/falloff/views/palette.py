@@ -6,7 +6,7 @@ from falloff.views.buckets import Bucket
 from falloff.views.grids import BiasGrid
 
 # Five colours of viridis: even steps of lightness, which colour-blind readers can distinguish too.
-_SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 # The same steps without its darkest, for curves on a dark ground.
 _ON_DARK = ("#7fa8ff", "#35b5b0", "#5ec962", "#fde725")
 # Keys in the future: a hue that viridis does not have.
@@ -44,7 +44,7 @@ def text_colour(background: str) -> str:
 def bucket_colours(buckets: Sequence[Bucket]) -> dict[int, str]:
     """The colour of each bucket, in order from near to far; past and future have different hues."""
     colours = {}
-    for ramp, future in ((_SEQUENTIAL, False), (_FUTURE, True)):
+    for ramp, future in ((SEQUENTIAL, False), (_FUTURE, True)):
         shown = [bucket.bucket for bucket in buckets if bucket.in_future == future]
         for place, bucket in enumerate(shown):
             colours[bucket] = _at(ramp, place / max(len(shown) - 1, 1))
@@ -67,7 +67,7 @@ class GridColours:
         self._bucket_colours = bucket_colours(grid.legend)
         values = [float(value) for value in grid.visible]
         self.low, self.high = min(values), max(values)
-        self.ramp: tuple[str, ...] = _SEQUENTIAL
+        self.ramp: tuple[str, ...] = SEQUENTIAL
 
     def __call__(self, cell: int | float) -> str:
         if cell in self._bucket_colours:
@@ -81,5 +81,5 @@ def head_colours(num_heads: int, *, dark: bool = False) -> list[str]:
     >>> head_colours(1), head_colours(2, dark=True)
     (['#440154'], ['#7fa8ff', '#fde725'])
     """
-    ramp = _ON_DARK if dark else _SEQUENTIAL[:-1]
+    ramp = _ON_DARK if dark else SEQUENTIAL[:-1]
     return [_at(ramp, head / max(num_heads - 1, 1)) for head in range(num_heads)]

@@ -116,7 +116,7 @@
   // Dash marks its checkboxes and radio buttons as options of a list box, which hides from a screen reader that they are
   // checkboxes. The legend of the fieldset around them names the group.
   const plain = (root) => {
-    for (const part of root.querySelectorAll(".chips[role], .chips [role=option]")) {
+    for (const part of root.querySelectorAll(".chips[role], .chips [role=option], .chips [aria-selected]")) {
       part.removeAttribute("role");
       part.removeAttribute("aria-selected");
     }

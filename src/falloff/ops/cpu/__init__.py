@@ -191,6 +191,26 @@ def backward(
     return grad_query, grad_key, grad_value, grad_form if needs_form else None
 
 
+_Q_TILE, _KV_TILE = 48, 256  # as in csrc/problem.h: VISIT_Q_TILE, VISIT_KV_TILE
+
+
+def visits(query: Tensor, key: Tensor, value: Tensor, call: Call, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """For each tile of 48 query rows and 256 keys: how many keys its rows see, and how many of them are visited.
+
+    The others are skipped: with the log-sum-exps `lse` (B, H, N) of the rows, as in the backward. The forward knows only the
+    maximum so far and may visit a little more.
+
+    Returns:
+        Two tensors (B, H, q tiles, kv tiles), int32.
+    """
+    batch, heads, num_queries, _ = query.shape
+    shape = batch, heads, -(-num_queries // _Q_TILE), -(-key.shape[2] // _KV_TILE)
+    seen, visited = query.new_zeros(shape, dtype=torch.int32), query.new_zeros(shape, dtype=torch.int32)
+    if seen.numel() > 0:
+        _loaded().visits(_as_float("lse", lse), seen, visited, _arguments(query, key, value, call))
+    return seen, visited
+
+
 def _loaded() -> ModuleType:
     assert _module is not None  # otherwise `unavailable` has said so
     return _module

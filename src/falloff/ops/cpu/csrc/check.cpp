@@ -340,6 +340,18 @@ Forward forward_of(const Arguments& in, const Outputs& outputs) {
     return p;
 }
 
+Visits visits_of(const Arguments& in, const Counts& counts) {
+    Visits p;
+    static_cast<Problem&>(p) = problem_of(in);
+    const int64_t q_tiles = (p.N + VISIT_Q_TILE - 1) / VISIT_Q_TILE, kv_tiles = (p.M + VISIT_KV_TILE - 1) / VISIT_KV_TILE;
+    check("lse", counts.lse, Dtype::float32, {p.B, p.H, p.N});
+    check("seen", counts.seen, Dtype::int32, {p.B, p.H, q_tiles, kv_tiles});
+    check("visited", counts.visited, Dtype::int32, {p.B, p.H, q_tiles, kv_tiles});
+    p.lse = data_of(counts.lse);
+    p.seen = static_cast<int32_t*>(counts.seen.data), p.visited = static_cast<int32_t*>(counts.visited.data);
+    return p;
+}
+
 Backward backward_of(const Arguments& in, const Gradients& grads) {
     Backward p;
     static_cast<Problem&>(p) = problem_of(in);

@@ -45,6 +45,10 @@ struct Outputs {
     std::optional<Tensor> lowered;  // none: no backward will need it
 };
 
+struct Counts {
+    Tensor lse, seen, visited;
+};
+
 struct Gradients {
     Tensor grad_out, out, lse, lowered;
     std::optional<Tensor> grad_lse, grad_query, grad_key, grad_value;  // none of the last three: not needed
@@ -54,6 +58,7 @@ struct Gradients {
 // Each throws std::invalid_argument, which names the argument, what was got and what is expected.
 Problem problem_of(const Arguments& arguments);  // what both directions have
 Forward forward_of(const Arguments& arguments, const Outputs& outputs);
+Visits visits_of(const Arguments& arguments, const Counts& counts);
 Backward backward_of(const Arguments& arguments, const Gradients& gradients);
 
 }  // namespace falloff

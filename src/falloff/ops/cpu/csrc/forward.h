@@ -22,6 +22,7 @@ namespace falloff::FALLOFF_ISA {
 constexpr long Q_TILE = 48, KV_TILE = 256;
 static_assert(Q_TILE <= SliverKeys::MOST_SLIVERS * SLIVER_ROWS);
 static_assert(Q_TILE % SLIVER_ROWS == 0);
+static_assert(Q_TILE == VISIT_Q_TILE && KV_TILE == VISIT_KV_TILE);
 static_assert(Q_TILE <= MOST_TILE_ROWS && KV_TILE <= MOST_TILE_KEYS);
 static_assert(KV_TILE % PANEL == 0 && KV_TILE <= STRIP_PAD);
 

@@ -14,6 +14,7 @@
 //   softmax.h   S into P; online softmax
 //   dropout.h   which weights are kept
 //   forward.h, backward.h   the order of tiles, and what each of them does
+//   visits.h    how many keys of each tile skipping leaves, for who wants to see it
 // Compiled once for all instruction sets: problem.h (a call as plain data), module.cpp and torch_tensors.cpp (Python),
 // check.cpp (that arguments fit together), lower.cpp (what is worked out before the first tile), run.cpp (the order of steps),
 // work.cpp and threads.cpp (which thread does which item), memory.h (scratch memory that threads keep). sanitize.cpp runs it
@@ -50,6 +51,7 @@
 #include "pack.h"
 #include "problem.h"
 #include "skip.h"
+#include "visits.h"
 
 namespace falloff::FALLOFF_ISA {
 
@@ -63,6 +65,7 @@ const Kernels kernels{
     {prepare_items, prepare_bytes, prepare_backward},
     {backward_items, backward_bytes, backward},
     {finish_items, finish_bytes, finish_backward},
+    {visit_items, visit_bytes, count_visits},
     padded,
     padded_states,
     chunks,

@@ -99,6 +99,13 @@ void backward(
     without_gil([&] { run_backward(p, kernels, raised); });
 }
 
+void visits(nb::handle lse, nb::handle seen, nb::handle visited, const nb::tuple& call) {
+    Reader read;
+    const Visits p = visits_of(arguments_of(read, call), {read("lse", lse), read("seen", seen), read("visited", visited)});
+    const Kernels& kernels = chosen_kernels();
+    without_gil([&] { run_visits(p, kernels, raised); });
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -110,6 +117,7 @@ NB_MODULE(_kernels, m) {
     m.attr("compiler") = "GCC " __VERSION__;
 #endif
     m.def("forward", &forward, nb::arg("out"), nb::arg("lse"), nb::arg("lowered").none(), nb::arg("call"));
+    m.def("visits", &visits, nb::arg("lse"), nb::arg("seen"), nb::arg("visited"), nb::arg("call"));
     m.def(
         "backward", &backward, nb::arg("grad_out"), nb::arg("grad_lse").none(), nb::arg("out"), nb::arg("lse"),
         nb::arg("lowered"), nb::arg("grad_query").none(), nb::arg("grad_key").none(), nb::arg("grad_value").none(),

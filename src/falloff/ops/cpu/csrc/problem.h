@@ -171,6 +171,13 @@ struct Backward : Problem {
     double* end_sums[SIDES] = {};   // (key_chunks, B, H, 2, Rp): of offsets before and behind the table, where ends are clamped
 };
 
+// For each q tile and kv tile of the forward, how many keys its rows see and how many of them are visited: see visits.h.
+struct Visits : Problem {
+    const float* lse = nullptr;                     // (B, H, N)
+    int32_t *seen = nullptr, *visited = nullptr;    // (B, H, q tiles, kv tiles)
+};
+constexpr long VISIT_Q_TILE = 48, VISIT_KV_TILE = 256;  // forward.h asserts that they are its own
+
 constexpr long MOST_HEAD_SIZE = 256;  // the largest D
 constexpr long KEY_BLOCK = 64;    // keys that share a norm
 constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
@@ -193,6 +200,7 @@ struct Kernels {
     Work<Problem> key_norms, bends, tables;
     Work<Forward> forward, merge;
     Work<Backward> prepare_backward, backward, finish_backward;
+    Work<Visits> visits;
     long (*padded_head_size)(const Problem&);
     long (*padded_states)(const Factored&);
     long (*row_chunks)(const Problem&);  // pieces of work of the forward, before keys are split

@@ -129,6 +129,15 @@ void run_forward(Forward p, const Kernels& kernels, Pending pending) {
     run(kernels.merge, p, partials, interrupt);
 }
 
+void run_visits(Visits p, const Kernels& kernels, Pending pending) {
+    Interrupt interrupt(pending);
+    watch(p, interrupt);
+    char* lowered = nullptr;
+    const CallMemory memory([&](Arena& arena) { lowered = arena.take<char>(lowered_bytes(p)); });
+    lower(p, lowered, kernels, interrupt);
+    run(kernels.visits, p, 1.0 * p.B * p.H * p.N * p.D, interrupt);
+}
+
 void run_backward(Backward p, const Kernels& kernels, Pending pending) {
     Interrupt interrupt(pending);
     watch(p, interrupt);

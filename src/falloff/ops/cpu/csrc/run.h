@@ -17,5 +17,6 @@ const Kernels& kernels_for(const char* isa);
 // A call comes from check.h with sizes, inputs, the form's tensors and where the results go; the rest is filled in here.
 void run_forward(Forward call, const Kernels& kernels, Pending pending = nullptr);
 void run_backward(Backward call, const Kernels& kernels, Pending pending = nullptr);
+void run_visits(Visits call, const Kernels& kernels, Pending pending = nullptr);
 
 }  // namespace falloff

@@ -1,0 +1,68 @@
+"""Figures of trained biases, from the numbers of `falloff.views`."""
+
+import math
+from dataclasses import replace
+
+from falloff.explore.charts import Figure, lines_chart
+from falloff.explore.theme import Theme, axis, base_layout
+from falloff.schemes import Scheme, T5Bias
+from falloff.views.attention_weights import effective_window, last_row_weights
+from falloff.views.by_offset import curves_by_offset
+from falloff.views.palette import SEQUENTIAL, head_colours
+
+_SHARES = ((0.5, "half"), (0.9, "90%"), (0.99, "99%"))
+
+
+def reach_chart(scheme: Scheme, length: int, theme: Theme) -> Figure:
+    """The effective window of each head, heads sorted by it."""
+    weights = last_row_weights(scheme, length)
+    windows = {name: effective_window(weights, share).tolist() for share, name in _SHARES}
+    ordered = sorted(range(scheme.num_heads), key=lambda head: windows["90%"][head])
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [windows[name][head] for head in ordered],
+            "y": [f"head {head}" for head in ordered],
+            "name": name,
+            "marker": {"symbol": symbol, "size": 9, "color": colour},
+            "hovertemplate": f"%{{y}}: the nearest %{{x}} keys hold {name}<extra></extra>",
+        }
+        for name, symbol, colour in zip(
+            windows, ("circle", "diamond", "square"), head_colours(3, dark=theme.dark), strict=True
+        )
+    ]
+    layout = base_layout(theme) | {
+        "xaxis": axis(theme, "keys", type="log", dtick=1, range=[-0.1, math.log10(length) + 0.1]),
+        "yaxis": axis(theme, "", type="category", autorange="reversed"),
+        "showlegend": True,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 60, "r": 12, "t": 30, "b": 44},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def table_chart(scheme: T5Bias, theme: Theme) -> Figure:
+    """T5's table as a heat map: buckets down, heads across."""
+    values = scheme.weight.detach().float().tolist()
+    trace = {
+        "type": "heatmap",
+        "z": values,
+        "colorscale": [[place / (len(SEQUENTIAL) - 1), colour] for place, colour in enumerate(SEQUENTIAL)],
+        "hovertemplate": "bucket %{y}, head %{x}: %{z:.3g}<extra></extra>",
+        "colorbar": {"orientation": "h", "thickness": 10, "y": -0.02, "yanchor": "top", "outlinewidth": 0, "nticks": 5},
+    }
+    layout = base_layout(theme) | {
+        "xaxis": axis(theme, "head", showgrid=False, side="top", dtick=1 if len(values[0]) <= 16 else None),
+        "yaxis": axis(theme, "bucket", showgrid=False, autorange="reversed"),
+        "margin": {"l": 44, "r": 12, "t": 44, "b": 36},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def drift_chart(first: Scheme, second: Scheme, length: int, theme: Theme) -> Figure:
+    """The second bias less the first, by offset."""
+    one, other = (curves_by_offset(scheme, 2 * length, "octaves") for scheme in (first, second))
+    figure = lines_chart([(replace(one, values=other.values - one.values), "")], theme)
+    figure["layout"]["xaxis"] |= {"type": "log", "dtick": 1}
+    return figure

@@ -1,0 +1,116 @@
+"""The Checkpoint and Compare pages: what files hold, and what is refused in words."""
+
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+
+pytest.importorskip("dash", reason="no Dash: pip install 'falloff[explore]'")
+
+from explore.runs import small_run
+from falloff import KerpleLog, T5Bias
+from falloff.explore.stored_biases import stored_biases
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+
+def t5_file(path, seed=0, buckets=8, heads=3):
+    torch.manual_seed(seed)
+    name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    safetensors.save_file({name: torch.randn(buckets, heads), "other": torch.zeros(2)}, path)
+    return path
+
+
+def test_a_file_of_t5_has_its_table(tmp_path):
+    (found,) = stored_biases(t5_file(tmp_path / "model.safetensors"))
+    assert isinstance(found.scheme, T5Bias)
+    assert found.scheme.bidirectional
+    assert found.scheme.weight.shape == (8, 3)
+
+
+def test_a_swapped_model_has_the_scheme_of_its_config(tmp_path):
+    scheme = KerpleLog(2)
+    weights = {f"model.falloff_bias.{name}": value for name, value in scheme.state_dict().items()}
+    safetensors.save_file(weights, tmp_path / "model.safetensors")
+    described = {"falloff_config": {"scheme": "KerpleLog", "settings": {}, "share": True}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (found,) = stored_biases(tmp_path)
+    assert torch.equal(found.scheme.dense(4, 4), scheme.dense(4, 4))
+
+
+def test_families_with_a_formula_need_no_weights(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "n_head": 6}))
+    assert stored_biases(tmp_path)[0].scheme.num_heads == 6
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    with pytest.raises(ValueError, match="depends on what the tokens say"):
+        stored_biases(tmp_path)
+
+
+class _Planted:
+    def __reduce__(self):
+        return exec, ("open('planted', 'w')",)
+
+
+def hostile(kind):
+    if kind == "a pickle":
+        return pickle.dumps(_Planted())
+    if kind == "a huge header":
+        return struct.pack("<Q", 2**40) + b"{}"
+    if kind == "a cut file":
+        return struct.pack("<Q", 8) + b'{"a'
+    names = json.dumps({"<img src=x onerror=alert(1)>": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(names)) + names + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["a pickle", "a huge header", "a cut file", "names with markup"])
+def test_a_hostile_file_is_refused_in_words(tmp_path, monkeypatch, visit, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "<b>model.safetensors"
+    path.write_bytes(hostile(kind))
+    tab = visit()
+    page = tab.open("/checkpoint")
+    page.get_by_label("File or folder").fill(str(path))
+    page.get_by_role("button", name="Open").click()
+    page.locator("[role=alert]").first.wait_for()
+    said = page.locator("[role=alert]").first.text_content()
+    assert "expected" in said
+    assert "<b>model" in said  # as text
+    assert page.locator("main img, main b").count() == 0
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_checkpoint_is_shown_and_its_drift(tmp_path, visit):
+    one, other = (t5_file(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1))
+    tab = visit()
+    page = tab.open(f"/checkpoint?checkpoint={one}")
+    assert "t5 (num_buckets=8" in page.locator("#checkpoint-said").text_content()
+    page.get_by_label("A second one").fill(str(other))
+    page.get_by_role("button", name="Open").click()
+    page.locator("#drift-panel .js-plotly-plot").wait_for()
+    tab.settle()
+    shown = "document.querySelector('#stored-table .js-plotly-plot').data[0].z.length"
+    assert page.evaluate(shown) == 8
+    assert tab.faults() == []
+    windows = [int(cell) for cell in page.locator("#heads-table td:nth-child(3)").all_text_contents()]
+    assert windows == sorted(windows)
+
+
+def test_a_run_is_shown_and_the_table_sorts(tmp_path, visit):
+    run = small_run(tmp_path / "run")
+    tab = visit(390)
+    page = tab.open(f"/compare?checkpoint={run}")
+    page.locator("#run-figures .js-plotly-plot").first.wait_for()
+    tab.settle()
+    assert page.evaluate("document.querySelector('#run-tail .js-plotly-plot').data.map((t) => t.name)") == ["t5", "alibi"]
+    page.set_viewport_size({"width": 1200, "height": 900})
+    for way in ("ascending", "descending"):
+        page.get_by_role("button", name="parameters", exact=True).click()
+        assert page.locator("th[aria-sort=" + way + "]").text_content() == "parameters"
+        counts = [int(cell.replace(",", "")) for cell in page.locator("td[data-label=parameters]").all_text_contents()]
+        assert counts == sorted(counts, reverse=way == "descending")
+    page.goto(tab.address + f"/checkpoint?checkpoint={run}")
+    page.locator("#places label").first.wait_for()
+    tab.settle()
+    assert tab.faults() == []
