@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare explore test axe test-clang test-compile test-torch fuzz sanitize aarch64 wheel lint format types bench \
+.PHONY: help setup compare explore test axe test-clang test-compile test-torch test-ttsem fuzz sanitize aarch64 wheel lint format types bench \
 	test-gpu bench-gpu test-emulated docs docs-browser command-reference pictures clean
 
 help:  ## list these commands
@@ -73,6 +73,15 @@ test-torch: setup  ## test attention and schemes on another torch (TORCH=2.14.1,
 	build/venv-torch-$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)' | grep -F $(TORCH)
 	$(TEST_ENVIRONMENT) build/venv-torch-$(TORCH)/bin/python -m pytest -q -n 2 tests/ops tests/schemes --ignore tests/ops/triton \
 		-k "not (conformance and triton)"
+
+# It asks for Python 3.12, and runs on 3.11 too.
+TTSEM_TESTS ?= tests/ops/triton/test_kernels.py -k "skipped or skipping"
+test-ttsem: setup  ## test GPU kernels under ttsem, which looks for races and accesses out of bounds (TTSEM_TESTS: pytest's arguments)
+	$(BIN)/python -m venv --clear --without-pip build/venv-ttsem
+	$(call borrow,venv-ttsem)
+	$(BIN)/pip --python build/venv-ttsem install --quiet --disable-pip-version-check --no-deps --ignore-requires-python ttsem==0.1.0
+	PYTHONPATH=tests:src TRITON_INTERPRET=0 FALLOFF_SHAPE_CHECKS=0 $(TEST_ENVIRONMENT) build/venv-ttsem/bin/python -m pytest -q \
+		-p ops.triton.sanitized $(TTSEM_TESTS)
 
 CASES ?= 10000
 SEED ?= 0

@@ -8,11 +8,11 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
-from falloff import ALiBi, Band, Strip
+from falloff import ALiBi, Band, Strip, Warp
 from falloff.ops.call import sum_dtype
 from ops import cases
 from ops.cases import BIASES, FORMS, GPU_FORMS, tensors
@@ -220,6 +220,34 @@ def _wide_band(dtype):
     return Band(values), [values]
 
 
+def warp_of(intercepts, dtype, settings, magnitude=1.0):
+    """A case of a warp with these intercepts, for scores of some magnitude."""
+    sums = sum_dtype(torch.empty(0, dtype=dtype))
+    query, key, value = tensors(1, 2, 1, 70, 93, 18, dtype)
+    g, a = torch.linspace(0, 3, 93, dtype=sums), 0.5 + torch.rand(70, dtype=sums)
+    slope, intercept = torch.randn(2, len(intercepts), dtype=sums), torch.tensor([intercepts, intercepts[::-1]], dtype=sums)
+    leaves = [leaf.requires_grad_() for leaf in (g, a, slope, intercept)]
+    form = Warp(g, a, torch.linspace(0.5, 2.5, len(intercepts) - 1, dtype=sums), slope, intercept)
+    query = (query * magnitude).detach().requires_grad_()
+    return Case(query, key, value, form, leaves, {"causal": True} | settings)
+
+
+def _steep_warps():
+    """Warps that leave little of the scores, and scores that leave nothing but the warp."""
+    for intercepts, magnitude, settings in [
+        ([0.1, -0.2, -1e4, 0.5], 1, {"scale": 0.0}),
+        ([0.1, -0.2, -1e4, 0.5], 1, {"scale": -1e-30}),
+        ([-1e30, 0.2, 0.1], 1, {}),
+        ([-1e4], 1, {}),
+        ([-1e9], 100, {}),
+        ([-3e9, -3e9], 100, {}),
+        ([-1e30], 100, {}),
+    ]:
+        words = [f"{number:g}" for number in intercepts] + [f"{name} {number:g}" for name, number in settings.items()]
+        name = f"a warp of {' '.join(words)}, scores of {magnitude}"
+        yield Call(name, partial(warp_of, intercepts, settings=settings, magnitude=magnitude), long=True)
+
+
 def _t5(heads, queries):
     return lambda dtype: bias_of("t5 bidirectional", heads, 1, queries, dtype)
 
@@ -262,6 +290,7 @@ def _single():
     for place, (rows, magnitude, draw) in enumerate(large):
         words = f"large logits, {rows} x 120, {magnitude:g}, draw {draw}"
         yield Call(words, _large_logits((1, 2, 2, rows, 120, 64), magnitude / 8), share=len(large), place=place, long=True)
+    yield from _steep_warps()
     for sign in (1, -1):
         yield Call(f"large logits, 20 x 20, {sign * 1e4:g}", _large_logits((1, 2, 2, 20, 20, 4), sign * 1e4))
 

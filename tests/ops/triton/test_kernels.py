@@ -15,7 +15,7 @@ from falloff.ops.triton.host.skip import key_ranges
 from falloff.ops.triton.kernels.arguments import PAD
 from ops.cases import BIASES, tensors
 from ops.conformance.budget import Case, agree
-from ops.conformance.calls import bias_of
+from ops.conformance.calls import bias_of, warp_of
 from ops.conformance.hard import falling
 from ops.conformance.variants import Variant
 
@@ -104,6 +104,14 @@ def test_a_tile_without_far_zones_reads_within_its_table():
         for entry in table.values()
         for sizes in (entry.values() if isinstance(entry, dict) else entry)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("intercepts", [[-torch.inf], [-torch.inf, 0.2, 0.1], [-torch.inf] * 3], ids=str)
+@pytest.mark.parametrize("scale", [0.25, 0.0])
+def test_a_warp_of_minus_infinity_hides_keys(intercepts, scale, dtype):
+    """More than a warp promises: its lines should be finite."""
+    agree(warp_of(intercepts, dtype, {"scale": scale}), Variant("triton", dtype))
 
 
 def call(form=None):

@@ -52,9 +52,11 @@ HALF: Table = {
 }
 # Hopper, where nothing but a strip takes registers: at 128 an SM has two programs of 8 warps instead of one.
 HALF_HOPPER: Table = HALF | {"forward": HALF["forward"] | {64: HALF["forward"][64]._replace(max_registers=128)}}
-HALF_AMPERE: Table = HALF | {  # A100: products of one warp, whose registers hold what Hopper's read from shared memory
-    "forward": HALF["forward"] | {128: Tiles(64, 64, 4, 2)},
-    "dq": HALF["dq"] | {128: Tiles(64, 64, 8, 2)},
+# A100: products of one warp, whose registers hold what Hopper's read from shared memory. With fewer rows than BLOCK_D,
+# Triton splits output and dQ among warps by columns, and P and dS go through shared memory, behind barriers.
+HALF_AMPERE: Table = HALF | {
+    "forward": HALF["forward"] | {128: Tiles(128, 64, 8, 2)},
+    "dq": HALF["dq"] | {128: Tiles(128, 32, 8, 2)},
     "dkdv": HALF["dkdv"] | {128: Tiles(32, 64, 8, 2)},
     "diagonal": HALF["diagonal"] | {128: Tiles(32, 32, 4, 2), 256: Tiles(32, 32, 8, 1)},
 }
@@ -62,8 +64,8 @@ HALF_BLACKWELL: Table = HALF | {  # B200. For FIRE's dQ, Triton 3.7.1 fails to c
     "dkdv": HALF["dkdv"] | {64: Tiles(32, 64, 8, 2), 128: Tiles(32, 64, 8, 1)},
 }
 HALF_SMALL: Table = {  # NVIDIA's GPUs with less than LARGE bytes of shared memory, its consumer cards
-    "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(32, 32, 4, 2)},
-    "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 32, 4, 1), 256: Tiles(32, 32, 4, 1)},
+    "forward": {64: Tiles(128, 64, 8, 2), 128: Tiles(128, 64, 8, 2), 256: Tiles(32, 32, 4, 2)},
+    "dq": {64: Tiles(64, 64, 4, 2), 128: Tiles(128, 32, 8, 2), 256: Tiles(32, 32, 4, 1)},
     "dkdv": {64: Tiles(32, 64, 4, 2), 128: Tiles(32, 64, 4, 1), 256: Tiles(16, 32, 4, 1)},
     "diagonal": {64: Tiles(64, 64, 8, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(32, 32, 8, 1)},
     "decode": {64: Tiles(16, 64, 4, 2), 128: Tiles(16, 32, 4, 2), 256: Tiles(16, 32, 4, 1)},
@@ -72,13 +74,21 @@ LARGE = 160 * 1024
 # Of a band or a warp, whose values take registers in the backward; on Hopper, of a band alone.
 WIDE: Table = HALF | {"dkdv": HALF["dkdv"] | {128: Tiles(16, 128, 8, 2)}}
 WIDE_AMPERE: Table = HALF_AMPERE | {
-    "dq": HALF_AMPERE["dq"] | {64: Tiles(64, 32, 8, 2)},
+    "forward": HALF_AMPERE["forward"] | {128: Tiles(128, 32, 8, 2)},
+    "dq": HALF_AMPERE["dq"] | {64: Tiles(64, 32, 8, 2), 128: Tiles(128, 32, 8, 1)},
     "dkdv": HALF_AMPERE["dkdv"] | {64: Tiles(16, 128, 8, 2)},
 }
 WIDE_BLACKWELL = _from_128(HALF_BLACKWELL | {"dq": HALF["dq"] | {128: Tiles(128, 32, 8, 2), 256: Tiles(64, 32, 8, 2)}})
-WIDE_SMALL = _from_128(HALF_SMALL)
+WIDE_SMALL = _from_128(
+    HALF_SMALL
+    | {
+        "forward": HALF_SMALL["forward"] | {128: Tiles(128, 32, 8, 2)},
+        "dq": HALF_SMALL["dq"] | {128: Tiles(128, 32, 8, 1)},
+    }
+)
 HALF_AMD: Table = HALF_SMALL | {
-    "forward": HALF_SMALL["forward"] | {64: Tiles(64, 64, 4, 2)},
+    "forward": HALF_SMALL["forward"] | {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 64, 4, 2)},
+    "dq": HALF_SMALL["dq"] | {128: Tiles(64, 32, 4, 1)},
     "diagonal": HALF_SMALL["diagonal"] | {256: Tiles(32, 32, 4, 1)},
 }
 WIDE_AMD = _from_128(HALF_AMD)

@@ -11,6 +11,10 @@ from falloff.ops.triton.kernels.memory import diagonal_pointers, load_cached
 
 LEAST_SCALE = tl.constexpr(2.0**-60)  # scores times less do not count; a bias divided by less may overflow
 
+# A constant apart from the scores rounds the row max and the log-sum-exp, but not the scores: with a larger one, a
+# probability may be far above 1.
+MOST_CONSTANT = tl.constexpr(2.0**16)
+
 
 @triton.jit
 def add_warp(scores, scale, inputs, dims, tile, cfg):
@@ -26,7 +30,10 @@ def add_warp(scores, scale, inputs, dims, tile, cfg):
     slope, intercept = warp_line(inputs, tile.h, low, cfg)
     total = scores + g * (a * (slope * per_unit))
     constant = intercept * LOG2E
-    if low < high:
+    with_scores = low < high
+    if not constant.type.is_block():  # heads by row: decoding adds the constant to the scores
+        with_scores |= tl.abs(constant) > MOST_CONSTANT
+    if with_scores:
         x = g * a  # the shape of the tile
         total += intercept * per_unit
         constant = tl.zeros_like(constant)
