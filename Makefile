@@ -9,8 +9,8 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare explore test axe test-clang test-compile test-torch test-ttsem fuzz sanitize aarch64 wheel lint format types bench \
-	test-gpu bench-gpu test-emulated docs docs-browser command-reference pictures clean
+.PHONY: help setup compare explore test axe test-clang test-compile test-torch test-ttsem fuzz sanitize aarch64 wheel lint format types \
+	bench test-gpu bench-gpu test-emulated docs docs-browser command-reference pictures clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20

@@ -9,8 +9,8 @@ from falloff.schemes.base import Scheme
 from falloff.views.buckets import Bucketed, bucket_table
 from falloff.views.by_offset import Curves, curves_by_offset
 from falloff.views.grids import BiasGrid
+from falloff.views.pairs import PairBias
 from falloff.views.palette import GridColours, bucket_colours, head_colours, text_colour
-from falloff.views.position_pairs import PositionPair
 from falloff.views.rulers import ruler, ruler_place, ruler_ticks
 
 Figure = dict[str, Any]
@@ -60,7 +60,7 @@ def lines_chart(curves: Sequence[tuple[Curves, str]], theme: Theme, *, shape: st
     return {"data": traces, "layout": layout}
 
 
-def rows_chart(near: Curves, far: Curves, pairs: Sequence[Sequence[PositionPair]], theme: Theme) -> Figure:
+def rows_chart(near: Curves, far: Curves, pairs: Sequence[PairBias], theme: Theme) -> Figure:
     """The bias as two queries see it, with a mark at each pair."""
     figure = lines_chart([(near, f", query {near.query}"), (far, f", query {far.query}")], theme)
     for pair, symbol in zip(pairs, ("circle", "diamond"), strict=True):
@@ -68,9 +68,9 @@ def rows_chart(near: Curves, far: Curves, pairs: Sequence[Sequence[PositionPair]
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [one.offset for one in pair],
-                "y": [round(one.bias, 6) for one in pair],
-                "name": f"query {pair[0].query}, key {pair[0].key}",
+                "x": [pair.offset] * len(pair.values),
+                "y": [round(value, 6) for value in pair.values],
+                "name": f"query {pair.query}, key {pair.key}",
                 "marker": {"size": 9, "symbol": symbol, "color": theme.ink, "line": {"width": 1, "color": theme.ground}},
                 "hovertemplate": "%{fullData.name}: %{y:.4g}<extra></extra>",
             }

@@ -14,7 +14,7 @@ from falloff.views.buckets import Bucketed, bucket_table
 from falloff.views.by_offset import curves_by_offset
 from falloff.views.grids import bias_grid
 from falloff.views.pair_words import pair_words
-from falloff.views.position_pairs import pair_biases
+from falloff.views.pairs import pair_bias
 
 TITLE = "Scheme"
 _MOST_SHOWN = 4
@@ -196,7 +196,6 @@ def _extra(bias: Scheme, queries: list[Any], colours: Any) -> tuple[Any, Any]:
     if bias.toeplitz:
         return empty(), None
     near, far = (whole("query", query, 4, 255) for query in queries)
-    by_head = [pair_biases(bias, [(near - 4, near), (far - 4, far)], head) for head in range(bias.num_heads)]
-    pairs = list(zip(*by_head, strict=True))
+    pairs = [pair_bias(bias, near, near - 4), pair_bias(bias, far, far - 4)]
     curves = [curves_by_offset(bias, query + 1) for query in (near, far)]
-    return rows_chart(curves[0], curves[1], pairs, colours), html.P(pair_words(bias, pairs[0], pairs[1]))
+    return rows_chart(curves[0], curves[1], pairs, colours), html.P(pair_words(bias, *pairs))

@@ -2,38 +2,30 @@
 
 from collections.abc import Sequence
 
-from collections.abc import Sequence
-
 from falloff.schemes.base import Scheme
-from falloff.views.position_pairs import PositionPair
+from falloff.views.pairs import PairBias
 
 
-def pair_words(scheme: Scheme, one: Sequence[PositionPair], other: Sequence[PositionPair]) -> str:
+def pair_words(scheme: Scheme, one: PairBias, other: PairBias) -> str:
     """What two pairs at the same offset show, for the head in which they differ most.
 
-    Args:
-        scheme: whose bias it is.
-        one, other: a pair, once for each head.
-
     >>> from falloff import ALiBi
-    >>> from falloff.views.position_pairs import pair_biases
-    >>> near, far = pair_biases(ALiBi(1), [(3, 7), (23, 27)])
-    >>> print(pair_words(ALiBi(1), [near], [far]))
+    >>> from falloff.views.pairs import pair_bias
+    >>> print(pair_words(ALiBi(1), pair_bias(ALiBi(1), 7, 3), pair_bias(ALiBi(1), 27, 23)))
     Key 3 lies 4 before query 7, and key 23 lies 4 before query 27. Both pairs get the same bias, -0.01562 in head 0: \
 here the offset alone decides.
     """
-    differences = [abs(a.bias - b.bias) for a, b in zip(one, other, strict=True)]
+    differences = [abs(a - b) for a, b in zip(one.values, other.values, strict=True)]
     head = differences.index(max(differences))
-    near, far = one[head], other[head]
     said = (
-        f"Key {near.key} lies {near.offset} before query {near.query}, and key {far.key} lies {far.offset} before query "
-        f"{far.query}. "
+        f"Key {one.key} lies {one.offset} before query {one.query}, and key {other.key} lies {other.offset} before query "
+        f"{other.query}. "
     )
-    if differences[head] <= 1e-9 * max(abs(near.bias), abs(far.bias)):
-        same = f"the same bias, {near.bias:.4g} in head {head}"
-        return f"{said}Both pairs get {same}: here the offset alone decides{_below(scheme)}."
+    a, b = one.values[head], other.values[head]
+    if differences[head] <= 1e-9 * max(abs(a), abs(b)):
+        return f"{said}Both pairs get the same bias, {a:.4g} in head {head}: here the offset alone decides{_below(scheme)}."
     return (
-        f"{said}The offset is the same, the bias is not: {near.bias:.4g} and {far.bias:.4g} in head {head}. {_why(scheme)}"
+        f"{said}The offset is the same, the bias is not: {a:.4g} and {b:.4g} in head {head}. {_why(scheme)}"
         "So the matrix is not constant along its diagonals: it is not Toeplitz."
     )
 
@@ -55,9 +47,9 @@ def pairs_in_words(scheme: Scheme, pairs: Sequence[PairBias]) -> str:
 
 
 def _below(scheme: Scheme) -> str:
-    if scheme.toeplitz or not hasattr(scheme, "init_L"):
+    if scheme.toeplitz:
         return ""
-    return ". The query's position begins to matter where it exceeds L (init_L)"
+    return ". The query's position begins to matter where it exceeds L (init_L)" if hasattr(scheme, "init_L") else ""
 
 
 def _why(scheme: Scheme) -> str:

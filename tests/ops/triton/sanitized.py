@@ -1,4 +1,4 @@
-"""A pytest plugin: the tests of the GPU kernels under ttsem (`make test-ttsem`), which executes what Triton's frontend lowers.
+"""A pytest plugin: the tests of the GPU kernels under ttsem (`make test-ttsem`), which runs what Triton's frontend lowers.
 
 It stops at an access outside the tensors, a race between programs, or an undefined operation.
 
