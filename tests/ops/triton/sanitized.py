@@ -1,8 +1,7 @@
-"""A pytest plugin: the tests of the GPU kernels under ttsem (`make test-ttsem`), which runs what Triton's frontend lowers.
+"""A pytest plugin: the tests of the GPU kernels under ttsem (`make test-ttsem`).
 
-It stops at an access outside the tensors, a race between programs, or an undefined operation.
-
-Kernels load by `tl.load`, as in Triton's interpreter: ttsem does not know inline instructions.
+It executes what Triton's frontend lowers, and stops at accesses outside a tensor, races between programs and undefined
+operations. Kernels load by `tl.load`, as in Triton's interpreter: ttsem does not know inline instructions.
 """
 
 import pytest
