@@ -77,7 +77,8 @@ class Visit:
 
     def settle(self):
         """Wait until nothing is asked of the server any more and every figure is drawn."""
-        self.page.wait_for_timeout(100)  # what was just typed or clicked is on its way
+        # What was just typed or clicked is on its way, by the browser's own clock: on a busy machine it may stand still.
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 150)))")
         for _ in range(150):
             drawn = self.page.evaluate(
                 "![...document.querySelectorAll('.dash-graph--pending')].some((plot) => plot.offsetParent)"
