@@ -55,6 +55,11 @@ struct Owned {
         if (dtype == Dtype::bfloat16) bits >>= 16;
         std::memcpy(memory.get() + at * size(), &bits, std::min<long>(size(), sizeof bits));
     }
+    int32_t count(long at) const {
+        int32_t number;
+        std::memcpy(&number, memory.get() + at * sizeof number, sizeof number);
+        return number;
+    }
     float get(long at) const {
         uint32_t bits = 0;
         std::memcpy(&bits, memory.get() + at * size(), size());
@@ -166,11 +171,32 @@ struct Case {
     void run(const Kernels& kernels, int threads, Spoil spoil_lowered) {
         give(threads);
         run_forward(forward_of(in, {all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor()}), kernels);
+        count_visits(kernels);
         spoil_lowered(all[LOWERED]);
         Gradients grads{all[GRAD_OUT].tensor(), all[OUT].tensor(), all[LSE].tensor(), all[LOWERED].tensor(), std::nullopt,
                         all[GRAD_QUERY].tensor(), all[GRAD_KEY].tensor(), all[GRAD_VALUE].tensor(), tensors(FORM + form_tensors)};
         if (back_for_lse) grads.grad_lse = all[GRAD_LSE].tensor();
         run_backward(backward_of(in, grads), kernels);
+    }
+
+    // Keys seen and visited. Memory for one count less than there are is refused.
+    void count_visits(const Kernels& kernels) {
+        const Tensor &query = all[QUERY].tensor(), &key = all[KEY].tensor();
+        auto tiles = [](int64_t count, long size) { return (count + size - 1) / size; };
+        const std::vector<int64_t> shape{
+            query.shape[0], query.shape[1], tiles(query.shape[2], VISIT_Q_TILE), tiles(key.shape[2], VISIT_KV_TILE)
+        };
+        Owned seen(Dtype::int32, shape), visited(Dtype::int32, shape);
+        run_visits(visits_of(in, {all[LSE].tensor(), seen.tensor(), visited.tensor()}), kernels);
+        for (long at = 0; at < visited.length; at++)
+            if (seen.count(at) < visited.count(at)) throw std::logic_error("more keys visited than seen");
+        if (seen.length-- == 0) return;
+        try {
+            visits_of(in, {all[LSE].tensor(), seen.tensor(), visited.tensor()});
+        } catch (const std::invalid_argument&) {
+            return;
+        }
+        throw std::logic_error("counts beyond their memory");
     }
 
     // Everything that forward and backward give, one after another.
