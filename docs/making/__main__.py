@@ -31,6 +31,7 @@ def generate() -> None:
         (GENERATED / f"{name}.svg").write_text(svg, encoding="utf-8")
     for picture in ("report.png", "t5-grid.png"):
         shutil.copy(ROOT / "docs" / picture, GENERATED)
+    shutil.copytree(ROOT / "docs/explore", GENERATED / "explore")
     for name in results.results():
         shutil.copy(results.FOLDER / name, GENERATED / "results")
     entries = "\n\n".join(f"::: falloff.views.{name}" for name in views.__all__)

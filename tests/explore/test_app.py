@@ -23,6 +23,26 @@ def test_a_name_of_another_site_is_refused():
         server.server_close()
 
 
+@pytest.mark.parametrize(("host", "files"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_only_a_page_for_this_machine_alone_reads_its_files(host, files):
+    """The server answers no request that a Checkpoint page or a run makes."""
+    server = make_server(host, 0)
+    try:
+        known = server.app.test_client().get("/_dash-dependencies", headers={"Host": "localhost"}).get_data(as_text=True)
+    finally:
+        server.server_close()
+    assert "curves" in known
+    for button in ("open-checkpoint", "show-run"):
+        assert (button in known) == files
+
+
+def test_a_checkpoint_is_for_this_machine_alone(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(["explore", str(tmp_path), "--host", "0.0.0.0", "--no-browser"])
+    assert stop.value.code == 2
+    assert "--host: got '0.0.0.0' with a checkpoint, expected one of 127.0.0.1" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_said_in_one_line():
     server = make_server("127.0.0.1", 0)
     try:

@@ -17,7 +17,10 @@ def explore(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="The address to serve at; 0.0.0.0 lets other machines in.")
+        str,
+        typer.Option(
+            "--host", help="The address to serve at. 0.0.0.0 lets other machines in; then the page reads no files."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes any free one.")] = 8050,
     export: Annotated[

@@ -36,8 +36,8 @@ def create_app(path: str = "", *, files: bool = True) -> Dash:
 
     Args:
         path: the checkpoint that the Checkpoint page starts with.
-        files: whether the page reads files of this machine: not if strangers visit it. Without, there is no Checkpoint page,
-            and no run on the Compare page.
+        files: whether the page reads files of this machine: not if other machines reach it. Without, there is no
+            Checkpoint page, and no run on the Compare page.
     """
     app = Dash(
         "falloff.explore",
@@ -78,10 +78,18 @@ def create_app(path: str = "", *, files: bool = True) -> Dash:
 def make_server(host: str, port: int, path: str = "") -> BaseWSGIServer:
     """A server of the page that is bound, so that requests wait, but does not serve yet.
 
+    Only a page for this machine alone reads its files: to others it would be a way to read them.
+
     Raises:
+        ValueError: for a `path` at an address that other machines reach.
         OSError: if the address cannot be bound.
     """
-    server = create_app(path).server
+    if path and host not in _LOOPBACK:
+        raise ValueError(
+            f"--host: got {host!r} with a checkpoint, expected one of {', '.join(_LOOPBACK)}: a page for other machines "
+            "reads no files (`ssh -L` brings a page of this machine to yours)"
+        )
+    server = create_app(path, files=host in _LOOPBACK).server
     if host in _LOOPBACK:
         # A page of another site must not read files here under a name of its own that leads to this machine.
         server.config["TRUSTED_HOSTS"] = [*_LOOPBACK]
