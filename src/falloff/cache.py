@@ -55,6 +55,8 @@ class Cache:
 
     def computed_from(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors would give the same results."""
+        if len(self.copies) != len(tensors):
+            return False
         for copy, tensor in zip(self.copies, tensors):  # noqa: B905  `strict` costs as much as the loop
             if copy.dtype != tensor.dtype or not torch.equal(copy, tensor):
                 return False
@@ -116,8 +118,8 @@ def location_of(device: torch.device | str) -> Location | None:
     return Location(torch.device("cuda", index), torch.cuda.current_stream(index).cuda_stream)
 
 
-def can_compare(dependencies: Sequence[Tensor | None], location: Location) -> bool:
-    """Whether all are plain tensors with memory on the CPU, not too large, and none needs a gradient."""
+def can_compare(dependencies: Sequence[Tensor | None], location: Location, most: int = MOST_NUMBERS) -> bool:
+    """Whether all are plain tensors with memory on the CPU, of at most so many numbers, and none needs a gradient."""
     learns = torch.is_grad_enabled()
     numbers = 0
     for tensor in dependencies:
@@ -128,4 +130,4 @@ def can_compare(dependencies: Sequence[Tensor | None], location: Location) -> bo
         if tensor.untyped_storage().nbytes() == 0:  # FSDP frees memory between uses
             return False
         numbers += tensor.numel()
-    return numbers <= MOST_NUMBERS  # to copy and compare
+    return numbers <= most  # to copy and compare

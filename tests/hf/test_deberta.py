@@ -199,3 +199,68 @@ class TestCachedTables:
         before, after = self.outputs(model, other)
         assert not torch.equal(before, after)
         assert torch.equal(before, self.outputs(model)[0])
+
+    def test_a_bias_that_goes_and_a_weight_that_is_no_parameter_are_seen(self):
+        plain, model = self.model(share_att_key=True)
+        self.check_equal(plain, model)
+        for one in (plain, model):
+            one.encoder.layer[0].attention.self.query_proj.bias = None
+        self.check_equal(plain, model)
+        for factor in (1.0, 5.0):
+            for one in (plain, model):
+                projection = one.encoder.layer[0].attention.self.key_proj
+                weight = factor * projection.weight.detach()
+                projection._parameters.pop("weight", None)
+                projection.weight = weight
+            self.check_equal(plain, model)
+
+    def test_a_setting_that_changes_is_seen(self):
+        plain, model = self.model(max_relative_positions=32)
+        self.check_equal(plain, model)
+        for one in (plain, model):
+            one.encoder.max_relative_positions = 200
+            for layer in one.encoder.layer:
+                layer.attention.self.max_relative_positions = 200
+        self.check_equal(plain, model)
+
+    def test_a_hook_of_all_modules_is_called(self):
+        plain, model = self.model(share_att_key=True)
+        self.check_equal(plain, model)
+
+        def shift(module, args, out):
+            return out + 0.5 if isinstance(module, torch.nn.Linear) else out
+
+        handle = torch.nn.modules.module.register_module_forward_hook(shift)
+        try:
+            self.check_equal(plain, model)
+        finally:
+            handle.remove()
+        self.check_equal(plain, model)
+
+    def test_training_and_unfusing_drop_them(self):
+        caches = deberta._Disentangled._caches
+        _, model = self.model()
+        layers = [layer.attention.self for layer in model.encoder.layer]
+        self.outputs(model)
+        assert all(layer in caches for layer in layers)
+        model.train()(self.ids)
+        assert not any(layer in caches for layer in layers)
+        self.outputs(model.eval())
+        hf.unfuse(model)
+        assert not any(layer in caches for layer in layers)
+
+    def test_tables_too_large_to_keep_are_as_long_as_the_call_needs(self, monkeypatch):
+        _, model = self.model(max_relative_positions=32)
+        monkeypatch.setattr(deberta, "MOST_NUMBERS", 0)
+        seen = []
+        tables = deberta._Disentangled.tables
+
+        def watched(module, kinds, embeddings, rows, scale):
+            seen.append(rows.shape[1])
+            return tables(module, kinds, embeddings, rows, scale)
+
+        monkeypatch.setattr(deberta._Disentangled, "tables", watched)
+        model.encoder.get_rel_pos(torch.zeros(1, 3, 48))
+        with torch.no_grad():
+            model(self.ids[:, :3])
+        assert seen == [7, 7]

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from falloff import ALiBi, Strip, T5Bias, Warp, attention
+from falloff import ALiBi, Factored, Strip, T5Bias, Warp, attention
 from falloff.ops import cpu
 from falloff.ops.call import Call
 from ops.cases import tensors
@@ -165,3 +165,23 @@ def test_weights_of_forward_and_backward_are_of_the_same_scores(length):
     grad_out = torch.randn_like(out)
     (grad_value,) = torch.autograd.grad(out, value, grad_out)
     assert torch.equal(grad_value, grad_out)
+
+
+@pytest.mark.parametrize("side", ["query", "key"])
+def test_the_backward_may_have_another_instruction_set_than_the_forward(monkeypatch, side):
+    """What the forward keeps for it is the same for all."""
+    sets = cpu._module.instruction_sets()
+    if len(sets) < 2:
+        pytest.skip(f"this machine has {sets} alone")
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 90, 16) for _ in range(3))
+    states, table = torch.randn(1, 2, 90, 12, requires_grad=True), torch.randn(2, 33, 12, requires_grad=True)
+    found = []
+    for backward in sets:
+        monkeypatch.setenv("FALLOFF_CPU_ISA", sets[0])
+        out = attention(query, key, value, Factored(states, table, -16, "clamp", side), impl="cpu")
+        monkeypatch.setenv("FALLOFF_CPU_ISA", backward)
+        found.append(torch.autograd.grad(out.sum(), (states, table)))
+    for other in found[1:]:
+        for got, want in zip(other, found[0], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

@@ -154,6 +154,7 @@ def unfuse(model: nn.Module) -> None:
     with all_or_nothing(model):
         configs = [pair for part in fused for pair in part.__dict__.pop(_BEFORE)]
         for part in fused:
+            part.forget()
             become(part, part.unfused)
     for config, before in configs:
         config._attn_implementation_internal = before

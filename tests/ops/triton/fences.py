@@ -91,6 +91,8 @@ def _products(program):
                 groups = (*groups, frozenset())
                 if len(groups) > _GROUPS:
                     groups = (groups[0] | groups[1], *groups[2:])
+            elif instruction.text.startswith("cp.async.wait_all"):
+                dirty, groups = dirty.union(*groups), (frozenset(),)
             elif instruction.text.startswith("cp.async.wait_group"):
                 ended = max(len(groups) - 1 - instruction.operands[0].bits, 0)
                 dirty, groups = dirty.union(*groups[:ended]), groups[ended:]

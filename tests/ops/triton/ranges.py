@@ -66,10 +66,11 @@ class _Block:
         """The registers that an instruction writes, and their ranges."""
         written = {name for name in _registers(instruction.operands[:1]) if name.startswith("%")}
         self.compared = {at: what for at, what in self.compared.items() if not written & {at, what[1]}}
-        if instruction.name in ("st", "cp", "bra"):
+        if instruction.name in ("st", "stmatrix", "cp", "bra"):
             return {}
         operands = instruction.operands[1:]
-        if instruction.name == "setp" and isinstance(operands[1], Constant) and instruction.type in ("s32", "s64"):
+        certain = instruction.predicate is None and instruction.type in ("s32", "s64")
+        if instruction.name == "setp" and isinstance(operands[1], Constant) and certain:
             self.compared[instruction.operands[0]] = (instruction.parts[1], operands[0], operands[1].bits)
         if instruction.name == "selp":
             given = [self._where(operands[0], operands[2], True), self._where(operands[1], operands[2], False)]
@@ -90,6 +91,8 @@ class _Block:
         if self.range(operand) is None or register != operand:
             return self.range(operand)
         low, high = self.range(operand)
+        if high > 2**31 - 1:  # negative, for the comparison
+            return low, high
         below, above = (low, min(high, limit - 1)), (max(low, limit + 1), high)
         at_most, at_least = (low, min(high, limit)), (max(low, limit), high)
         sides = {"lt": (below, at_least), "le": (at_most, above), "gt": (above, at_most), "ge": (at_least, below)}

@@ -11,13 +11,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
+from torch.nn.modules.module import _has_any_global_hook
 
-from falloff.cache import Cache, can_compare, location_of
+from falloff.cache import MOST_NUMBERS, Cache, can_compare, location_of
 from falloff.eager import is_eager
 from falloff.forms import Factored, Form, Sum
 from falloff.hf.attention import as_mask_parts, attend, refuse_weights
 from falloff.hf.families.fused import Fused, by_head
 from falloff.hf.masks import MaskParts
+
+_MOST_SOURCES = 2**24  # numbers that are copied, and compared in a fifth of the time that projecting takes
 
 
 class _Disentangled(Fused):
@@ -41,7 +44,7 @@ class _Disentangled(Fused):
         rel_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """Attention (B, N, H * D); no weights. `relative_pos`, the rows (2, K) of the embeddings by offset, is that of
-        `FusedDebertaEncoder`.
+        `FusedDebertaEncoder` and no other: cached tables were made with it.
         """
         if output_attentions:
             refuse_weights()
@@ -52,6 +55,7 @@ class _Disentangled(Fused):
         kinds = self.kinds()
         tables = self.cached_tables(kinds, embeddings, scale)
         if tables is None:
+            self.forget()
             rows = _rows_by_offset(self, query.shape[2], query.device) if relative_pos is None else relative_pos
             tables = self.tables(kinds, embeddings, rows, scale)
         forms: list[Form] = []
@@ -72,26 +76,34 @@ class _Disentangled(Fused):
     def cached_tables(self, kinds: list[str], embeddings: Tensor, scale: float) -> tuple[Tensor, ...] | None:
         """The tables as far as the rows change, as long as embeddings and projections equal their copies.
 
-        None in training, and where a projection may do more than multiply: with hooks, adapters or autocast.
+        None on GPUs, where a comparison would wait for the device, in training, where a projection may do more than multiply
+        (hooks, adapters, autocast), and where tables are too large to keep.
         """
-        if self.training or not is_eager() or torch.is_autocast_enabled(embeddings.device.type):
+        if self.training or not embeddings.is_cpu or not is_eager() or torch.is_autocast_enabled("cpu"):
             return None
-        location = location_of(embeddings.device)
         projections = [self.projection(kind) for kind in kinds]
-        if location is None or not all(_is_plain(projection) for projection in projections):
+        if _has_any_global_hook() or not all(_is_plain(projection) for projection in projections):
             return None
-        sources = [embeddings, *(part for projection in projections for part in projection.parameters())]
-        if not can_compare(sources, location):
+        # Attributes, not parameters(): a weight may be a plain tensor.
+        sources = [embeddings, *(part for one in projections for part in (one.weight, one.bias) if part is not None)]
+        reach = _reach(_buckets(self), self.max_relative_positions)
+        too_large = len(kinds) * (2 * reach + 1) * embeddings.shape[1] > MOST_NUMBERS
+        if too_large or not can_compare(sources, location_of(embeddings.device), most=_MOST_SOURCES):
             return None
         cache = self._caches.get(self)
         if cache is None or not cache.computed_from(sources):
             cache = self._caches[self] = Cache.of(sources)
 
         def compute() -> tuple[Tensor, ...]:
-            rows = _rows_by_offset(self, _reach(_buckets(self), self.max_relative_positions), embeddings.device)
+            rows = _rows_by_offset(self, reach, embeddings.device)
             return tuple(table.contiguous() for table in self.tables(kinds, embeddings, rows, scale))
 
-        return cache.get((tuple(kinds), scale, location), compute)
+        key = (*kinds, scale, _buckets(self), self.max_relative_positions, self.num_attention_heads)
+        return cache.get((*key, *(one.bias is None for one in projections)), compute)
+
+    def forget(self) -> None:
+        """Drop the cached tables."""
+        self._caches.pop(self, None)
 
     def projected(self, hidden_states: Tensor, query_states: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (B, H, N, D)."""

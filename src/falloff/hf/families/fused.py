@@ -31,6 +31,9 @@ class Fused:
                 f"attn_implementation: got {found!r} for a fused model, expected falloff.hf.unfuse(model) first"
             )
 
+    def forget(self) -> None:
+        """Drop what is kept beside the module's own attributes: `unfuse` calls it."""
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, type], dict[str, Any]]:
         """Pickle by the two classes that the class is made of: it is made at run time and cannot be imported."""
         return _empty, (self.fusion, self.unfused), self.__dict__

@@ -170,7 +170,7 @@ def backward(
         for tensor, needed in ((query, needs_query), (key, needs_key), (value, needs_value))
     )
     form = call.form
-    grad_form = [torch.zeros_like(t, dtype=torch.float32).contiguous() for t in form.tensors] if form and needs_form else []
+    grad_form = [_zeros_like(tensor) for tensor in form.tensors] if form and needs_form else []
     if out.numel() > 0 and key.shape[2] > 0:
         _loaded().backward(
             _readable("grad_out", grad_out),
@@ -194,8 +194,14 @@ def backward(
 _Q_TILE, _KV_TILE = 48, 256  # as in csrc/problem.h: VISIT_Q_TILE, VISIT_KV_TILE
 
 
+def _zeros_like(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format)
+
+
 def visits(query: Tensor, key: Tensor, value: Tensor, call: Call, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """For each tile of 48 query rows and 256 keys: how many keys its rows see, and how many of them are visited.
+    """For each tile of 48 query rows and 256 keys: how many keys the span has that its rows see, and how many are visited.
+
+    Spans begin and end with whole panels of keys, so they may have a few that no row sees.
 
     The others are skipped: with the log-sum-exps `lse` (B, H, N) of the rows, as in the backward. The forward knows only the
     maximum so far and may visit a little more.

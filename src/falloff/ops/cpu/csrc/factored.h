@@ -59,8 +59,9 @@ inline Vec table_part(const Factored& f, const float* table, long x, long r) {
 // How many offsets later a lowered table begins, so that the products of whole q tiles begin at whole vectors.
 inline long table_shift(const Problem& p, const Factored& f) { return (position(p, 0) - f.start - f.K) & 15; }
 
-// Lowers the tables: by falling offset, (tables, table_offsets / W, R, W).
+// Lowers the tables: by falling offset, (tables, table_offsets / 16, R, 16).
 constexpr long TABLE_BLOCK = 512;  // offsets of an item
+constexpr long BLOCK = RightBlocks::BLOCK;
 
 inline long table_blocks(const Factored& f) { return (table_offsets(f) + TABLE_BLOCK - 1) / TABLE_BLOCK; }
 inline long table_items(const Problem& p) {
@@ -84,13 +85,14 @@ inline void lower_table(const Problem& p, long item, Arena) {
             FALLOFF_UNROLL
             for (int i = 0; i < W; i++) block[i] = table_part(f, table, x + i - shift, r);
             transpose(block);
-            for (int i = 0; i < smaller(f.R - r, W); i++) store(to + x * f.R + (r + i) * W, block[i]);
+            for (int i = 0; i < smaller(f.R - r, W); i++)
+                store(to + x / BLOCK * BLOCK * f.R + (r + i) * BLOCK + x % BLOCK, block[i]);
         }
 }
 
 // What some rows and keys meet of a lowered table, from a whole vector of offsets on.
 struct TableRun {
-    RightVectors vectors;
+    RightBlocks columns;
     long before;  // offsets that come before the highest of these rows and keys
 };
 
@@ -99,14 +101,14 @@ inline TableRun table_run(const Problem& p, Side side, long h, long top, long ro
     const Factored& f = p.factored[side];
     const float* table = p.falling_table[side] + table_at(f, h) * f.R * table_offsets(f);
     const long place = place_of(f, top, rows) + table_shift(p, f);
-    return {{table + place / W * W * f.R, f.R * W}, place % W};
+    return {{table + place / BLOCK * BLOCK * f.R, f.R * BLOCK, place % BLOCK / W * W}, place % W};
 }
 
-// For rows and keys that all lie beyond one end: its numbers fill the first vector and all after it.
-inline RightVectors end_of_table(const Problem& p, Side side, long h, long top) {
+// For rows and keys that all lie beyond one end: its numbers fill the first vector.
+inline RightBlocks end_of_table(const Problem& p, Side side, long h, long top) {
     const Factored& f = p.factored[side];
     const long all = table_offsets(f), low = top < f.K - 1;  // at the end of the lowest offset, which comes last
-    return {p.falling_table[side] + (table_at(f, h) * all + (low ? all - W : 0)) * f.R, f.R * W};
+    return {p.falling_table[side] + (table_at(f, h) * all + (low ? all - BLOCK : 0)) * f.R, f.R * BLOCK, 0};
 }
 
 struct BiasScratch {
@@ -124,7 +126,7 @@ struct BiasScratch {
 // C = A B + start, where the sums of all rows begin at the same numbers.
 template <class Start>
 inline void multiply_states(
-    const Factored& f, long rows, long columns, const float* states, RightVectors table, float* c, long c_row, Start start
+    const Factored& f, long rows, long columns, const float* states, RightBlocks table, float* c, long c_row, Start start
 ) {
     NoPrefetch none;
     multiply_sliver(
@@ -159,7 +161,7 @@ inline BiasTile bias_tile(
     const TableRun run = table_run(p, QUERY, q_tile.h, top, rows);
     const float* first = strip.row == 0 ? begin : begin - run.before;
     multiply_states(
-        f, rows, round_up(run.before + width + rows - 1, W), states, run.vectors, scratch.products, PRODUCT_ROW,
+        f, rows, round_up(run.before + width + rows - 1, W), states, run.columns, scratch.products, PRODUCT_ROW,
         [=](int, long c) { return load(first + c); }
     );
     return {scratch.products + run.before + rows - 1, PRODUCT_ROW - 1};
@@ -178,7 +180,7 @@ inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span
             for (long i = 0; i < rows; i++) store(scratch.by_key + i * MOST_TILE_KEYS + j, Vec{});
             continue;
         }
-        auto multiply = [&](long columns, RightVectors table) {
+        auto multiply = [&](long columns, RightBlocks table) {
             for (long first = 0; first < smaller(W, count - j); first += SLIVER_ROWS)
                 multiply_states(
                     f, smaller(smaller(W, count - j) - first, SLIVER_ROWS), columns, states + (j + first) * f.states.row, table,
@@ -195,7 +197,7 @@ inline const float* bias_by_key(const Problem& p, const QTile& q_tile, Span span
             continue;
         }
         const TableRun run = table_run(p, KEY, q_tile.h, top - j, rows);
-        multiply(round_up(run.before + rows + W - 1, W), run.vectors);
+        multiply(round_up(run.before + rows + W - 1, W), run.columns);
         for (long from_last = 0; from_last < rows; from_last += W) {  // rows of the tile, the last one first
             Vec block[W];
             FALLOFF_UNROLL

@@ -105,9 +105,9 @@ struct Lowered {
     // By falling offset, with STRIP_PAD copies of the value at either end.
     const float* falling_strip = nullptr;  // (H, strip_row), strip_row = K + 2 STRIP_PAD
     long strip_row = 0;
-    // By falling offset, with STRIP_PAD or more of them at either end: copies of the end's numbers, or zeros. The numbers r of a
-    // vector of offsets lie side by side.
-    float* falling_table[SIDES] = {};  // (tables, table_offsets / W, R, W)
+    // By falling offset, with STRIP_PAD or more of them at either end: copies of the end's numbers, or zeros. The numbers r of 16
+    // offsets lie side by side, whatever the instruction set: the backward may be given another than the forward.
+    float* falling_table[SIDES] = {};  // (tables, table_offsets / 16, R, 16)
     // Of a warp: g by falling offset, for every offset of the call; for each row, the first distance beyond each knot.
     const float* distances = nullptr;  // (N + M + 2 STRIP_PAD)
     int32_t* bends = nullptr;  // (N, S - 1), or (B, N, S - 1) where `a` has a batch
@@ -171,7 +171,7 @@ struct Backward : Problem {
     double* end_sums[SIDES] = {};   // (key_chunks, B, H, 2, Rp): of offsets before and behind the table, where ends are clamped
 };
 
-// For each q tile and kv tile of the forward, how many keys its rows see and how many of them are visited: see visits.h.
+// For each q tile and kv tile of the forward, how many keys the span has that its rows see, and how many are visited: visits.h.
 struct Visits : Problem {
     const float* lse = nullptr;                     // (B, H, N)
     int32_t *seen = nullptr, *visited = nullptr;    // (B, H, q tiles, kv tiles)
@@ -184,7 +184,7 @@ constexpr long STRIP_BLOCK = 64;  // values of a strip that share a maximum
 [[gnu::always_inline]] inline long key_blocks(const Problem& p) { return (p.M + KEY_BLOCK - 1) / KEY_BLOCK; }
 [[gnu::always_inline]] inline long strip_blocks(const Problem& p) { return (p.strip.K + STRIP_BLOCK - 1) / STRIP_BLOCK; }
 constexpr long STRIP_PAD = 512;   // more than the offsets that a tile spans
-// Offsets of a lowered table, in whole vectors also where it begins up to 15 offsets later.
+// Offsets of a lowered table, in blocks of 16, also where it begins up to 15 offsets later.
 [[gnu::always_inline]] inline long table_offsets(const Factored& f) { return (f.K + 2 * STRIP_PAD + 30) / 16 * 16; }
 
 // What each instruction set offers. An item is a piece of work that one thread does alone. No two items write to the same

@@ -41,11 +41,18 @@ struct Right {  // B: element (k, j) lies at data[j / PANEL * panel + k * row + 
     const float* next(const float* of_panel) const { return of_panel + panel; }
 };
 
-struct RightVectors {  // B: element (k, j) lies at data[j / W * size + k * W + j % W], so that a product can begin at any vector
+// B in blocks of 16 columns: element (k, j) lies at data[x / 16 * size + k * 16 + x % 16], x = first + j, where `first` is a
+// multiple of W below 16. A product can begin at any vector, and every instruction set reads the same memory.
+struct RightBlocks {
     const float* data;
-    long size;
-    const float* vector(const float* of_panel, long k, int v) const { return of_panel + k * W + v * size; }
-    const float* next(const float* of_panel) const { return of_panel + PANEL_VECTORS * size; }
+    long size, first;
+    const float* vector(const float* of_panel, long k, int v) const {
+        const long x = (W == BLOCK ? 0 : first) + v * W;
+        return of_panel + x / BLOCK * size + k * BLOCK + x % BLOCK;
+    }
+    const float* next(const float* of_panel) const { return of_panel + PANEL / BLOCK * size; }
+    static constexpr long BLOCK = 16;
+    static_assert(BLOCK % W == 0 && PANEL % BLOCK == 0);
 };
 
 template <int N>
