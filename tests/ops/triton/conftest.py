@@ -9,6 +9,8 @@ import torch
 
 pytest.importorskip("triton")
 
+collect_ignore = ["sanitized.py"]  # a plugin for `make test-ttsem`, whose ttsem no other test needs
+
 
 @pytest.fixture(autouse=True)
 def _on_the_gpu():

@@ -69,8 +69,12 @@ class _Block:
         if instruction.name in ("st", "stmatrix", "cp", "bra"):
             return {}
         operands = instruction.operands[1:]
-        certain = instruction.predicate is None and instruction.type in ("s32", "s64")
-        if instruction.name == "setp" and isinstance(operands[1], Constant) and certain:
+        if (
+            instruction.name == "setp"
+            and instruction.predicate is None
+            and isinstance(operands[1], Constant)
+            and instruction.type in ("s32", "s64")
+        ):
             self.compared[instruction.operands[0]] = (instruction.parts[1], operands[0], operands[1].bits)
         if instruction.name == "selp":
             given = [self._where(operands[0], operands[2], True), self._where(operands[1], operands[2], False)]

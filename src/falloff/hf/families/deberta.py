@@ -5,7 +5,7 @@ offset, as long as they change, which chooses the rows of two tables (H, K, D). 
 project the embeddings anew is a seventh of a layer's products for 512 tokens, and most of them for few.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
@@ -55,7 +55,6 @@ class _Disentangled(Fused):
         kinds = self.kinds()
         tables = self.cached_tables(kinds, embeddings, scale)
         if tables is None:
-            self.forget()
             rows = _rows_by_offset(self, query.shape[2], query.device) if relative_pos is None else relative_pos
             tables = self.tables(kinds, embeddings, rows, scale)
         forms: list[Form] = []
@@ -79,16 +78,20 @@ class _Disentangled(Fused):
         None on GPUs, where a comparison would wait for the device, in training, where a projection may do more than multiply
         (hooks, adapters, autocast), and where tables are too large to keep.
         """
-        if self.training or not embeddings.is_cpu or not is_eager() or torch.is_autocast_enabled("cpu"):
+        if not is_eager() or not embeddings.is_cpu or torch.is_autocast_enabled("cpu"):
             return None
-        projections = [self.projection(kind) for kind in kinds]
-        if _has_any_global_hook() or not all(_is_plain(projection) for projection in projections):
+        if self.training:
+            self.forget()
+            return None
+        projections = [found for kind in kinds if _is_plain(found := self.projection(kind))]
+        location = location_of(embeddings.device)
+        if _has_any_global_hook() or len(projections) < len(kinds) or location is None:
             return None
         # Attributes, not parameters(): a weight may be a plain tensor.
         sources = [embeddings, *(part for one in projections for part in (one.weight, one.bias) if part is not None)]
         reach = _reach(_buckets(self), self.max_relative_positions)
         too_large = len(kinds) * (2 * reach + 1) * embeddings.shape[1] > MOST_NUMBERS
-        if too_large or not can_compare(sources, location_of(embeddings.device), most=_MOST_SOURCES):
+        if too_large or not can_compare(sources, location, most=_MOST_SOURCES):
             return None
         cache = self._caches.get(self)
         if cache is None or not cache.computed_from(sources):
@@ -202,7 +205,7 @@ class FusedDebertaEncoder(Fused):
         return _Disentangled.refusal(module.layer[0].attention.self)
 
 
-def _is_plain(projection: nn.Module) -> bool:
+def _is_plain(projection: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is a Linear and nothing more."""
     return type(projection) is nn.Linear and not (
         projection._forward_hooks or projection._forward_pre_hooks or "forward" in vars(projection)
