@@ -105,3 +105,30 @@ def test_the_report_of_a_fused_model():
     assert "fused: 2 T5Attention" in html.text
     assert "left alone: 1 Odd" in html.text
     assert "<why>" not in report._repr_html_()
+
+
+class Broken(Scheme):
+    num_heads = 1
+
+    def bucket(self, offsets):
+        raise RuntimeError("no buckets today")
+
+    def at(self, offsets):
+        raise RuntimeError("no values today")
+
+
+class Many(Broken):
+    num_buckets, reach = 100, 99
+
+    def bucket(self, offsets):
+        return offsets.clamp(0, 99)
+
+
+def test_a_scheme_that_cannot_compute_is_shown():
+    assert "No values to show" in shown(Broken())[1].text
+
+
+def test_a_rule_without_a_formula_stays_short():
+    text = shown(Many())[1].text
+    assert "bucket 15: offset 15; 84 more" in text
+    assert "bucket 16" not in text

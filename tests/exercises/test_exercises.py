@@ -180,3 +180,9 @@ def test_kinds_and_seeds_out_of_range():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match="seed: got"):
             make_exercise("grid", seed)
+
+
+@pytest.mark.parametrize("seed", [427, 581])
+def test_a_changed_matrix_has_the_numbers_that_are_shown(seed):
+    grid = make_exercise("property", seed).grid
+    assert [[float(label) for label in row] for row in grid.labels()] == [list(row) for row in grid.cells]

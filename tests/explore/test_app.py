@@ -82,5 +82,19 @@ def test_an_exported_space_serves_the_page_from_its_own_files(tmp_path):
 
 
 def test_strangers_read_no_files():
-    assert not any("stored-curves" in output or "run-tail" in output for output in create_app(files=False).callback_map)
-    assert any("stored-curves" in output for output in create_app().callback_map)
+    assert not any("stored-curves" in output or "run-tail" in output for output in create_app().callback_map)
+    assert any("stored-curves" in output for output in create_app(files=True).callback_map)
+
+
+def test_an_ipv6_address_answers_and_is_written_in_brackets(monkeypatch, capsys):
+    try:
+        server = make_server("::1", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server.server_close()
+    assert server.app.test_client().get("/", headers={"Host": f"[::1]:{server.port}"}).status_code == 200
+    monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", lambda self: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    with pytest.raises(SystemExit):
+        run(["explore", "--host", "::1", "--port", "0", "--no-browser"])
+    assert "Serving http://[::1]:" in capsys.readouterr().out

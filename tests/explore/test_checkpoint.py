@@ -10,8 +10,9 @@ import torch
 pytest.importorskip("dash", reason="no Dash: pip install 'falloff[explore]'")
 
 from explore.runs import small_run
-from falloff import KerpleLog, T5Bias
+from falloff import FIRE, ALiBi, KerpleLog, T5Bias
 from falloff.explore.stored_biases import stored_biases
+from falloff.lab.folder import RunFolder
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -114,3 +115,49 @@ def test_a_run_is_shown_and_the_table_sorts(tmp_path, visit):
     page.locator("#places label").first.wait_for()
     tab.settle()
     assert tab.faults() == []
+
+
+def test_a_single_file_is_read_with_the_config_beside_it(tmp_path):
+    scheme = KerpleLog(2)
+    path = tmp_path / "model.safetensors"
+    safetensors.save_file({f"falloff_bias.{name}": value for name, value in scheme.state_dict().items()}, path)
+    described = {"falloff_config": {"scheme": "KerplePower", "settings": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert [one.scheme.name for one in stored_biases(path)] == ["kerple-power"]
+
+
+def test_each_layer_of_a_swapped_model_without_a_config_is_found(tmp_path):
+    layers = torch.nn.ModuleDict({f"layer_{number}": torch.nn.ModuleDict({"falloff_bias": FIRE(2)}) for number in (0, 1)})
+    safetensors.save_file(layers.state_dict(), tmp_path / "model.safetensors")
+    assert [one.place for one in stored_biases(tmp_path)] == ["layer_0.falloff_bias", "layer_1.falloff_bias"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "falcon", "num_attention_heads": 4, "hidden_size": 64}, "a model of falcon without ALiBi"),
+        ({"model_type": "falcon", "alibi": True, "num_attention_heads": 4}, "got None for hidden_size in config.json"),
+        ({"model_type": "mpt", "n_heads": 4, "attn_config": {"alibi": False}}, "a model of mpt without ALiBi"),
+        ({"falloff_config": {"scheme": "T5Bias", "settings": {"num_buckets": 10**12}}}, "expected at most 1024 for t5"),
+    ],
+)
+def test_a_config_without_a_bias_to_show_is_refused_in_words(tmp_path, config, said):
+    t5_file(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=said):
+        stored_biases(tmp_path)
+
+
+def test_falcon_divides_alibi_by_the_root_of_the_size_of_a_head(tmp_path):
+    config = {"model_type": "falcon", "alibi": True, "num_attention_heads": 4, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (found,) = stored_biases(tmp_path)
+    assert torch.equal(found.scheme.dense(3, 9), ALiBi(4).dense(3, 9) / 4)
+
+
+def test_a_run_of_another_device_is_shown(tmp_path):
+    run = small_run(tmp_path / "run")
+    folder = RunFolder(run)
+    config = folder.stored_config()
+    folder.write_config(config | {"settings": config["settings"] | {"device": "cuda:63"}})
+    assert [one.scheme.name for one in stored_biases(run)] == ["t5", "alibi"]

@@ -25,7 +25,9 @@ def test_it_has_no_values():
 
 
 @pytest.mark.parametrize(
-    "rule", ["", "0", "0,1", "1+", "0,2+", "0-3,3+", "0+,1+", "0,1+,2+", "0-,1+", "a", "0;1+", "3-1,4+", "0,,1+"]
+    "rule",
+    ["", "0", "0,1", "1+", "0,2+", "0-3,3+", "0+,1+", "0,1+,2+", "0-,1+", "a", "0;1+", "3-1,4+", "0,,1+"]
+    + ["0-2000000,2000001+"],
 )
 def test_what_is_no_list_is_refused(rule):
     with pytest.raises(ValueError, match=r"^buckets: got ") as caught:

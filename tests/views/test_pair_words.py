@@ -17,6 +17,11 @@ def test_a_pair_is_what_the_dense_bias_has_there():
     [
         (FIRE(1, init_L=8), [(7, 3), (27, 23)], "The offset is the same, the bias is not"),
         (FIRE(1, init_L=8), [(7, 3), (8, 4), (27, 23)], "The offset is the same, the bias is not"),
+        (
+            FIRE(1, init_L=8),
+            [(7, 3), (27, 23), (8, 4)],
+            "before query 27. The offset is the same, the bias is not",
+        ),
         (FIRE(1), [(7, 3), (27, 23)], "The query's position begins to matter where it exceeds L"),
         (ALiBi(1), [(7, 3), (27, 23)], "here the offset alone decides"),
         (ALiBi(1), [(7, 3), (28, 23)], "The offsets differ (4, 5): these pairs do not show"),

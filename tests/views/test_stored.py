@@ -84,3 +84,21 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
         stored_scheme(Path("none.safetensors"), T5Bias, {})
+
+
+def test_shapes_alone_are_compared(stored, monkeypatch):
+    """A small file whose sizes fit a scheme of 60000 heads and as many buckets costs no memory for it."""
+    most = 0
+    usual = torch.nn.Parameter.__new__
+
+    def counted(cls, data=None, requires_grad=True):
+        nonlocal most
+        most = max(most, 0 if data is None or data.is_meta else data.numel())
+        return usual(cls, data, requires_grad)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", counted)
+    with pytest.raises(ValueError, match="got no values for per-offset"):
+        stored({"scheme.weight": torch.zeros(3000)}, PerOffsetBias)
+    with pytest.raises(ValueError, match="got no values for per-offset"):
+        stored({"scheme.weight": torch.zeros(9)}, PerOffsetBias, {"max_distance": 2**60})
+    assert most == 0

@@ -58,7 +58,8 @@ def explore(
     # A page computes little at a time: on a busy machine, two threads that wait for each other take longer than one.
     torch.set_num_threads(1)
     server = make_server(host, port, "" if checkpoint is None else str(checkpoint.resolve()))
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{server.port}"
+    reached = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    address = f"http://{reached}:{server.port}"
     if checkpoint is not None:
         address += "/checkpoint"
     print(f"Serving {address} (Ctrl-C stops it)", flush=True)

@@ -1,7 +1,7 @@
 """Which properties a matrix has: constant along diagonals, symmetric, monotone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +55,9 @@ class PropertyExercise(Exercise):
                 cells[key][query] = value
             origin += f", with {'a cell' if changed == 1 else 'a pair of cells'} changed by hand"
         grid = BiasGrid(title="a matrix", kind="value", cells=tuple(map(tuple, cells)), head=0, num_heads=1)
+        # With a changed cell, the grid may be shown more coarsely.
+        cells = [[float(label) for label in row] for row in grid.labels()]
+        grid = replace(grid, cells=tuple(map(tuple, cells)))
         return cls(
             seed=seed,
             question="Which properties does this matrix have? Name them, with commas, or say none. Rows are queries, "

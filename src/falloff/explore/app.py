@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html
+from flask import current_app
 from werkzeug import serving
 from werkzeug.serving import BaseWSGIServer
 
@@ -22,7 +23,8 @@ PAGES = {
 }
 """The pages by address, in the order of the navigation."""
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")  # without ::1: Werkzeug takes no IPv6 address for a trusted host
+_MOST_SENT = 2**24  # bytes of a request: the page sends a grid at most
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -31,12 +33,12 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def create_app(path: str = "", *, files: bool = True) -> Dash:
+def create_app(path: str = "", *, files: bool = False) -> Dash:
     """The page as an application of Dash; its `server` is one of Flask, for any WSGI server.
 
     Args:
         path: the checkpoint that the Checkpoint page starts with.
-        files: whether the page reads files of this machine: not if other machines reach it. Without, there is no
+        files: whether the page reads files of this machine: only where no other machine reaches it. Without, there is no
             Checkpoint page, and no run on the Compare page.
     """
     app = Dash(
@@ -72,6 +74,9 @@ def create_app(path: str = "", *, files: bool = True) -> Dash:
         page.register(app)
     if files:
         run_section.register(app)
+    app.server.config["MAX_CONTENT_LENGTH"] = _MOST_SENT
+    for wrong in (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        app.server.register_error_handler(wrong, _refuse)
     return app
 
 
@@ -104,6 +109,12 @@ def make_server(host: str, port: int, path: str = "") -> BaseWSGIServer:
             raise OSError(error.errno, said, f"{host}:{port}") from None
         bound.listen(128)
         return serving.make_server(host, port, server, threaded=True, request_handler=_Quiet, fd=os.dup(bound.fileno()))
+
+
+def _refuse(error: Exception) -> tuple[str, int]:
+    """The answer to a request whose values no field of the page sends: a callback need not check their types."""
+    current_app.logger.info("a request was refused", exc_info=error)
+    return "This request has a value that the page cannot use. Load the page again.", 400
 
 
 class _Quiet(serving.WSGIRequestHandler):

@@ -71,12 +71,12 @@ def build(scheme: str, num_heads: object, seed: object, settings: dict[str, Any]
     taken = setting_parameters(cls)
     given: dict[str, Any] = {}
     for name, value in settings.items():
-        if value is None:
-            raise ValueError(f"{name}: got nothing, expected a number")
+        if not isinstance(value, int | float):  # such as a number in quotes
+            raise ValueError(f"{name}: got {_written(value)}, expected a number")
         default = taken[name].default
         most = cls.largest_settings.get(name, range_of(name).high)
-        if not isinstance(value, bool) and isinstance(value, int | float) and not -most <= value <= most:
-            raise ValueError(f"{name}: got {value}, expected at most {most:g} on this page")
+        if not isinstance(value, bool) and not -most <= value <= most:
+            raise ValueError(f"{name}: got {_written(value)}, expected at most {most:g} on this page")
         whole_number = isinstance(default, int) and not isinstance(default, bool)
         given[name] = int(value) if whole_number and float(value).is_integer() else value
     with torch.random.fork_rng(devices=[]):
@@ -93,8 +93,14 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     >>> whole("heads", 4.0, 1, 8)
     4
     """
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise ValueError(f"{name}: got {'nothing' if value is None else value!r}, expected a whole number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise ValueError(f"{name}: got {_written(value)}, expected a whole number")
     if not least <= value <= most:
-        raise ValueError(f"{name}: got {value:g}, expected {least} to {most}")
+        raise ValueError(f"{name}: got {_written(value)}, expected {least} to {most}")
     return int(value)
+
+
+def _written(value: object) -> str:
+    """A value as a message names it, however long it is."""
+    shown = "nothing" if value is None else repr(value)
+    return shown if len(shown) <= 40 else shown[:40] + "..."

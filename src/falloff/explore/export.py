@@ -36,7 +36,7 @@ _APP = '''"""The page as a WSGI application: gunicorn app:server."""
 
 from falloff.explore.app import create_app
 
-server = create_app(files=False).server
+server = create_app().server
 '''
 
 _REQUIREMENTS = """torch>=2.11
@@ -44,6 +44,7 @@ numpy>=1.26
 matplotlib>=3.8
 rich>=13.9
 dash>=4.1,<5
+flask>=3.1
 safetensors>=0.5
 gunicorn>=23
 """

@@ -22,7 +22,7 @@ def run_of(path: Path) -> tuple[RunFolder, Settings, list[dict[str, Any]]]:
         OSError: if it cannot be read.
     """
     folder = RunFolder(path)
-    config = folder.stored_config()
+    config = folder.stored_config(device="cpu")
     if config is None:
         raise ValueError(f"run: got {str(path)!r}, expected the folder of a run of falloff compare, with its config.json")
     results = folder.results()

@@ -61,8 +61,10 @@ def register(app: Dash) -> None:
         kept: dict[str, dict[str, Any]] = {}
         for state in [*ctx.states_list[0], *ctx.states_list[1]]:
             value = state.get("value")
-            name = state["id"]["name"]
-            kept.setdefault(state["id"]["scheme"], {})[name] = bool(value) if state["id"]["type"] == "switch" else value
+            if state["id"]["type"] == "switch":
+                value = bool(value)
+            if value is not None:  # a field that was cleared starts anew
+                kept.setdefault(state["id"]["scheme"], {})[state["id"]["name"]] = value
         ordered = [name for name in PLAIN if name in chosen]
         said = f"{len(ordered)} schemes are chosen: the first {_MOST_SHOWN} are shown." if len(ordered) > _MOST_SHOWN else ""
         if not ordered:
@@ -181,7 +183,7 @@ def choice_switch(scheme: str, key: str, value: bool) -> Any:
 
 
 def _ends(key: str) -> Range:
-    return Range(0, 255) if key.endswith("_query") else range_of(key)
+    return Range(4, 255) if key.endswith("_query") else range_of(key)
 
 
 def _written(key: str) -> str:

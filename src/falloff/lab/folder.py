@@ -61,8 +61,11 @@ class RunFolder:
             name += f"-{hashlib.sha256(scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def stored_config(self) -> dict[str, Any] | None:
+    def stored_config(self, device: str | None = None) -> dict[str, Any] | None:
         """The config.json of an earlier run, or None.
+
+        Args:
+            device: instead of the run's own, which this machine may lack.
 
         Raises:
             ValueError: if the file is not the config.json of a run.
@@ -71,6 +74,8 @@ class RunFolder:
             return None
         try:
             config = _checked(self.config_path.read_bytes())
+            if device is not None:
+                config["settings"] = config["settings"] | {"device": device}
             Settings.from_json(config["settings"])
             _deciding(config)
             return {name: config[name] for name in config if name != "sha256"}

@@ -34,7 +34,7 @@ def curves_by_offset(scheme: Scheme, length: int, spacing: Spacing = "every", mo
         scheme: any scheme whose bias does not depend on content.
         length: how many offsets, 1 .. 2^20.
         spacing: every offset; or at most about `most` of them, evenly spaced; or by octaves, for a logarithmic axis: offsets
-            from 1 on, with the same number in each octave.
+            from 1 on, with the same number in each octave (for a length of 1, offset 0).
         most: how many offsets are kept, at least 2.
 
     Raises:
@@ -51,7 +51,8 @@ def curves_by_offset(scheme: Scheme, length: int, spacing: Spacing = "every", mo
     refuse_without_content(scheme)
     if spacing == "octaves":
         # Rounded, so that a short length gives each offset once.
-        offsets = torch.logspace(0, 1, most, base=max(length - 1, 1), dtype=torch.float64).round().long().unique()
+        spread = torch.logspace(0, 1, most, base=max(length - 1, 1), dtype=torch.float64)
+        offsets = spread.round().long().clamp(max=length - 1).unique()
         return Curves(offsets, _past(scheme, length, offsets), length - 1)
     offsets = torch.arange(length)
     if spacing == "even" and length > most:

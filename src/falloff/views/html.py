@@ -42,8 +42,8 @@ def scheme_html(scheme: Scheme) -> str:
     """A scheme: its formula, its parameters, and the grid of its first head, if its bias has values here."""
     facts: list[tuple[str, object]] = [("kind", scheme.kind), ("formula", scheme.formula)]
     facts += [(name, said) for name, said in (("in words", scheme.reading), ("paper", scheme.paper)) if said]
-    if isinstance(scheme, Bucketed):
-        facts.append(("buckets", bucket_rule(scheme)))
+    if isinstance(scheme, Bucketed) and (rule := _rule_of(scheme)):
+        facts.append(("buckets", rule))
     parameters = [f"{name} {tuple(parameter.shape)}" for name, parameter in scheme.named_parameters()]
     facts.append(("parameters", ", ".join(parameters) or "none"))
     return facts_html(title_of(scheme), facts, _grid_of(scheme))
@@ -57,6 +57,14 @@ def _grid_of(scheme: Scheme) -> str:
         return grid_html(bias_grid(scheme, _SHOWN))
     except Exception as error:  # a notebook shows an object even if it cannot compute
         return f"<p>No values to show: {escape(str(error).partition(chr(10))[0][:200])}</p>"
+
+
+def _rule_of(scheme: Scheme) -> str:
+    """The rule of its buckets; nothing if it cannot be computed, which the grid's place then says."""
+    try:
+        return bucket_rule(scheme)
+    except Exception:  # a notebook shows an object even if it cannot compute
+        return ""
 
 
 def _filled(fill: str) -> str:

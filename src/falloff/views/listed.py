@@ -9,6 +9,7 @@ from falloff.schemes import Scheme
 
 _RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9})|(\+))?", re.ASCII)
 _MOST_RANGES = 1024
+_MOST_OFFSET = 2**20
 
 
 class ListedBuckets(Scheme):
@@ -65,6 +66,8 @@ def _starts(rule: str) -> tuple[int, ...]:
             raise refuse(f"rising ranges without a gap: a range that starts at {following}, where {part!r} stands")
         if is_open != is_last:
             raise refuse("the last range, and no other, to be open, as 4+")
+        if last > _MOST_OFFSET:
+            raise refuse(f"offsets of at most {_MOST_OFFSET}")
         starts.append(first)
         following = last + 1
     return tuple(starts)

@@ -15,7 +15,7 @@ def pair_words(scheme: Scheme, one: PairBias, other: PairBias) -> str:
     Key 3 lies 4 before query 7, and key 23 lies 4 before query 27. Both pairs get the same bias, -0.01562 in head 0: \
 here the offset alone decides.
     """
-    differences = [abs(a - b) for a, b in zip(one.values, other.values, strict=True)]
+    differences = _differences(one, other)
     head = differences.index(max(differences))
     said = (
         f"Key {one.key} lies {one.offset} before query {one.query}, and key {other.key} lies {other.offset} before query "
@@ -31,7 +31,9 @@ here the offset alone decides.
 
 
 def pairs_in_words(scheme: Scheme, pairs: Sequence[PairBias]) -> str:
-    """What several pairs show: the first and the last of them, if all have one offset. Nothing for a single pair.
+    """What several pairs show, if all have one offset: the first of them, and the one that differs most from it.
+
+    If none differs, it is the last. Nothing for a single pair.
 
     >>> from falloff import ALiBi
     >>> from falloff.views.pairs import pair_bias
@@ -43,7 +45,14 @@ def pairs_in_words(scheme: Scheme, pairs: Sequence[PairBias]) -> str:
         return (
             f"The offsets differ ({', '.join(map(str, offsets))}): these pairs do not show whether the offset alone decides."
         )
-    return pair_words(scheme, pairs[0], pairs[-1]) if len(pairs) > 1 else ""
+    if len(pairs) < 2:
+        return ""
+    first, *others = pairs
+    return pair_words(scheme, first, max(reversed(others), key=lambda other: max(_differences(first, other))))
+
+
+def _differences(one: PairBias, other: PairBias) -> list[float]:
+    return [abs(a - b) for a, b in zip(one.values, other.values, strict=True)]
 
 
 def _below(scheme: Scheme) -> str:

@@ -7,6 +7,8 @@ import torch
 from falloff.schemes import PerOffsetBias, Scheme, T5Bias
 from falloff.views.buckets import Bucketed, bucket_table
 
+_MOST_LISTED = 16  # buckets of a scheme whose rule has no formula here
+
 
 def bucket_rule(scheme: Scheme) -> str:
     """The rule that gives each offset its bucket, with the scheme's numbers, in one line.
@@ -32,7 +34,9 @@ def bucket_rule(scheme: Scheme) -> str:
         if scheme.bidirectional:
             return f"bucket(n) = n, at least {-most} and at most {most}, plus {most}"
         return f"bucket(n) = min(n, {most}); keys in the future as n = 0"
-    return "; ".join(f"bucket {entry.bucket}: {entry.offsets}" for entry in bucket_table(scheme) if entry.ranges)
+    used = [f"bucket {entry.bucket}: {entry.offsets}" for entry in bucket_table(scheme) if entry.ranges]
+    more = [f"{len(used) - _MOST_LISTED} more"] if len(used) > _MOST_LISTED else []
+    return "; ".join(used[:_MOST_LISTED] + more)
 
 
 def bucket_reason(scheme: Scheme, offset: int) -> str:

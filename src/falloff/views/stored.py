@@ -15,6 +15,7 @@ from falloff.schemes.settings import make, setting_parameters
 _HOLDERS = ("", "scheme", "bias", "falloff_bias", "relative_attention_bias", "rel_attn_embed")
 _MOST_LISTED = 4
 _MOST_TRIED = 4096
+_MOST_HEADS = 1024
 _MOST_PLACES = 512  # a model has fewer; each costs time
 
 Shape = tuple[int, ...]
@@ -83,8 +84,9 @@ def stored_scheme(
 def _parameters(cls: type[Scheme], settings: dict[str, Any]) -> list[str]:
     """The names of a scheme's parameters."""
     for given in (settings, {}):  # a given max_distance may not fit the default of num_buckets
-        for scheme in _tried(cls, given, [4], []):
-            return [name for name, _ in scheme.named_parameters()]
+        for number, tried in _tried(cls, given, [4], []):
+            if (shaped := _shaped(cls, number, tried)) is not None:
+                return [name for name, _ in shaped.named_parameters()]
     return []
 
 
@@ -111,14 +113,29 @@ def _fitting(
         name.removeprefix(f"{place}." if place else ""): shape for name, shape in shapes.items() if name.startswith(place)
     }
     sizes = sorted({size for shape in _own(inside, cls, settings) for size in shape})
-    heads = [num_heads] if num_heads is not None else sizes
+    heads = [num_heads] if num_heads is not None else [size for size in sizes if size <= _MOST_HEADS]
     known = dict(settings)
     if "bidirectional" in setting_parameters(cls) and "bidirectional" not in known and "encoder" in place.split("."):
         known["bidirectional"] = True  # T5's encoder, and those of its kin
-    for scheme in islice(_tried(cls, known, heads, sizes), _MOST_TRIED):
-        if all(_same_shape(parameter, inside.get(name)) for name, parameter in scheme.named_parameters()):
-            return scheme
+    for number, tried in islice(_tried(cls, known, heads, sizes), _MOST_TRIED):
+        shaped = _shaped(cls, number, tried)
+        if shaped and all(_same_shape(parameter, inside.get(name)) for name, parameter in shaped.named_parameters()):
+            with torch.random.fork_rng(devices=[]):
+                return make(cls, number, tried)
     return None
+
+
+def _shaped(cls: type[Scheme], num_heads: int, settings: dict[str, Any]) -> Scheme | None:
+    """A scheme for its shapes alone, without memory for its values; None if there is none with these settings."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    return make(cls, num_heads, settings)
+            except RuntimeError:  # a scheme of one's own that looks at its values when it is made
+                return make(cls, num_heads, settings)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _own(inside: Mapping[str, Shape], cls: type[Scheme], settings: dict[str, Any]) -> list[Shape]:
@@ -129,8 +146,10 @@ def _same_shape(parameter: nn.Parameter, shape: Shape | None) -> bool:
     return shape is not None and (parameter.shape == torch.Size(shape) or (shape == () and parameter.numel() == 1))
 
 
-def _tried(cls: type[Scheme], settings: dict[str, Any], heads: list[int], sizes: list[int]) -> Iterator[Scheme]:
-    """Schemes with these numbers of heads, and with these sizes for every whole-number setting that is not given."""
+def _tried(
+    cls: type[Scheme], settings: dict[str, Any], heads: list[int], sizes: list[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """These numbers of heads, each with settings: for every whole-number one that is not given, each of these sizes."""
     usual = {name: parameter.default for name, parameter in setting_parameters(cls).items() if name not in settings}
     switches = [name for name, default in usual.items() if isinstance(default, bool)]
     # Switches vary last: a table of 33 rows is rather one of 32 distances than one of 16 in both directions.
@@ -140,9 +159,5 @@ def _tried(cls: type[Scheme], settings: dict[str, Any], heads: list[int], sizes:
             most = cls.largest_settings.get(name, 2**16)
             near = {size + step for size in sizes for step in (0, -1)} | {(size - 1) // 2 for size in sizes}
             choices[name] = [default, *sorted(size for size in near if 0 < size <= most)]
-    with torch.random.fork_rng(devices=[]):
-        for *chosen, number in product(*choices.values(), heads):
-            try:
-                yield make(cls, number, {**settings, **dict(zip(choices, chosen, strict=True))})
-            except (ValueError, TypeError):
-                continue
+    for *chosen, number in product(*choices.values(), heads):
+        yield number, {**settings, **dict(zip(choices, chosen, strict=True))}

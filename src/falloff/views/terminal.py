@@ -37,7 +37,7 @@ def grid_view(grid: BiasGrid, tokens: Sequence[str] | None, width: int, *, bare:
         most = (width - layout.margin) // layout.cell_width
         raise ValueError(
             f"length: got {grid.length} positions, expected at most {most} in the {width} columns of this terminal: "
-            "widen it (or set COLUMNS), or write --image FILE"
+            "widen it (or set COLUMNS)" + ("" if bare else ", or write --image FILE")
         )
     if bare:
         return layout.text()
