@@ -42,6 +42,8 @@ def main(folder: Path) -> None:
             for width in WIDTHS:
                 tab = Visit(browser, f"http://127.0.0.1:{server.port}", width, "dark" if name == "attention" else "light")
                 page = tab.open(path)
+                if name == "attention":
+                    page.get_by_role("button", name="Count for these settings").click()
                 tab.settle()
                 drawn = Image.open(io.BytesIO(page.screenshot(full_page=True)))
                 drawn = drawn.crop((0, 0, width, min(drawn.height, _HEIGHTS[width])))

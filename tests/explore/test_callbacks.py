@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("dash", reason="no Dash: pip install 'falloff[explore]'")
 
 from falloff.explore.app import create_app
+from falloff.ops.cpu import unavailable
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,10 @@ def post(app, output, values):
         identity = json.loads(asked["id"])
         if ["ALL"] in identity.values():
             return [{"id": own, "property": "value", "value": value} for own, value in values.get(identity["type"], ())]
-        return asked | {"id": identity, "value": values.get(identity["name"])}
+        return asked | {"id": identity, "value": values.get(identity.get("name", identity["type"]))}
 
-    outputs = [dict(zip(("id", "property"), one.split("."), strict=True)) for one in found.strip(".").split("...")]
+    parts = [part.rsplit(".", 1) for part in found.strip(".").replace('["MATCH"]', '"alibi"').split("...")]
+    outputs = [{"id": json.loads(own) if own[0] == "{" else own, "property": name} for own, name in parts]
     sent = {
         "output": found,
         "outputs": outputs if found.startswith("..") else outputs[0],
@@ -45,7 +47,7 @@ ATTENTION = {"one-scheme": "alibi", "heads": 2, "length": 16, "spread": 0, "head
         ("weights.figure", ATTENTION | {"seed": [1]}),
         ("weights.figure", ATTENTION | {"one-scheme": ["alibi"]}),
         ("weights.figure", ATTENTION | {"heads": 10**400}),
-        ("saved.figure", ATTENTION | {"seed": {}}),
+        ("saved.figure", ATTENTION | {"count": 1, "seed": {}}),
         ("comparison.children", {"compared": None, "compare-trained": 16}),
         ("place.options", {"checkpoint": 7}),
         ("place.options", {"checkpoint": "\0"}),
@@ -87,3 +89,44 @@ def test_a_cleared_number_starts_anew_when_another_scheme_is_chosen(app):
     shown = json.dumps(answer.json["response"]["cards"])
     assert '"value": 77' in shown
     assert '"value": 32' in shown  # num_buckets as published
+
+
+SCHEME = {"heads": 2, "trained": 16, "positions": 4, "head": 0, "seed": 0, "axis": "linear", "cells": "value"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"head": 5}, "There are 2 heads, from 0 on: head 1 is shown."),
+        ({"axis": "log"}, "The logarithmic axis begins at offset 1"),
+    ],
+)
+def test_what_a_figure_leaves_out_is_said(app, changed, said):
+    own = {"type": "curves", "scheme": "alibi"}
+    answer = post(app, '"type":"curves"', SCHEME | changed | {"curves": own}).json["response"]
+    (words,) = [part["children"] for identity, part in answer.items() if '"said"' in identity]
+    assert said in json.dumps(words) if said else not any(words)
+
+
+@pytest.mark.parametrize(("field", "said"), [(5, "head 1 is shown"), (1, None)])
+def test_the_attention_page_says_which_head_it_shows(app, field, said):
+    answer = post(app, "weights.figure", ATTENTION | {"head": field}).json["response"]
+    assert said in json.dumps(answer["attention-said"]) if said else answer["attention-said"]["children"] is None
+    assert "th nearest" not in json.dumps(answer)
+
+
+def test_nothing_is_counted_before_it_is_asked_for(app):
+    (callback,) = [one for one in app._callback_list if "saved.figure" in one["output"]]
+    assert callback["prevent_initial_call"]
+    assert post(app, "saved.figure", ATTENTION).json["response"] == {}
+
+
+@pytest.mark.skipif(unavailable() is not None, reason="no CPU kernels")
+def test_another_theme_costs_no_new_count(app, monkeypatch):
+    first = post(app, "saved.figure", ATTENTION | {"count": 1})
+    assert "the blocks are those of head 0" in first.text
+    monkeypatch.setattr("falloff.explore.attention.skipped_work", None)
+    again = post(app, "saved.figure", ATTENTION | {"count": 1, "theme": "dark"})
+    curves = [answer.json["response"]["saved"]["figure"]["data"][0]["y"] for answer in (first, again)]
+    assert curves[0] == curves[1]

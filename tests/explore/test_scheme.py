@@ -121,3 +121,18 @@ def test_a_figure_is_downloaded_in_each_format(visit, tmp_path):
     rows = list(csv.DictReader((tmp_path / "t5-curves.csv").read_text().splitlines()))
     assert len(rows) == 8 * 256
     assert rows[0] == {"name": "head 0", "x": "0", "y": rows[0]["y"]}
+
+
+@pytest.mark.parametrize("cells", ["values", "buckets"])
+def test_a_matrix_is_downloaded_in_full(visit, tmp_path, cells):
+    """A CSV has a bucket as it is written, and a value with all its digits, for which a cell has no room."""
+    tab = visit()
+    page = tab.open("/?scheme=t5")
+    page.locator("label", has_text=cells).click()
+    tab.settle()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download Matrix as CSV").click()
+    waiting.value.save_as(tmp_path / "matrix.csv")
+    written = [row["value"] for row in csv.DictReader((tmp_path / "matrix.csv").read_text().splitlines())]
+    assert len(written) == 55
+    assert written[1:3] == ["1", "0"] if cells == "buckets" else all(len(value) > 8 for value in written)

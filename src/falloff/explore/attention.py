@@ -1,21 +1,24 @@
 """The Attention page: what a bias leaves of the other keys, and what the kernels need not compute for it."""
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from dash import Dash, Input, Output, State, html
+from dash import Dash, Input, Output, State, html, no_update
 
 from falloff.explore.attention_charts import (
+    LENGTHS,
     blocks_chart,
     saved_chart,
     weight_matrix_chart,
     weights_chart,
     windows_chart,
 )
-from falloff.explore.building import PLAIN, Range, build, first_settings, whole
+from falloff.explore.building import MOST_HEADS, PLAIN, Range, build, first_settings, shown_head, whole
 from falloff.explore.controls import choice, number_id, slider
 from falloff.explore.panels import empty, figure_panel, message
 from falloff.explore.theme import theme_of
-from falloff.schemes import Scheme
+from falloff.views.skipping import skipped_work, visited_blocks
 
 TITLE = "Attention"
 _BLOCKS_LENGTH = 4096
@@ -94,13 +97,13 @@ def register(app: Dash) -> None:
         try:
             bias = build(scheme, heads, seed, first_settings(scheme))
             keys, scores = whole("keys", length, 2, 4096), _spread(spread)
-            shown = _head(head, bias)
+            shown, capped = shown_head(head, bias)
             seeded = int(seed)
             return (
                 weights_chart(bias, keys, scores, seeded, colours),
                 windows_chart(bias, keys, scores, seeded, colours),
                 weight_matrix_chart(bias, 32, shown, scores, seeded, colours),
-                None,
+                html.P(capped, className="note") if capped else None,
             )
         except ValueError as error:
             return empty(), empty(), empty(), message(str(error))
@@ -112,20 +115,22 @@ def register(app: Dash) -> None:
         Input("count", "n_clicks"),
         *(State(*one) for one in shared[:-1]),
         Input("theme", "data"),
+        prevent_initial_call=True,
     )
-    def count(_: Any, scheme: str, heads: Any, length: Any, spread: Any, head: Any, seed: Any, theme: str | None) -> Any:
+    def count(times: Any, scheme: str, heads: Any, length: Any, spread: Any, head: Any, seed: Any, theme: str | None) -> Any:
+        if not times:  # the theme alone has changed, or has just been read
+            return no_update, no_update, no_update
         colours = theme_of(theme)
         try:
-            bias = build(scheme, heads, seed, first_settings(scheme))
-            scores, shown, seeded = _spread(spread), _head(head, bias), int(seed)
-            saved = saved_chart(bias, scores, seeded, colours)
-            blocks = blocks_chart(bias, _BLOCKS_LENGTH, shown, scores, seeded, colours)
+            scores = _spread(spread)
+            seeded = whole("seed", seed, 0, 2**32 - 1)
+            counted = _counted(scheme, whole("heads", heads, 1, MOST_HEADS), scores, whole("head", head, 0, 15), seeded)
         except ValueError as error:
             return empty(), empty(), message(str(error))
-        said = f"{scheme}, {bias.num_heads} heads, spread {scores:g}; the blocks are those of head {shown}."
-        if not any(any(trace["y"]) for trace in saved["data"]):
+        said = f"{scheme}, {counted.heads} heads, spread {scores:g}; the blocks are those of head {counted.shown}."
+        if not any(any(shares) for shares in counted.saved):
             said += " Nothing is skipped: no key is provably without weight, or the bias depends on the query's position."
-        return saved, blocks, html.P(said, className="note")
+        return saved_chart(counted.saved, colours), blocks_chart(counted.blocks, colours), html.P(said, className="note")
 
 
 def _spread(value: Any) -> float:
@@ -136,5 +141,18 @@ def _spread(value: Any) -> float:
     return float(value)
 
 
-def _head(value: Any, bias: Scheme) -> int:
-    return min(whole("head", value, 0, 15), bias.num_heads - 1)
+@dataclass(frozen=True)
+class _Counted:
+    heads: int
+    shown: int
+    saved: list[list[float]]
+    blocks: list[list[float]]
+
+
+@lru_cache(maxsize=8)
+def _counted(scheme: str, heads: int, spread: float, head: int, seed: int) -> _Counted:
+    """What is skipped: kept, so that another theme costs no new count."""
+    bias = build(scheme, heads, seed, first_settings(scheme))
+    shown, _ = shown_head(head, bias)
+    saved = [skipped_work(bias, length, spread, seed).saved.tolist() for length in LENGTHS]
+    return _Counted(bias.num_heads, shown, saved, visited_blocks(bias, _BLOCKS_LENGTH, shown, spread, seed).tolist())

@@ -1,18 +1,19 @@
 """Figures of attention under a bias, from the numbers of `falloff.views`."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 from falloff.explore.charts import Figure
+from falloff.explore.heat import heat_trace
 from falloff.explore.theme import Theme, axis, base_layout
 from falloff.schemes.base import Scheme
 from falloff.views.attention_weights import causal_weights, effective_window, last_row_weights
-from falloff.views.palette import SEQUENTIAL, head_colours
-from falloff.views.skipping import skipped_work, visited_blocks
+from falloff.views.palette import head_colours
 
 LENGTHS = tuple(1024 * 2**power for power in range(8))
 """1k to 128k tokens."""
-_SHARES = ((0.5, "half"), (0.9, "90%"), (0.99, "99%"))
+SHARES = ((0.5, "half"), (0.9, "90%"), (0.99, "99%"))
+"""Shares of the attention, and what they are called."""
 _LEAST = 1e-9  # less attention than this is not drawn
 
 
@@ -30,7 +31,7 @@ def weights_chart(scheme: Scheme, length: int, spread: float, seed: int, theme: 
             "y": [max(value, _LEAST) for value in weights[head][kept].tolist()],
             "name": f"head {head}",
             "line": {"color": colours[head], "width": 1.8},
-            "hovertemplate": f"head {head}: %{{y:.3g}} to the %{{x}}th nearest key<extra></extra>",
+            "hovertemplate": f"head {head}: %{{y:.3g}} to key %{{x}}, counted from the nearest<extra></extra>",
         }
         for head in range(len(weights))
     ]
@@ -58,7 +59,7 @@ def windows_chart(scheme: Scheme, length: int, spread: float, seed: int, theme: 
             "line": {"color": colour, "width": 1, "dash": "dot"},
             "hovertemplate": f"head %{{x}}: the nearest %{{y}} keys hold {name}<extra></extra>",
         }
-        for (share, name), symbol, colour in zip(_SHARES, symbols, head_colours(3, dark=theme.dark), strict=True)
+        for (share, name), symbol, colour in zip(SHARES, symbols, head_colours(3, dark=theme.dark), strict=True)
     ]
     layout = base_layout(theme) | {
         "xaxis": axis(theme, "head", dtick=1 if len(heads) <= 16 else 4),
@@ -76,9 +77,8 @@ def weight_matrix_chart(scheme: Scheme, length: int, head: int, spread: float, s
     return _heat(weights, "query", "key", theme, "query %{y}, key %{x}: %{z:.3g}", square=True)
 
 
-def saved_chart(scheme: Scheme, spread: float, seed: int, theme: Theme) -> Figure:
-    """The share of pairs that is skipped, by length and head."""
-    found = [skipped_work(scheme, length, spread, seed).saved.tolist() for length in LENGTHS]
+def saved_chart(found: Sequence[list[float]], theme: Theme) -> Figure:
+    """The share of pairs that is skipped, for each of `LENGTHS` by head."""
     colours = head_colours(len(found[0]), dark=theme.dark)
     traces = [
         {
@@ -100,10 +100,9 @@ def saved_chart(scheme: Scheme, spread: float, seed: int, theme: Theme) -> Figur
     return {"data": traces, "layout": layout}
 
 
-def blocks_chart(scheme: Scheme, length: int, head: int, spread: float, seed: int, theme: Theme) -> Figure:
+def blocks_chart(shares: list[list[float]], theme: Theme) -> Figure:
     """Which blocks of keys are visited, as a heat map."""
-    shares = visited_blocks(scheme, length, head, spread, seed)
-    return _heat(shares.tolist(), "block of 48 queries", "block of 256 keys", theme, "%{z:.0%} visited", ends=(0.0, 1.0))
+    return _heat(shares, "block of 48 queries", "block of 256 keys", theme, "%{z:.0%} visited", ends=(0.0, 1.0))
 
 
 def _heat(
@@ -116,14 +115,7 @@ def _heat(
     square: bool = False,
     ends: tuple[float, float] | None = None,
 ) -> Figure:
-    trace: dict[str, Any] = {
-        "type": "heatmap",
-        "z": [[None if math.isnan(cell) else cell for cell in row] for row in cells],
-        "colorscale": [[place / (len(SEQUENTIAL) - 1), colour] for place, colour in enumerate(SEQUENTIAL)],
-        "hoverongaps": False,
-        "hovertemplate": hover + "<extra></extra>",
-        "colorbar": {"orientation": "h", "thickness": 10, "y": -0.02, "yanchor": "top", "outlinewidth": 0, "nticks": 5},
-    }
+    trace = heat_trace([[None if math.isnan(cell) else cell for cell in row] for row in cells], hover)
     if ends is not None:
         trace |= {"zmin": ends[0], "zmax": ends[1]}
     shape = {"scaleanchor": "x", "constrain": "domain"} if square else {}

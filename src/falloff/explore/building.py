@@ -84,6 +84,22 @@ def build(scheme: str, num_heads: object, seed: object, settings: dict[str, Any]
         return make(cls, heads, given)
 
 
+def shown_head(value: object, scheme: Scheme) -> tuple[int, str]:
+    """The head that a picture shows: that of the field, or the last one; and words about it if it is another.
+
+    Raises:
+        ValueError: naming the field.
+
+    >>> shown_head(5, build("alibi", 2, 0, {}))
+    (1, 'There are 2 heads, from 0 on: head 1 is shown.')
+    """
+    asked = whole("head", value, 0, MOST_HEADS - 1)
+    heads = scheme.num_heads
+    if asked < heads:
+        return asked, ""
+    return heads - 1, f"There {'is 1 head' if heads == 1 else f'are {heads} heads'}, from 0 on: head {heads - 1} is shown."
+
+
 def whole(name: str, value: object, least: int, most: int) -> int:
     """A whole number from a field.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import log10
 from typing import Any
 
+from falloff.explore.heat import heat_trace
 from falloff.explore.theme import Theme, axis, base_layout
 from falloff.schemes.base import Scheme
 from falloff.views.buckets import Bucketed, bucket_table
@@ -83,28 +84,14 @@ def matrix_chart(grid: BiasGrid, theme: Theme) -> Figure:
     colours = GridColours(grid)
     positions = list(range(grid.length))
     cells = [list(row) for row in grid.cells]
-    trace: dict[str, Any] = {
-        "type": "heatmap",
-        "x": positions,
-        "y": positions,
-        "z": cells,
-        "xgap": 1 if grid.length <= 32 else 0,
-        "ygap": 1 if grid.length <= 32 else 0,
-        "hoverongaps": False,
-        "hovertemplate": "query %{y}, key %{x}: "
-        + ("bucket %{z}" if grid.kind == "bucket" else "%{z:.4g}")
-        + "<extra></extra>",
-    }
+    gap = 1 if grid.length <= 32 else 0
+    trace = heat_trace(cells, "query %{y}, key %{x}: %{z:.4g}", colours.ramp)
+    trace |= {"x": positions, "y": positions, "xgap": gap, "ygap": gap}
     if grid.kind == "bucket":
         shown = [bucket.bucket for bucket in grid.legend]
         trace |= _steps(shown, [colours(bucket) for bucket in shown], cells) | {"showscale": False}
     else:
-        trace |= {
-            "colorscale": [[place / (len(colours.ramp) - 1), colour] for place, colour in enumerate(colours.ramp)],
-            "zmin": colours.low,
-            "zmax": colours.high if colours.high > colours.low else colours.low + 1,
-            "colorbar": {"orientation": "h", "thickness": 10, "y": -0.02, "yanchor": "top", "outlinewidth": 0, "nticks": 5},
-        }
+        trace |= {"zmin": colours.low, "zmax": colours.high if colours.high > colours.low else colours.low + 1}
     if grid.length <= _MOST_LABELLED:
         trace |= {"text": grid.labels(), "texttemplate": "%{text}"}  # Plotly leaves out text that does not fit
     layout = base_layout(theme) | {
@@ -162,6 +149,7 @@ def _steps(values: Sequence[int | float], fills: list[str], cells: list[list[Any
     scale = [edge for rank, fill in enumerate(fills) for edge in ([rank / count, fill], [(rank + 1) / count, fill])]
     return {
         "z": [[None if cell is None else place[cell] for cell in row] for row in cells],
+        "meta": "text",  # for downloads: the numbers are the text, z is a place on the scale
         "text": [["" if cell is None else str(cell) for cell in row] for row in cells],
         "hovertemplate": "query %{y}, key %{x}: bucket %{text}<extra></extra>",
         "colorscale": scale,

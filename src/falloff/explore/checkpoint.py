@@ -43,7 +43,10 @@ def layout(asked: dict[str, str]) -> Any:
         html.Div(
             [
                 figure_panel(
-                    "stored-curves", "Bias by offset", "One curve a head; the line marks the trained length, if known."
+                    "stored-curves",
+                    "Bias by offset",
+                    "One curve a head; the line marks the trained length, if known. The logarithmic axis begins at "
+                    "offset 1: offset 0 and keys in the future are left out.",
                 ),
                 figure_panel("stored-reach", "Heads by reach", "The nearest keys that hold half, 90% and 99% of attention."),
                 html.Div(
@@ -51,7 +54,7 @@ def layout(asked: dict[str, str]) -> Any:
                     id="table-panel",
                 ),
                 html.Div(
-                    figure_panel("stored-drift", "Drift", "The second checkpoint less the first, by offset."),
+                    figure_panel("stored-drift", "Drift", "The second checkpoint less the first, by offset from 1 on."),
                     id="drift-panel",
                 ),
             ],

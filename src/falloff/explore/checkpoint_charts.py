@@ -3,20 +3,20 @@
 import math
 from dataclasses import replace
 
+from falloff.explore.attention_charts import SHARES
 from falloff.explore.charts import Figure, lines_chart
+from falloff.explore.heat import heat_trace
 from falloff.explore.theme import Theme, axis, base_layout
 from falloff.schemes import Scheme, T5Bias
 from falloff.views.attention_weights import effective_window, last_row_weights
 from falloff.views.by_offset import curves_by_offset
-from falloff.views.palette import SEQUENTIAL, head_colours
-
-_SHARES = ((0.5, "half"), (0.9, "90%"), (0.99, "99%"))
+from falloff.views.palette import head_colours
 
 
 def reach_chart(scheme: Scheme, length: int, theme: Theme) -> Figure:
     """The effective window of each head, heads sorted by it."""
     weights = last_row_weights(scheme, length)
-    windows = {name: effective_window(weights, share).tolist() for share, name in _SHARES}
+    windows = {name: effective_window(weights, share).tolist() for share, name in SHARES}
     ordered = sorted(range(scheme.num_heads), key=lambda head: windows["90%"][head])
     traces = [
         {
@@ -45,13 +45,7 @@ def reach_chart(scheme: Scheme, length: int, theme: Theme) -> Figure:
 def table_chart(scheme: T5Bias, theme: Theme) -> Figure:
     """T5's table as a heat map: buckets down, heads across."""
     values = scheme.weight.detach().float().tolist()
-    trace = {
-        "type": "heatmap",
-        "z": values,
-        "colorscale": [[place / (len(SEQUENTIAL) - 1), colour] for place, colour in enumerate(SEQUENTIAL)],
-        "hovertemplate": "bucket %{y}, head %{x}: %{z:.3g}<extra></extra>",
-        "colorbar": {"orientation": "h", "thickness": 10, "y": -0.02, "yanchor": "top", "outlinewidth": 0, "nticks": 5},
-    }
+    trace = heat_trace(values, "bucket %{y}, head %{x}: %{z:.3g}")
     layout = base_layout(theme) | {
         "xaxis": axis(theme, "head", showgrid=False, side="top", dtick=1 if len(values[0]) <= 16 else None),
         "yaxis": axis(theme, "bucket", showgrid=False, autorange="reversed"),

@@ -12,9 +12,7 @@ Component = Any
 _GRAPH_CONFIG = {"displayModeBar": False, "displaylogo": False, "responsive": True, "showTips": False}
 
 
-def figure_panel(
-    identity: Id, title: str, note: str = "", *, figure: Any = None, file: str = "", height: int = 280
-) -> Component:
+def figure_panel(identity: Id, title: str, note: str = "", *, file: str = "", height: int = 280) -> Component:
     """A figure with a title, a note that also describes it to screen readers, and buttons for PNG, SVG and CSV.
 
     The buttons work in the browser alone: see assets/explore.js.
@@ -38,7 +36,7 @@ def figure_panel(
     return html.Figure(
         [
             html.Figcaption([html.H3(title), *([html.P(note, className="note")] if note else [])]),
-            dcc.Graph(id=identity, figure=figure or empty(), config=_GRAPH_CONFIG, style={"height": height}),
+            dcc.Graph(id=identity, figure=empty(), config=_GRAPH_CONFIG, style={"height": height}),
             html.Div(buttons, className="downloads"),
         ],
         className="panel",

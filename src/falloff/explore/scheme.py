@@ -4,7 +4,7 @@ from typing import Any
 
 from dash import ALL, MATCH, Dash, Input, Output, State, ctx, dcc, html
 
-from falloff.explore.building import PLAIN, Range, build, first_settings, range_of, whole
+from falloff.explore.building import PLAIN, Range, build, first_settings, range_of, shown_head, whole
 from falloff.explore.charts import curves_chart, matrix_chart, rows_chart, ruler_chart
 from falloff.explore.controls import choice, number_id, several, slider
 from falloff.explore.panels import empty, figure_panel, message
@@ -19,6 +19,7 @@ from falloff.views.pairs import pair_bias
 TITLE = "Scheme"
 _MOST_SHOWN = 4
 _FIRST = ["t5", "alibi"]
+_LEFT_OUT = "The logarithmic axis begins at offset 1: offset 0 and keys in the future are left out."
 
 
 def layout(asked: dict[str, str]) -> Any:
@@ -111,13 +112,15 @@ def register(app: Dash) -> None:
         colours = theme_of(theme)
         try:
             bias = build(own["scheme"], heads, seed, given)
-            shown_head = min(whole("head", head, 0, 15), bias.num_heads - 1)
-            grid = bias_grid(bias, whole("positions", positions, 2, 64), shown_head, values=cells == "value")
+            shown, capped = shown_head(head, bias)
+            grid = bias_grid(bias, whole("positions", positions, 2, 64), shown, values=cells == "value")
             curves = curves_chart(bias, whole("trained length", trained, 8, 4096), logarithmic=axis == "log", theme=colours)
             extra, words = _extra(bias, queries, colours)
         except ValueError as error:
             return empty(), empty(), empty(), message(str(error))
-        return curves, matrix_chart(grid, colours), extra, words
+        left_out = _LEFT_OUT if axis == "log" else ""
+        notes = [html.P(note, className="note") for note in (capped, left_out) if note]
+        return curves, matrix_chart(grid, colours), extra, [words, *notes]
 
 
 def _cards(schemes: list[str], kept: dict[str, dict[str, Any]]) -> list[Any]:

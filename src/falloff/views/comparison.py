@@ -21,13 +21,11 @@ class Column:
         name: of the scheme.
         facts: a short text for each of `FACTS`.
         at_hand: the facts that hold for the present values of the parameters only, not for every value.
-        num_parameters: how many numbers are learned or could be.
     """
 
     name: str
     facts: dict[str, str]
     at_hand: tuple[str, ...]
-    num_parameters: int
 
 
 def compared(scheme: Scheme | NoBias, trained_length: int = 512) -> Column:
@@ -40,12 +38,12 @@ def compared(scheme: Scheme | NoBias, trained_length: int = 512) -> Column:
     """
     if isinstance(scheme, NoBias):
         facts = dict.fromkeys(FACTS, "-") | {"kind": scheme.kind.partition(":")[0], "parameters": "0"}
-        return Column(scheme.name, facts | {"in words": scheme.reading}, (), 0)
+        return Column(scheme.name, facts | {"in words": scheme.reading}, ())
     count = sum(parameter.numel() for parameter in scheme.parameters())
     facts = {"kind": scheme.kind, "parameters": f"{count:,}", "in words": scheme.reading}
     if scheme.needs_content:
         unknown = dict.fromkeys(("Toeplitz", "monotone", "bounded", "reach", "beyond"), "depends on content")
-        return Column(scheme.name, {name: {**facts, **unknown}[name] for name in FACTS}, (), count)
+        return Column(scheme.name, {name: {**facts, **unknown}[name] for name in FACTS}, ())
     found = scheme_properties(scheme, trained_length)
     facts |= {
         "Toeplitz": "yes" if found.toeplitz else f"no, from row {found.not_toeplitz_from}",
@@ -57,7 +55,7 @@ def compared(scheme: Scheme | NoBias, trained_length: int = 512) -> Column:
     stated = always(scheme, trained_length)
     computed = ("Toeplitz", "monotone", "bounded", "reach", "beyond")
     at_hand = tuple(name for name in computed if _PROPERTY.get(name, name) not in stated)
-    return Column(scheme.name, {name: facts[name] for name in FACTS}, at_hand, count)
+    return Column(scheme.name, {name: facts[name] for name in FACTS}, at_hand)
 
 
 def _monotone(found: Properties) -> str:

@@ -62,7 +62,7 @@
         if (!rows.length) rows.push(["row", "column", "value"]);
         trace.z.forEach((cells, row) => cells.forEach((cell, column) => {
           if (cell === null) return;
-          const shown = trace.text ? trace.text[row][column] : cell;
+          const shown = trace.meta === "text" ? trace.text[row][column] : cell;
           rows.push([trace.y ? trace.y[row] : row, trace.x ? trace.x[column] : column, shown]);
         }));
       } else if (trace.base) {
@@ -102,7 +102,7 @@
     const column = [...heading.parentElement.children].indexOf(heading);
     const way = heading.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
     for (const other of heading.parentElement.children) other.setAttribute("aria-sort", other === heading ? way : "none");
-    const key = (row) => row.children[column].dataset.sort ?? row.children[column].textContent.trim();
+    const key = (row) => row.children[column].textContent.trim();
     const body = table.tBodies[0];
     const rows = [...body.rows].sort((a, b) => {
       const [first, second] = [key(a), key(b)];
