@@ -128,7 +128,7 @@ def test_a_matrix_is_downloaded_in_full(visit, tmp_path, cells):
     """A CSV has a bucket as it is written, and a value with all its digits, for which a cell has no room."""
     tab = visit()
     page = tab.open("/?scheme=t5")
-    page.locator("label", has_text=cells).click()
+    page.locator("#cells label", has_text=cells).click()
     tab.settle()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download Matrix as CSV").click()
