@@ -130,3 +130,8 @@ def test_another_theme_costs_no_new_count(app, monkeypatch):
     again = post(app, "saved.figure", ATTENTION | {"count": 1, "theme": "dark"})
     curves = [answer.json["response"]["saved"]["figure"]["data"][0]["y"] for answer in (first, again)]
     assert curves[0] == curves[1]
+
+
+def test_the_sliders_of_the_two_queries_end_where_their_numbers_do(app):
+    answer = post(app, "cards.children", {"schemes": ["fire"]}).json["response"]
+    assert json.dumps(answer, sort_keys=True).count('"high": 255, "low": 4,') == 2

@@ -100,3 +100,10 @@ def test_every_scheme_is_explained_within_its_width(name):
         assert scheme.reading.split()[0] in text
         assert scheme.paper.split(",")[0] in text
         assert ("depends on what the tokens say" if properties is None else "Toeplitz") in text
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_only_a_command_with_an_image_offers_one(bare):
+    with pytest.raises(ValueError, match="widen it") as caught:
+        grid_view(bias_grid(T5Bias(1), 30), None, 20, bare=bare)
+    assert ("--image" in str(caught.value)) == (not bare)
