@@ -113,7 +113,7 @@ def make_server(host: str, port: int, path: str = "") -> BaseWSGIServer:
 
 def _refuse(error: Exception) -> tuple[str, int]:
     """The answer to a request whose values no field of the page sends: a callback need not check their types."""
-    current_app.logger.info("a request was refused", exc_info=error)
+    current_app.logger.warning("refused a request: %.200r", error)  # one line, whatever was sent
     return "This request has a value that the page cannot use. Load the page again.", 400
 
 
