@@ -61,9 +61,13 @@ def look(page: Page, address: str, path: Path, wrong: list[str]) -> list[str]:
 def search(page: Page, address: str) -> list[str]:
     """Search for a word; what is wrong."""
     page.goto(f"{address}/index.html")
-    page.keyboard.press("Control+k")
-    page.keyboard.type("diagonal")
     try:
+        for _ in range(10):  # keys that are pressed before the page's script has begun are lost
+            page.keyboard.press("Control+k")
+            page.wait_for_timeout(500)
+            if page.locator("input:focus").count():
+                break
+        page.keyboard.type("diagonal")
         page.get_by_text("The gradient of a strip").first.wait_for(timeout=10_000)
     except Exception as error:
         return [f"search: {str(error).splitlines()[0]}"]
