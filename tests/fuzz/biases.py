@@ -195,7 +195,7 @@ def potential(draw, geometry):
 
 
 def sum_of_forms(draw, geometry):
-    """Two or more parts, each kind once."""
+    """Two or more parts, each kind once; no warp, whose bends `near_bend` would have to know."""
     makers = [strip, band, potential, lambda *to: factored(*to, "query"), lambda *to: factored(*to, "key")]
     chosen = [maker for maker in makers if draw.chance(0.5)]
     parts = [maker(draw, geometry) for maker in (chosen if len(chosen) > 1 else [strip, potential])]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from falloff.explore.charts import Figure
 from falloff.explore.heat import heat_trace
@@ -12,8 +13,8 @@ from falloff.views.palette import head_colours
 
 LENGTHS = tuple(1024 * 2**power for power in range(8))
 """1k to 128k tokens."""
-SHARES = ((0.5, "half"), (0.9, "90%"), (0.99, "99%"))
-"""Shares of the attention, and what they are called."""
+SHARES = ((0.5, "half", "circle"), (0.9, "90%", "diamond"), (0.99, "99%", "square"))
+"""Shares of the attention, what they are called, and their marks."""
 _LEAST = 1e-9  # less attention than this is not drawn
 
 
@@ -47,7 +48,6 @@ def windows_chart(scheme: Scheme, length: int, spread: float, seed: int, theme: 
     """How many of the nearest keys hold half, 90% and 99% of the attention, by head."""
     weights = last_row_weights(scheme, length, spread, seed)
     heads = list(range(len(weights)))
-    symbols = ("circle", "diamond", "square")
     traces = [
         {
             "type": "scatter",
@@ -59,16 +59,24 @@ def windows_chart(scheme: Scheme, length: int, spread: float, seed: int, theme: 
             "line": {"color": colour, "width": 1, "dash": "dot"},
             "hovertemplate": f"head %{{x}}: the nearest %{{y}} keys hold {name}<extra></extra>",
         }
-        for (share, name), symbol, colour in zip(SHARES, symbols, head_colours(3, dark=theme.dark), strict=True)
+        for (share, name, symbol), colour in zip(SHARES, head_colours(3, dark=theme.dark), strict=True)
     ]
-    layout = base_layout(theme) | {
+    layout = windows_layout(theme, left=52) | {
         "xaxis": axis(theme, "head", dtick=1 if len(heads) <= 16 else 4),
-        "yaxis": axis(theme, "keys", type="log", dtick=1, range=[-0.1, math.log10(length) + 0.1]),
-        "showlegend": True,
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "margin": {"l": 52, "r": 12, "t": 30, "b": 44},
+        "yaxis": keys_axis(theme, length),
     }
     return {"data": traces, "layout": layout}
+
+
+def windows_layout(theme: Theme, left: int) -> dict[str, Any]:
+    """The layout of a figure of effective windows: a legend above, `left` pixels for what stands beside its axis."""
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    return base_layout(theme) | {"showlegend": True, "legend": legend, "margin": {"l": left, "r": 12, "t": 30, "b": 44}}
+
+
+def keys_axis(theme: Theme, length: int) -> dict[str, Any]:
+    """The axis of effective windows, up to all keys."""
+    return axis(theme, "keys", type="log", dtick=1, range=[-0.1, math.log10(length) + 0.1])
 
 
 def weight_matrix_chart(scheme: Scheme, length: int, head: int, spread: float, seed: int, theme: Theme) -> Figure:

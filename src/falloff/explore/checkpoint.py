@@ -5,6 +5,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, html
 
+from falloff.explore.attention_charts import SHARES
 from falloff.explore.charts import curves_chart
 from falloff.explore.checkpoint_charts import drift_chart, reach_chart, table_chart
 from falloff.explore.controls import choice, text_field
@@ -137,11 +138,11 @@ def _same_place(found: list[StoredBias], one: StoredBias) -> Scheme:
 
 def _heads(bias: Scheme) -> Any:
     weights = last_row_weights(bias, _LENGTH)
-    windows = {share: effective_window(weights, share).tolist() for share in (0.5, 0.9, 0.99)}
-    ordered = sorted(range(bias.num_heads), key=lambda head: windows[0.9][head])
-    rows = [[f"head {head}", *(str(windows[share][head]) for share in windows)] for head in ordered]
+    windows = {name: effective_window(weights, share).tolist() for share, name, _ in SHARES}
+    ordered = sorted(range(bias.num_heads), key=lambda head: windows["90%"][head])
+    rows = [[f"head {head}", *(str(window[head]) for window in windows.values())] for head in ordered]
     caption = f"Of {_LENGTH} keys with equal scores: how many of the nearest hold this share of the attention"
-    return table(["head", "half", "90%", "99%"], rows, caption)
+    return table(["head", *windows], rows, caption)
 
 
 def _plain(error: Exception) -> str:

@@ -1,9 +1,8 @@
 """Figures of trained biases, from the numbers of `falloff.views`."""
 
-import math
 from dataclasses import replace
 
-from falloff.explore.attention_charts import SHARES
+from falloff.explore.attention_charts import SHARES, keys_axis, windows_layout
 from falloff.explore.charts import Figure, lines_chart
 from falloff.explore.heat import heat_trace
 from falloff.explore.theme import Theme, axis, base_layout
@@ -16,7 +15,7 @@ from falloff.views.palette import head_colours
 def reach_chart(scheme: Scheme, length: int, theme: Theme) -> Figure:
     """The effective window of each head, heads sorted by it."""
     weights = last_row_weights(scheme, length)
-    windows = {name: effective_window(weights, share).tolist() for share, name in SHARES}
+    windows = {name: effective_window(weights, share).tolist() for share, name, _ in SHARES}
     ordered = sorted(range(scheme.num_heads), key=lambda head: windows["90%"][head])
     traces = [
         {
@@ -28,16 +27,11 @@ def reach_chart(scheme: Scheme, length: int, theme: Theme) -> Figure:
             "marker": {"symbol": symbol, "size": 9, "color": colour},
             "hovertemplate": f"%{{y}}: the nearest %{{x}} keys hold {name}<extra></extra>",
         }
-        for name, symbol, colour in zip(
-            windows, ("circle", "diamond", "square"), head_colours(3, dark=theme.dark), strict=True
-        )
+        for (_, name, symbol), colour in zip(SHARES, head_colours(3, dark=theme.dark), strict=True)
     ]
-    layout = base_layout(theme) | {
-        "xaxis": axis(theme, "keys", type="log", dtick=1, range=[-0.1, math.log10(length) + 0.1]),
+    layout = windows_layout(theme, left=60) | {
+        "xaxis": keys_axis(theme, length),
         "yaxis": axis(theme, "", type="category", autorange="reversed"),
-        "showlegend": True,
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "margin": {"l": 60, "r": 12, "t": 30, "b": 44},
     }
     return {"data": traces, "layout": layout}
 

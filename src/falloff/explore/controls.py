@@ -72,34 +72,20 @@ def choice(
     identity: Id, label: str, options: Sequence[tuple[str, str]], value: str | None, *, wide: bool = False
 ) -> Component:
     """One of a few: radio buttons. Options are (value, what is written)."""
-    return html.Fieldset(
-        [
-            html.Legend(label),
-            dcc.RadioItems(
-                id=identity,
-                options=[{"value": key, "label": written} for key, written in options],
-                value=value,
-                className="chips",
-            ),
-        ],
-        className="field wide" if wide else "field",
-    )
+    return _chips(dcc.RadioItems, identity, label, options, value, wide=wide)
 
 
 def several(identity: Id, label: str, options: Sequence[tuple[str, str]], values: list[str]) -> Component:
     """Some of a few: checkboxes."""
-    return html.Fieldset(
-        [
-            html.Legend(label),
-            dcc.Checklist(
-                id=identity,
-                options=[{"value": key, "label": written} for key, written in options],
-                value=values,
-                className="chips",
-            ),
-        ],
-        className="field wide",
-    )
+    return _chips(dcc.Checklist, identity, label, options, values, wide=True)
+
+
+def _chips(
+    kind: type[Component], identity: Id, label: str, options: Sequence[tuple[str, str]], value: Any, *, wide: bool
+) -> Component:
+    written = [{"value": key, "label": said} for key, said in options]
+    chips = kind(id=identity, options=written, value=value, className="chips")
+    return html.Fieldset([html.Legend(label), chips], className="field wide" if wide else "field")
 
 
 def text_field(identity: Id, label: str, value: str = "", hint: str = "") -> Component:

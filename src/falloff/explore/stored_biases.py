@@ -11,7 +11,7 @@ from torch import Tensor
 from falloff.explore.runs import run_of
 from falloff.lab.compare import load_model
 from falloff.schemes import SCHEMES, ALiBi, Scheme, T5Bias
-from falloff.views.stored import stored_scheme
+from falloff.views.stored import open_tensors, stored_scheme
 
 _MOST_CONFIG = 2**22  # bytes of a config.json
 _MOST_FILES = 64
@@ -153,7 +153,8 @@ def _each(files: list[Path], path: Path, wanted: list[tuple[type[Scheme], dict[s
     found: list[StoredBias] = []
     refused = None
     for file in files:
-        names = _names(file)
+        with open_tensors(file) as opened:
+            names = list(opened.keys())
         is_t5 = any(name.endswith(_TABLES) for name in names)
         for cls, settings in wanted[:1] if is_t5 else wanted:
             tables = [name.rpartition(".")[0] for name in names if cls is T5Bias and name.endswith(_TABLES)]
@@ -180,31 +181,6 @@ def _each(files: list[Path], path: Path, wanted: list[tuple[type[Scheme], dict[s
 def _before(name: str, holder: str) -> str:
     """The name of the module that a tensor belongs to, up to its holder."""
     return name[: name.index(holder) + len(holder)]
-
-
-def _names(file: Path) -> list[str]:
-    """The names of the tensors of a file.
-
-    Raises:
-        ValueError: if it is no safetensors file, such as a pickle or one with a header that is too large.
-    """
-    from safetensors import safe_open
-
-    with file.open("rb") as opened:  # an OSError names the file
-        begin = opened.read(8)
-    header = int.from_bytes(begin, "little")
-    if len(begin) < 8 or header > min(file.stat().st_size, 100_000_000):
-        what = (
-            "a pickle, which may run code when it is read"
-            if begin[:1] in (b"\x80", b"(") or begin[:2] == b"PK"
-            else (f"a header of {header:,} bytes")
-        )
-        raise ValueError(f"checkpoint: got {file.name!r} with {what}, expected a safetensors file")
-    try:
-        with safe_open(file, framework="pt") as found:
-            return list(found.keys())
-    except Exception as error:  # safetensors has an error class of its own
-        raise ValueError(f"checkpoint: got {file.name!r}, expected a safetensors file: {str(error)[:200]}") from None
 
 
 def _config(path: Path) -> dict[str, Any]:

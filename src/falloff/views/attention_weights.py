@@ -11,17 +11,22 @@ from falloff.views.content import refuse_without_content
 HEAD_DIM = 64
 
 
-def random_states(heads: int, length: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Random queries (H, length, 64), and keys (length, 64) that all heads share; their scores q . k / 8 have the standard
-    deviation `spread`.
+def random_states(
+    heads: int, length: int, spread: float, seed: int, num_queries: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Random queries (H, num_queries, 64), as many as keys by default, and keys (length, 64) that all heads share; their
+    scores q . k / 8 have the standard deviation `spread`.
 
     >>> q, k = random_states(1, 512, 2.0, seed=0)
     >>> round((q @ k.T / 8).std().item(), 1)
     2.0
     """
+    num_queries = num_queries or length
+    if spread == 0:
+        return torch.zeros(heads, num_queries, HEAD_DIM), torch.zeros(length, HEAD_DIM)
     generator = torch.Generator().manual_seed(seed)
     k = torch.randn(length, HEAD_DIM, generator=generator)
-    q = torch.randn(heads, length, HEAD_DIM, generator=generator)
+    q = torch.randn(heads, num_queries, HEAD_DIM, generator=generator)
     return q * math.sqrt(spread), k * math.sqrt(spread)
 
 

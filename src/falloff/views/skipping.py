@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from falloff.ops.call import Call
-from falloff.ops.cpu import forward, unavailable, visits
+from falloff.ops.cpu import VISIT_Q_TILE, forward, unavailable, visits
 from falloff.schemes.base import Scheme
-from falloff.views.attention_weights import HEAD_DIM
+from falloff.views.attention_weights import HEAD_DIM, random_states
 from falloff.views.content import refuse_without_content
 
-_ROWS = 48  # a q tile
 _SAMPLES = 4
 
 
@@ -48,8 +47,8 @@ def skipped_work(scheme: Scheme, length: int, spread: float = 0.0, seed: int = 0
     """
     seen, visited = torch.zeros(2, scheme.num_heads, dtype=torch.float64)
     for sample in range(_SAMPLES):
-        end = max(length * (2 * sample + 1) // (2 * _SAMPLES), min(_ROWS, length))
-        counts = _counts(scheme, min(_ROWS, end), end, spread, seed)
+        end = max(length * (2 * sample + 1) // (2 * _SAMPLES), min(VISIT_Q_TILE, length))
+        counts = _counts(scheme, min(VISIT_Q_TILE, end), end, spread, seed)
         seen += counts[0].sum((1, 2))
         visited += counts[1].sum((1, 2))
     return Skipped(length, seen, visited)
@@ -77,12 +76,8 @@ def _counts(scheme: Scheme, num_queries: int, num_keys: int, spread: float, seed
     refuse_without_content(scheme)
     with torch.no_grad():
         form = scheme.form(num_queries, num_keys)
-        if spread > 0:
-            generator = torch.Generator().manual_seed(seed)
-            k = torch.randn(1, 1, num_keys, HEAD_DIM, generator=generator) * math.sqrt(spread)
-            q = torch.randn(1, scheme.num_heads, num_queries, HEAD_DIM, generator=generator) * math.sqrt(spread)
-        else:
-            k, q = torch.zeros(1, 1, num_keys, HEAD_DIM), torch.zeros(1, scheme.num_heads, num_queries, HEAD_DIM)
+        queries, keys = random_states(scheme.num_heads, num_keys, spread, seed, num_queries)
+        q, k = queries[None], keys[None, None]
         call = Call(form, True, 1 / math.sqrt(HEAD_DIM), num_keys - num_queries, None, None, None, 0.0, None)
         _, lse = forward(q, k, k, call, None)
         seen, visited = visits(q, k, k, call, lse)

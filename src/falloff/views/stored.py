@@ -43,18 +43,7 @@ def stored_scheme(
         ValueError: for a file that is no safetensors file, or has no values for this scheme, or has several.
         ImportError: without safetensors.
     """
-    try:
-        from safetensors import safe_open
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a checkpoint needs safetensors: pip install 'falloff[lab]'") from error
-
-    with path.open("rb"):  # for an OSError that names the file
-        pass
-    try:
-        file: Any = safe_open(path, framework="pt")
-    except Exception as error:  # safetensors has an error class of its own
-        raise ValueError(f"{path}: got no safetensors file ({str(error)[:80]}), expected one") from None
-    with file:
+    with open_tensors(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no mapping)
         found = [
             (place, scheme)
@@ -79,6 +68,29 @@ def stored_scheme(
             raise ValueError(f"{path}: {dot + name} has values that are not finite numbers, expected finite ones")
     scheme.load_state_dict({**values, **buffers}, strict=False)
     return scheme, place
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, to be used as `with open_tensors(path) as file`; nothing in it is run.
+
+    Raises:
+        OSError: for a file that cannot be opened.
+        ValueError: saying what it is instead.
+        ImportError: without safetensors.
+    """
+    try:
+        from safetensors import safe_open
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a checkpoint needs safetensors: pip install 'falloff[lab]'") from error
+
+    with path.open("rb") as opened:  # for an OSError that names the file
+        begin = opened.read(2)
+    try:
+        return safe_open(path, framework="pt")
+    except Exception as error:  # safetensors has an error class of its own
+        pickled = begin[:1] in (b"\x80", b"(") or begin == b"PK"
+        said = "a pickle, which may run code when it is read" if pickled else str(error)[:80]
+        raise ValueError(f"{path}: got no safetensors file ({said}), expected one") from None
 
 
 def _parameters(cls: type[Scheme], settings: dict[str, Any]) -> list[str]:

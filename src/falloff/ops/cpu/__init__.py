@@ -191,7 +191,7 @@ def backward(
     return grad_query, grad_key, grad_value, grad_form if needs_form else None
 
 
-_Q_TILE, _KV_TILE = 48, 256  # as in csrc/problem.h: VISIT_Q_TILE, VISIT_KV_TILE
+VISIT_Q_TILE, VISIT_KV_TILE = 48, 256  # as in csrc/problem.h
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def visits(query: Tensor, key: Tensor, value: Tensor, call: Call, lse: Tensor) -
         Two tensors (B, H, q tiles, kv tiles), int32.
     """
     batch, heads, num_queries, _ = query.shape
-    shape = batch, heads, -(-num_queries // _Q_TILE), -(-key.shape[2] // _KV_TILE)
+    shape = batch, heads, -(-num_queries // VISIT_Q_TILE), -(-key.shape[2] // VISIT_KV_TILE)
     seen, visited = query.new_zeros(shape, dtype=torch.int32), query.new_zeros(shape, dtype=torch.int32)
     if seen.numel() > 0:
         _loaded().visits(_as_float("lse", lse), seen, visited, _arguments(query, key, value, call))
