@@ -264,3 +264,16 @@ class TestCachedTables:
         with torch.no_grad():
             model(self.ids[:, :3])
         assert seen == [7, 7]
+
+    def test_a_kind_that_is_added_has_its_projection_compared(self):
+        plain, model = self.model(share_att_key=True)
+        modules = [layer.attention.self for one in (plain, model) for layer in one.encoder.layer]
+        for module in modules:
+            module.pos_att_type = ["c2p"]
+        self.check_equal(plain, model)
+        for module in modules:
+            module.pos_att_type = ["c2p", "p2c"]
+        self.check_equal(plain, model)
+        for module in modules:
+            module.query_proj.weight.data.mul_(1.5)
+        self.check_equal(plain, model)
