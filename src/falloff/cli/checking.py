@@ -111,9 +111,7 @@ def match(
     """
     bias = chosen_bias(scheme, listed, 1, 0, settings, argument="--scheme")
     if not isinstance(bias, Bucketed):
-        raise ValueError(
-            f"--scheme: got {bias.name!r}, expected one with buckets, as t5: its bias is a function of the offset"
-        )
+        raise ValueError(f"--scheme: got {bias.name!r}, expected one with buckets, as t5")
     matched = [
         (query, key, int(bias.bucket(torch.tensor(query - key))), bucket_reason(bias, query - key))
         for query, key in _pairs(pairs)

@@ -79,7 +79,7 @@ def bucket_table(scheme: Scheme) -> list[Bucket]:
     3 offsets 4 and beyond
     """
     if not isinstance(scheme, Bucketed):
-        raise ValueError(f"scheme: got {scheme.name!r}, expected one with buckets: its bias is a function of the offset")
+        raise ValueError(f"scheme: got {scheme.name!r}, expected one with buckets, as t5")
     lowest = 0 if scheme.future_reach is None else -scheme.future_reach
     highest = _WITHOUT_REACH if scheme.reach is None else scheme.reach
     ranges: dict[int, list[OffsetRange]] = {}
