@@ -1,6 +1,7 @@
 """Comparing schemes by training: `falloff compare`."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from falloff.lab.config import KNOWN_SCHEMES
+from falloff.lab.protocols import PROTOCOLS
 from falloff.named import OWN_NAMES, is_own, scheme_class
 
 _PANEL = "Overriding the preset"
@@ -19,6 +21,25 @@ def _whole(value: str) -> int:
         return int(value)
     except ValueError:
         raise typer.BadParameter(f"got {value!r}, expected a whole number") from None
+
+
+def whole_numbers(argument: str, written: str) -> tuple[int, ...]:
+    """Whole numbers from a list with ranges.
+
+    Raises:
+        ValueError: if it is none.
+
+    >>> whole_numbers("seeds", "0..2,7")
+    (0, 1, 2, 7)
+    """
+    found: list[int] = []
+    for part in written.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:\.\.\s*(\d{1,18})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 100_000:
+            raise ValueError(f"{argument}: got {written!r}, expected whole numbers such as 3, or 0,1,2, or 0..4")
+        found += range(first, last + 1)
+    return tuple(found)
 
 
 def compare(
@@ -69,20 +90,71 @@ def compare(
             "--train-length",
             parser=_whole,
             metavar="N",
-            help="Bytes in a training window; tested at 1, 2, 4 and 8 times it.",
+            help="Tokens in a training window; tested at 1, 2, 4 and 8 times it, or at --lengths.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", parser=_whole, metavar="N", help="Training steps for each scheme.", rich_help_panel=_PANEL),
+        typer.Option("--steps", parser=_whole, metavar="N", help="Training steps for each trial.", rich_help_panel=_PANEL),
     ] = None,
-    seed: Annotated[
-        int | None,
+    tasks: Annotated[
+        list[str] | None,
         typer.Option(
-            "--seed", parser=_whole, metavar="N", help="Of start weights and batches; 0 by default.", rich_help_panel=_PANEL
+            "--tasks",
+            "--task",
+            metavar="a,b,...",
+            help="What is learned and tested: text (the default, language modelling), or others: see below.",
+            show_default=False,
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            "--seed",
+            metavar="0..4",
+            help="Of start weights and batches: every scheme is trained once for each. 3, or 0,1,2, or 0..4; by default 0.",
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help=f"How windows are cut from held-out text, and which tokens count: {', '.join(PROTOCOLS)}.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths",
+            metavar="1,2,4,8",
+            help="Test lengths, in trained lengths.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FILE",
+            help="A tokenizer.json (extra `tokenizers`); by default, tokens are bytes.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the model by torch.compile.", rich_help_panel=_PANEL),
+    ] = None,
+    save_seconds: Annotated[
+        float,
+        typer.Option("--save-every", min=0.0, metavar="S", help="Store a training under way every S seconds."),
+    ] = 60.0,
     device: Annotated[
         str | None,
         typer.Option(
@@ -100,15 +172,17 @@ def compare(
         bool, typer.Option("--json", help="Print one JSON object instead, and nothing while it runs.")
     ] = False,
 ) -> None:
-    """Train the same small language model once per scheme, and test it beyond the trained length.
+    """Train the same small model once per scheme, task and seed, and test it beyond the trained length.
 
-    Writes to DIR: config.json, results.jsonl (one line per scheme and length), checkpoints/SCHEME.safetensors and
-    report.html, one page that needs no network. Each scheme is stored when it is complete: Ctrl-C loses only the current
-    one. --resume continues, and runs damaged schemes again; name a scheme of your own again, since this runs its code.
+    Writes to DIR: config.json, results.jsonl (one line per trial, length and measure), report.html, one page that needs no
+    network, and trials/TASK/SCHEME/SEED with the trained model. A trial is stored when it is complete, and its training
+    every minute. --resume continues, and runs damaged trials again; name a scheme of your own again, since this runs its
+    code.
 
-    Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: scheme, kind, seed,
-    train_length, length, perplexity, low, high, perplexity_tail, tail_low, tail_high, losses, tail_losses, parameters,
-    bias_parameters, seconds_per_step, peak_memory_mb, checkpoint_sha256, sha256).
+    Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: task, protocol, scheme,
+    kind, seed, train_length, length, measure, value, low, high, items, depths, together, parameters, bias_parameters,
+    seconds_per_step, tokens_per_second, peak_memory_mb, test_batch, test_seconds, test_tokens_per_second,
+    test_peak_memory_mb, sha256).
 
     Example: falloff compare --preset quick --schemes t5,alibi,rope
     """
@@ -131,7 +205,12 @@ def compare(
         schemes=names,
         train_length=train_length,
         steps=steps,
-        seed=seed,
+        tasks=None if tasks is None else tuple(name.strip() for part in tasks for name in part.split(",")),
+        seeds=None if seeds is None else whole_numbers("seeds", seeds),
+        protocol=protocol,
+        length_multiples=None if lengths is None else whole_numbers("lengths", lengths),
+        tokenizer=tokenizer,
+        compile=compiled,
         device=device,
     )
     if settings.preset == "gpu" and settings.device == "cpu" and device is None and not (resume and _holds_run(folder)):
@@ -141,7 +220,7 @@ def compare(
         )
     try:
         with progress_for(silent=as_json) as progress:
-            comparison = compare_schemes(settings, folder, resume=resume, progress=progress)
+            comparison = compare_schemes(settings, folder, resume=resume, progress=progress, save_seconds=save_seconds)
     except KeyboardInterrupt:
         print(f"falloff: stopped; continue with: {_resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None

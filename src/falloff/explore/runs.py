@@ -9,13 +9,14 @@ from falloff.explore.theme import Theme
 from falloff.lab.charts import extrapolation_chart
 from falloff.lab.config import Settings
 from falloff.lab.folder import RunFolder
+from falloff.lab.tables import old_lines
 
 LEVEL = "The same bytes at every length: a level line means that longer context does no harm."
 BARS = "Bars are 95% intervals. Solid: learned; dashed: heuristic; dotted: baseline."
 
 
-def run_of(path: Path) -> tuple[RunFolder, Settings, list[dict[str, Any]]]:
-    """The folder of a run, its settings and its results.
+def run_of(path: Path) -> tuple[RunFolder, dict[str, Any], list[dict[str, Any]]]:
+    """The folder of a run, its config and its results.
 
     Raises:
         ValueError: if it is not one, or holds no result.
@@ -25,15 +26,16 @@ def run_of(path: Path) -> tuple[RunFolder, Settings, list[dict[str, Any]]]:
     config = folder.stored_config(device="cpu")
     if config is None:
         raise ValueError(f"run: got {str(path)!r}, expected the folder of a run of falloff compare, with its config.json")
-    results = folder.results()
+    results = folder.results(config)
     if not results:
         raise ValueError(f"run: got {str(path)!r}, which holds no result yet, expected a run with a complete scheme")
-    return folder, Settings.from_json(config["settings"]), results
+    return folder, config, results
 
 
 def charts(path: Path, theme: Theme) -> tuple[Any, Any, Any]:
     """Perplexity by test length, of the tail and of all bytes, and a line about the run."""
-    folder, settings, results = run_of(path)
+    folder, config, results = run_of(path)
+    settings, results = Settings.from_json(config["settings"]), old_lines(results)
     figures = []
     for tail in (True, False):
         figure = extrapolation_chart(results, settings.train_length, tail=tail).to_dict()

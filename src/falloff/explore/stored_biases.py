@@ -10,6 +10,7 @@ from torch import Tensor
 
 from falloff.explore.runs import run_of
 from falloff.lab.compare import load_model
+from falloff.lab.trials import Trial
 from falloff.schemes import SCHEMES, ALiBi, Scheme, T5Bias
 from falloff.views.stored import open_tensors, stored_scheme
 
@@ -53,7 +54,7 @@ def stored_biases(path: Path) -> list[StoredBias]:
     if not path.exists():
         raise ValueError(f"checkpoint: got {str(path)!r}, expected a file or folder that exists")
     config = _config((path.parent if path.is_file() else path) / "config.json")
-    if path.is_dir() and (path / "checkpoints").is_dir() and "settings" in config:
+    if path.is_dir() and (path / "trials").is_dir() and "settings" in config:
         return _of_run(path)
     kind = str(config.get("model_type", ""))
     if kind in _BY_FORMULA:
@@ -115,15 +116,17 @@ def _whole(config: dict[str, Any], name: str, most: int) -> int:
 
 
 def _of_run(path: Path) -> list[StoredBias]:
-    folder, settings, results = run_of(path)
-    names = dict.fromkeys(line["scheme"] for line in results)
-    models = {name: load_model(folder, settings, name) for name in names if folder.checkpoint_path(name).exists()}
-    found = [
-        StoredBias(name, model.scheme, settings.train_length)
-        for name, model in models.items()
-        if model.scheme is not None and not model.scheme.needs_content
-    ]
+    folder, config, results = run_of(path)
+    trials = dict.fromkeys(Trial(line["task"], line["scheme"], line["seed"]) for line in results)
+    several = len({(trial.task, trial.seed) for trial in trials}) > 1
+    found = []
+    for trial in trials:
+        scheme = load_model(folder, config, trial).scheme
+        if scheme is not None and not scheme.needs_content:
+            place = str(trial) if several else trial.scheme
+            found.append(StoredBias(place, scheme, config["settings"]["train_length"]))
     if not found:
+        names = dict.fromkeys(trial.scheme for trial in trials)
         raise ValueError(f"checkpoint: got a run of {', '.join(names)}, expected one of a scheme with a bias of its own")
     return found
 

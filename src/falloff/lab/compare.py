@@ -1,4 +1,4 @@
-"""The run behind `falloff compare`: the same small model once per scheme, trained short, tested long."""
+"""The run behind `falloff compare`: the same model once per scheme, task and seed, trained short, tested long."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -10,38 +10,22 @@ import torch
 from falloff import environment
 from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
-from falloff.lab.evaluation import evaluate, work
 from falloff.lab.extras import require
-from falloff.lab.folder import RunFolder, check_same
-from falloff.lab.memory import MB
-from falloff.lab.model import Decoder, build_model, build_scheme, parameter_counts
+from falloff.lab.folder import FORMAT, RunFolder, check_same
+from falloff.lab.model import Decoder, build_model, build_scheme
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress
 from falloff.lab.report import report_page
-from falloff.lab.training import cpu_threads, deterministic, train
+from falloff.lab.results import MEASURES
+from falloff.lab.running import run_trial
+from falloff.lab.tasks import TASKS, Task
+from falloff.lab.training import cpu_threads
+from falloff.lab.trials import Trial, trials_of
 from falloff.named import is_own, known_class, source_of
 from falloff.schemes.settings import title_of
 
-MEASURES = {
-    "perplexity": "per byte, of all predicted bytes of held-out windows of this length; early bytes have little context",
-    "perplexity_tail": (
-        "per byte, of the last 64 bytes of each window (fewer if train_length is less); windows of all lengths end at the "
-        "same positions, so these are the same bytes at every length, and only the context before them differs"
-    ),
-    "low, high, tail_low, tail_high": "95% bootstrap interval of each over windows, the same draws for every scheme",
-    "losses, tail_losses": (
-        "the mean loss of each window in nats per byte, from which perplexity and perplexity_tail are computed; in the same "
-        "order for every scheme and length, so that differences can be paired"
-    ),
-    "parameters, bias_parameters": "of the whole model, and of the scheme alone",
-    "seconds_per_step": "median over optimizer steps after the first tenth",
-    "peak_memory_mb": "10^6 bytes held by tensors during one training step: weights, optimizer, batch, activations",
-    "checkpoint_sha256, sha256": "of the bytes of the checkpoint, and of the rest of the line",
-}
-"""The meaning of the keys of results.jsonl."""
-
 MODEL_NOTES = (
-    "Pre-norm decoder over bytes with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
+    "Pre-norm decoder with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
     "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D), with disentangled by its own 1/sqrt(3 D).",
     "Initial weights and batches are the same for all schemes; a scheme's own parameters have another random stream.",
     "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short, a bias that "
@@ -58,7 +42,7 @@ class Comparison:
     Args:
         folder: of the run.
         config: as in config.json.
-        results: as in results.jsonl, in the order of `config["settings"]["schemes"]`.
+        results: as in results.jsonl, in the order of trials.
     """
 
     folder: RunFolder
@@ -66,54 +50,90 @@ class Comparison:
     results: list[dict[str, Any]]
 
 
-def compare_schemes(settings: Settings, out: Path, *, resume: bool = False, progress: Progress | None = None) -> Comparison:
-    """Train and test one model per scheme, and write the folder of the run with its report.
+SAVE_SECONDS = 60.0
+"""A training under way is stored this often: what a kill loses at most."""
+
+
+def compare_schemes(
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    save_seconds: float = SAVE_SECONDS,
+) -> Comparison:
+    """Train and test one model for each task, scheme and seed, and write the folder of the run with its report.
 
     Args:
         settings: what to compare, and how.
         out: the output folder; new or empty, unless `resume`.
-        resume: whether to continue the run in that folder. Complete schemes are kept. Run are schemes that are missing or
-            damaged, and those that `settings` adds. The numbers equal those of a run without interruption.
+        resume: whether to continue the run in that folder. Complete trials are kept, and one under way continues from its
+            last state. Run are trials that are missing or damaged, and those of the schemes, tasks and seeds that `settings`
+            adds. The numbers equal those of a run without interruption.
         progress: called with the progress, and with notes on damaged files and text that was left out.
+        save_seconds: how often the state of a training is stored; at least 0, which stores it after every step.
 
     Raises:
-        ValueError: for text, settings or a folder that cannot be used; if `resume` finds the folder of another run.
+        ValueError: for text, settings or a folder that cannot be used; if another run is at work in the folder; if `resume`
+            finds the folder of another run.
         ImportError: if an extra is missing.
         OSError: if a file cannot be written, naming it; `resume` continues from there.
 
-    Each scheme is stored before the next begins: a kill loses only the current scheme.
+    Each trial is stored before the next begins.
     """
-    for module in ("accelerate", "safetensors.torch", "plotly"):
+    for module in ("accelerate", "safetensors.torch", "plotly", "scipy.stats"):
         require(module)  # fail before the work, not after it
     progress = progress or Progress()
     folder = RunFolder(out)
+    folder.check_usable()
     stored = folder.stored_config() if resume else None
     if stored is None:
         folder.check_free()
     else:
-        before = tuple(stored["settings"]["schemes"])
-        settings = settings.changed(schemes=before + tuple(name for name in settings.schemes if name not in before))
+        settings = _joined(Settings.from_json(stored["settings"]), settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
-    text = read_text(settings)
-    for line in text.left_out:
+    text = read_text(settings) if any(TASKS[name].needs_text for name in settings.tasks) else None
+    tasks = {name: TASKS[name](settings, text) for name in settings.tasks}
+    for line in () if text is None else text.left_out:
         progress.note(line)
-    with cpu_threads(settings.threads):
-        config = describe(settings, text, notes)
-        if stored is not None:
-            check_same(stored, config)
-            config = _commits_kept(config, stored)
-        folder.write_config(config)
-        done, lost = completed(folder, settings)
-        for line in lost:
-            progress.note(line)
-        progress.start(len(settings.schemes), len(done), settings.steps + work(settings))
-        for name in settings.schemes:
-            if name not in done:
-                run_scheme(settings, name, text, folder, progress)
-    results, _ = completed(folder, settings)
-    comparison = Comparison(folder, config, [line for name in settings.schemes for line in results[name]])
-    write_report(comparison)
+    with folder.locked():
+        if folder.stored_config() != stored:
+            raise ValueError(f"out: got {folder.path}, which another run has changed meanwhile, expected --resume again")
+        with cpu_threads(settings.threads):
+            config = describe(settings, text, tasks, notes)
+            if stored is not None:
+                check_same(stored, config)
+                config = _commits_kept(config, stored)
+            folder.write_config(config)
+            run_trials(folder, config, tasks, progress, save_seconds)
+        comparison = Comparison(folder, config, folder.results(config))
+        write_report(comparison)
     return comparison
+
+
+def run_trials(
+    folder: RunFolder, config: dict[str, Any], tasks: dict[str, Task], progress: Progress, save_seconds: float
+) -> None:
+    """Run the trials of a run that are not complete, one after the other."""
+    settings = Settings.from_json(config["settings"])
+    done, lost = folder.completed(config)
+    for line in lost:
+        progress.note(line)
+    trials = trials_of(settings)
+    left = [trial for trial in trials if trial not in done]
+    progress.start(len(trials), len(done), sum(settings.steps + tasks[trial.task].work() for trial in left))
+    for trial in left:
+        run_trial(settings, trial, tasks[trial.task], folder.trial(trial, config), progress, save_seconds)
+        folder.write_results(folder.results(config))
+
+
+def _joined(before: Settings, now: Settings) -> Settings:
+    """The settings of a resumed run: it keeps its schemes, tasks and seeds, and more may be added."""
+
+    def joined(earlier: tuple[Any, ...], later: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys((*earlier, *later)))
+
+    return now.changed(**{name: joined(getattr(before, name), getattr(now, name)) for name in ("schemes", "tasks", "seeds")})
 
 
 def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **changes: Any) -> tuple[Settings, Path]:
@@ -142,7 +162,8 @@ def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **cha
     if preset is None:
         return before.changed(**changes), out
     # A preset that is given again must agree with the run: `check_same` names the settings that differ.
-    return Settings.of_preset(preset, **{"schemes": before.schemes, **_given(changes)}), out
+    kept = {"schemes": before.schemes, "tasks": before.tasks, "seeds": before.seeds}
+    return Settings.of_preset(preset, **{**kept, **_given(changes)}), out
 
 
 def _given(changes: dict[str, Any]) -> dict[str, Any]:
@@ -168,14 +189,24 @@ def code_of(schemes: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 
 
-def describe(settings: Settings, text: Text, notes: list[str]) -> dict[str, Any]:
+def describe(settings: Settings, text: Text | None, tasks: dict[str, Task], notes: list[str]) -> dict[str, Any]:
     """The content of config.json."""
     code = code_of(settings.schemes)
     return {
+        "format": FORMAT,
         "settings": settings.to_json(),
         "lengths": list(settings.lengths),
         "tail": settings.tail,
-        "text": text.describe(),
+        "tasks": {
+            name: {
+                "summary": task.summary,
+                "needs_text": task.needs_text,
+                "vocabulary": task.vocabulary,
+                "measures": [asdict(measure) for measure in task.measures],
+            }
+            for name, task in tasks.items()
+        },
+        "text": None if text is None else text.describe(),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "machine": environment.machine(settings.device),
@@ -191,79 +222,28 @@ def _commits_kept(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, A
     return {**config, "git_commit": earlier[0]} | ({"resumed_at_commits": later} if later else {})
 
 
-def run_scheme(settings: Settings, name: str, text: Text, folder: RunFolder, progress: Progress) -> None:
-    """Train, test and store one scheme."""
-    progress.start_scheme(name)
-    with deterministic():
-        trained = train(settings, name, text.train, progress)
-        try:
-            scores = evaluate(trained.predict, settings, text.held_out, progress)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    scheme = trained.model.scheme
-    parameters, bias_parameters = parameter_counts(trained.model)
-    lines = [
-        {
-            "scheme": name,
-            "kind": "baseline" if scheme is None else scheme.kind,
-            "seed": settings.seed,
-            "train_length": settings.train_length,
-            **asdict(score),
-            "parameters": parameters,
-            "bias_parameters": bias_parameters,
-            "seconds_per_step": trained.seconds_per_step,
-            "peak_memory_mb": trained.peak_bytes / MB,
-        }
-        for score in scores
-    ]
-    weights = {key: tensor.detach().cpu() for key, tensor in trained.model.state_dict().items()}
-    folder.add_scheme(name, weights, lines)
-    first, last = scores[0], scores[-1]
-    progress.finish_scheme(
-        name,
-        f"perplexity of the last {settings.tail} bytes {first.perplexity_tail:.2f} at {first.length:,}, "
-        f"{last.perplexity_tail:.2f} at {last.length:,}",
-    )
-
-
-def completed(folder: RunFolder, settings: Settings) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """The lines of each complete scheme (all lines and the checkpoint), and what is wrong with the rest of the folder."""
-    found, lost = folder.read_results()
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for line in found:
-        lines.setdefault(line["scheme"], []).append(line)
-    done = {}
-    for name, of_scheme in lines.items():
-        if [line["length"] for line in of_scheme] != list(settings.lengths):
-            damage: str | None = f"{folder.results_path} lacks lines of it"
-        else:
-            damage = folder.checkpoint_damage(name, of_scheme[0]["checkpoint_sha256"])
-        if damage is None:
-            done[name] = of_scheme
-        else:
-            lost.append(f"{name} is run again: {damage}")
-    return done, lost
-
-
-def load_model(folder: RunFolder, settings: Settings, name: str) -> Decoder:
-    """The trained model of a scheme, on the CPU.
+def load_model(folder: RunFolder, config: dict[str, Any], trial: Trial) -> Decoder:
+    """The trained model of a trial, on the CPU.
 
     Raises:
         ValueError: if the folder has no checkpoint of it, or one that does not fit.
     """
-    model = build_model(settings, name)
+    settings = Settings.from_json(config["settings"])
+    model = build_model(settings, trial.scheme, trial.seed, config["tasks"][trial.task]["vocabulary"])
+    stored = folder.trial(trial, config)
     try:
-        model.load_state_dict(folder.load_checkpoint(name))
+        model.load_state_dict(stored.model())
     except RuntimeError as error:
-        raise ValueError(f"out: got {folder.checkpoint_path(name)}, expected the checkpoint of {name}: {error}") from None
+        raise ValueError(f"out: got {stored.model_path}, expected the model of {trial}: {error}") from None
     return model.eval()
 
 
 @torch.no_grad()
 def write_report(comparison: Comparison) -> None:
-    """Write report.html from the content of the folder."""
+    """Write report.html from the content of the folder. Biases are drawn of the first task and seed."""
     settings = Settings.from_json(comparison.config["settings"])
-    models = {name: load_model(comparison.folder, settings, name) for name in settings.schemes}
+    shown = [Trial(settings.tasks[0], name, settings.seeds[0]) for name in settings.schemes]
+    models = {trial.scheme: load_model(comparison.folder, comparison.config, trial) for trial in shown}
     # A bias that depends on what the tokens say has no values to draw.
     schemes = {name: model.scheme for name, model in models.items() if model.scheme and not model.scheme.needs_content}
     comparison.folder.write_report(report_page(comparison.config, comparison.results, schemes))

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 
 from falloff.lab.presets import PRESETS
+from falloff.lab.protocols import DEFAULT_PROTOCOL, PROTOCOLS, least_tokens
 from falloff.named import OWN_NAMES, is_own
 from falloff.schemes import SCHEMES
 
-LENGTH_MULTIPLES = (1, 2, 4, 8)
-"""Test lengths, in trained lengths."""
-TAIL = 64
-"""The bytes at the end of each window that `perplexity_tail` is computed from."""
 LEAST_WINDOWS = 8
 """The smallest number of held-out windows for which a bootstrap is meaningful."""
+LONGEST_TEST = 2**20
+"""The most tokens of a test window."""
 
 BASELINES = ("rope", "none")
 """The models without a scheme: with rotary positions, and without any positions."""
@@ -35,20 +34,26 @@ class Settings:
         schemes: the schemes to compare, in this order, each once: names of `KNOWN_SCHEMES`, `module:Class` or
             `file.py:Class`. A name of the latter two is not looked up here, because settings may come from a file: its code
             runs only where the command calls `falloff.named.scheme_class` with a name that the user wrote.
-        train_length: T, the bytes that a training window predicts, 8 .. 16384. Tests are at T, 2T, 4T and 8T.
-        steps: optimizer steps for each scheme, 2 .. 1,000,000. Memory is measured in the last step, time in the others.
+        train_length: T, the tokens that a training window predicts, 8 .. 16384.
+        steps: optimizer steps for each trial, 2 .. 1,000,000. Memory is measured in the last step, time in the others.
         batch_size: windows in a batch.
         layers, width, heads: of the model.
         learning_rate: at the end of the warm-up, for the model; `bias_learning_rate` for the scheme's own parameters.
         weight_decay: of AdamW, on matrices only.
         warmup: steps until the learning rate is reached, as a share of `steps`.
         clip_norm: the largest norm of the gradient.
-        windows: held-out windows tested at each length; fewer if the text is too short.
+        windows: held-out windows, or problems of a task, tested at each length; fewer if the text is too short.
+        tasks: what is learned and tested, each once: names of `falloff.lab.tasks.TASKS`.
+        seeds: of the weights and the batches, each once, 0 .. 2^32 - 1. Every task and scheme is trained once for each.
+        length_multiples: the test lengths in trained lengths, rising.
+        protocol: how windows are cut from held-out text and which tokens count: one of `falloff.lab.protocols.PROTOCOLS`.
+        tail_length: k, the tokens at the end of a window that last-k and sliding score; T if that is less.
         resamples: bootstrap samples for each interval.
-        seed: of the weights and the batches, 0 .. 2^32 - 1.
         text: files or folders; if empty, the source of Python's standard library.
         dataset: a Hugging Face dataset instead of `text`.
         text_limit: the most bytes of text to read.
+        tokenizer: the path of a tokenizer.json of the library `tokenizers`; None takes bytes as tokens.
+        compile: whether the model is compiled by `torch.compile`.
         device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU if there is none.
         precision: "fp32", "bf16"; "auto" is bf16 on a GPU that supports it, else fp32.
         threads: of torch on the CPU, 1 .. 1024; None keeps torch's number. See `PRESETS`.
@@ -74,11 +79,17 @@ class Settings:
     weight_decay: float = 0.1
     warmup: float = 0.1
     clip_norm: float = 1.0
+    tasks: tuple[str, ...] = ("text",)
+    seeds: tuple[int, ...] = (0,)
+    length_multiples: tuple[int, ...] = (1, 2, 4, 8)
+    protocol: str = DEFAULT_PROTOCOL
+    tail_length: int = 64
     resamples: int = 1000
-    seed: int = 0
     text: tuple[str, ...] = ()
     dataset: str | None = None
     text_limit: int = 64_000_000
+    tokenizer: str | None = None
+    compile: bool = False
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -87,6 +98,10 @@ class Settings:
         if not isinstance(self.preset, str):
             raise ValueError(f"preset: got {self.preset!r}, expected a name")
         check_schemes(self.schemes)
+        from falloff.lab.tasks import TASKS  # tasks are made from settings: their modules import this one
+
+        _check_choices("tasks", self.tasks, tuple(TASKS))
+        _check_whole_numbers("seeds", self.seeds, 0, 2**32 - 1)
         for name, least, most in (
             ("train_length", 8, 16_384),
             ("steps", 2, 1_000_000),
@@ -95,10 +110,15 @@ class Settings:
             ("heads", 1, 256),
             ("windows", LEAST_WINDOWS, 65_536),
             ("resamples", 100, 100_000),
-            ("seed", 0, 2**32 - 1),
+            ("tail_length", 1, 16_384),
             ("text_limit", 1, 2**40),
         ):
             _check_int(name, getattr(self, name), least, most)
+        _check_whole_numbers("length_multiples", self.length_multiples, 1, LONGEST_TEST // self.train_length)
+        if list(self.length_multiples) != sorted(self.length_multiples):
+            raise ValueError(f"length_multiples: got {self.length_multiples!r}, expected them in rising order")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol: got {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
         if self.threads is not None:
             _check_int("threads", self.threads, 1, 1024)
         _check_int("width", self.width, 2 * self.heads, 65_536)
@@ -116,6 +136,10 @@ class Settings:
             raise ValueError(f"dataset: got {self.dataset!r} together with text, expected one of the two")
         if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset.strip()):
             raise ValueError(f"dataset: got {self.dataset!r}, expected the name of a dataset, or a path to one")
+        if self.tokenizer is not None and (not isinstance(self.tokenizer, str) or not self.tokenizer.strip()):
+            raise ValueError(f"tokenizer: got {self.tokenizer!r}, expected the path of a tokenizer.json")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile: got {self.compile!r}, expected True or False")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision: got {self.precision!r}, expected 'auto', 'fp32' or 'bf16'")
         device = check_device(self.device)
@@ -162,18 +186,18 @@ class Settings:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The test lengths: T, 2T, 4T and 8T."""
-        return tuple(multiple * self.train_length for multiple in LENGTH_MULTIPLES)
+        """The test lengths."""
+        return tuple(multiple * self.train_length for multiple in self.length_multiples)
 
     @property
     def tail(self) -> int:
-        """The bytes of the tail, the end of each window: 64, or T if that is less."""
-        return min(TAIL, self.train_length)
+        """The tokens of the tail, the end of each window: k, or T if that is less."""
+        return min(self.tail_length, self.train_length)
 
     @property
-    def least_bytes(self) -> int:
-        """The smallest size of the train part and of the held-out part: the longest window, and 7 more tails."""
-        return max(self.lengths) + 1 + (LEAST_WINDOWS - 1) * self.tail
+    def least_tokens(self) -> int:
+        """The smallest size of the train part and of the held-out part."""
+        return max(least_tokens(self.protocol, self.lengths, self.tail, LEAST_WINDOWS), self.train_length + 1)
 
 
 def check_schemes(schemes: object) -> None:
@@ -186,6 +210,27 @@ def check_schemes(schemes: object) -> None:
             raise ValueError(f"schemes: got {name!r}, expected names among {known}")
         if schemes.count(name) > 1:
             raise ValueError(f"schemes: got {name!r} twice, expected each name once")
+
+
+def _check_choices(argument: str, names: object, known: tuple[str, ...]) -> None:
+    """Raise ValueError unless these are names among the known ones, at least one and each once."""
+    if not isinstance(names, tuple) or not names:
+        raise ValueError(f"{argument}: got {names!r}, expected names among {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument}: got {name!r}, expected names among {', '.join(known)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{argument}: got {name!r} twice, expected each name once")
+
+
+def _check_whole_numbers(argument: str, values: object, least: int, most: int) -> None:
+    """Raise ValueError unless these are whole numbers from `least` to `most`, at least one and each once."""
+    if not isinstance(values, tuple) or not values:
+        raise ValueError(f"{argument}: got {values!r}, expected whole numbers from {least:,} to {most:,}")
+    for value in values:
+        _check_int(argument, value, least, most)
+        if values.count(value) > 1:
+            raise ValueError(f"{argument}: got {value!r} twice, expected each once")
 
 
 def check_device(device: object) -> torch.device:

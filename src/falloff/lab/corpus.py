@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from falloff.lab.config import TAIL, Settings
+from falloff.lab.config import Settings
 from falloff.lab.dataset_text import read_dataset
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -19,6 +19,8 @@ Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 HELD_OUT_SHARE = 0.1
 _LEAST_FILES = 20
 """With fewer files, a split by file could leave one part almost empty."""
+_REPEATED = 64
+"""Rows up to this many bytes repeat by chance, and may be on both sides of the split."""
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
@@ -52,6 +54,8 @@ class Text:
     files: int
     complete: bool
     left_out: tuple[str, ...] = ()
+    vocabulary: int = 256
+    unit: str = "byte"
 
     def describe(self) -> dict[str, Any]:
         """As stored in config.json: all but the bytes, with their hash."""
@@ -102,7 +106,7 @@ def read_text(settings: Settings) -> Text:
 
 def check_length(text: Text, settings: Settings) -> None:
     """Raise ValueError if the train or held-out part is too short for the longest test length."""
-    needed = settings.least_bytes
+    needed = settings.least_tokens
     if min(len(text.train), len(text.held_out)) >= needed:
         return
     argument = "text" if settings.dataset is None else "dataset"
@@ -234,7 +238,7 @@ def _hash_fraction(name: str) -> float:
 
 def _without_held_out(train: list[bytes], held_out: list[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
     """The train rows without those that are held out too. Short rows stay: they repeat by chance."""
-    tested = {row for row in held_out if len(row) > TAIL}
+    tested = {row for row in held_out if len(row) > _REPEATED}
     kept = [row for row in train if row not in tested]
     count = len(train) - len(kept)
     if not count:

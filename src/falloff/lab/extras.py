@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-_EXTRAS = {"accelerate": "lab", "safetensors": "lab", "plotly": "lab", "rich": "lab", "datasets": "datasets"}
+_EXTRAS = {"accelerate": "lab", "safetensors": "lab", "plotly": "lab", "rich": "lab", "scipy": "lab", "datasets": "datasets"}
 
 
 def require(module: str) -> ModuleType:

@@ -1,51 +1,35 @@
-"""The output folder of a run: which files are written when, and how a run is resumed after a kill."""
+"""The folder of a comparison: its files, its lock, and how it is resumed after a kill."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from torch import Tensor
+import filelock
 
 from falloff.files import PART, write_file
+from falloff.lab.checksums import checked, digest, with_checksum
 from falloff.lab.config import Settings
-from falloff.lab.extras import require
+from falloff.lab.results import result_lines
+from falloff.lab.trial_folder import TrialFolder
+from falloff.lab.trials import Trial, trials_of
 
-_NOT_DECIDING = frozenset({"preset", "schemes", "text", "dataset", "text_limit"})
-"""Settings that may change with --resume: the schemes, and where the text was read, since its hash is compared."""
+FORMAT = 2
+"""Of the folder: 1 had one line of results.jsonl for each scheme and length, and no trials."""
 
-RESULT_KEYS = (
-    "scheme",
-    "kind",
-    "seed",
-    "train_length",
-    "length",
-    "perplexity",
-    "low",
-    "high",
-    "perplexity_tail",
-    "tail_low",
-    "tail_high",
-    "losses",
-    "tail_losses",
-    "parameters",
-    "bias_parameters",
-    "seconds_per_step",
-    "peak_memory_mb",
-    "checkpoint_sha256",
-    "sha256",
-)
-"""The keys of each line of results.jsonl."""
+_NOT_DECIDING = frozenset({"preset", "schemes", "tasks", "seeds", "text", "dataset", "text_limit", "tokenizer"})
+"""Settings that may change with --resume: what is compared, and where the text was read, since its hash is compared."""
 
 
 class RunFolder:
-    """`config.json`, `results.jsonl`, `checkpoints/<scheme>.safetensors` and `report.html` of one run.
+    """`config.json`, `results.jsonl`, `report.html`, and a folder for each trial: trials/TASK/SCHEME/SEED.
 
     Every file is written under a temporary name and then renamed, so that a reader, or a resumed run, finds all of it or
-    nothing. config.json and each line of results.jsonl contain the SHA-256 of their other content, and a line also that of
-    its scheme's checkpoint, so that later changes are detected.
+    nothing. config.json and the result of each trial contain the SHA-256 of their other content, and a result also that of
+    its model, so that later changes are detected. results.jsonl is made from the trials, for readers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,13 +37,35 @@ class RunFolder:
         self.config_path = path / "config.json"
         self.results_path = path / "results.jsonl"
         self.report_path = path / "report.html"
+        self.lock_path = path / "lock"
 
-    def checkpoint_path(self, scheme: str) -> Path:
-        """The path of a scheme's trained model: within the folder, whatever the scheme's name is."""
-        name = re.sub(r"[^\w.-]", "_", scheme)[-100:]
-        if name != scheme:  # after the replacement, two names may be equal
-            name += f"-{hashlib.sha256(scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-        return self.path / "checkpoints" / f"{name}.safetensors"
+    def trial(self, trial: Trial, config: dict[str, Any]) -> TrialFolder:
+        """The folder of a trial of the run with this config: within this one, whatever the scheme's name is."""
+        name = re.sub(r"[^\w.-]", "_", trial.scheme)[-100:]
+        if name != trial.scheme:  # after the replacement, two names may be equal
+            name += f"-{hashlib.sha256(trial.scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        return TrialFolder(self.path / "trials" / trial.task / name / str(trial.seed), _decides(config, trial))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run: the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            ValueError: if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.lock_path, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise ValueError(
+                f"out: got {self.path}, in which another run is at work, expected a folder for this run alone: wait for the "
+                "other, or give another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def stored_config(self, device: str | None = None) -> dict[str, Any] | None:
         """The config.json of an earlier run, or None.
@@ -73,24 +79,33 @@ class RunFolder:
         if not self.config_path.exists():
             return None
         try:
-            config = _checked(self.config_path.read_bytes())
+            config = checked(self.config_path.read_bytes())
+            if config.get("format") != FORMAT:
+                raise ValueError(f"it is of format {config.get('format', 1)}, of an earlier or later falloff")
             if device is not None:
                 config["settings"] = config["settings"] | {"device": device}
             Settings.from_json(config["settings"])
-            _deciding(config)
-            return {name: config[name] for name in config if name != "sha256"}
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            deciding(config)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"out: got {self.config_path}, expected the config.json of a run: {reason}") from None
+        return config
 
-    def check_free(self) -> None:
-        """Check that a new run overwrites nothing in the folder.
+    def check_usable(self) -> None:
+        """Check that this is a folder, or can become one.
 
         Raises:
-            ValueError: if it is not empty, or is no folder.
+            ValueError: if it is something else.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out: got {self.path}, which is not a folder, expected a new or empty folder")
+
+    def check_free(self) -> None:
+        """Check that nothing would be lost if a new run were written here.
+
+        Raises:
+            ValueError: if it is not empty.
+        """
         if self._is_empty():
             return
         if self.config_path.exists():
@@ -101,69 +116,38 @@ class RunFolder:
         raise ValueError(f"out: got {self.path}, which holds other files, expected a new or empty folder")
 
     def _is_empty(self) -> bool:
-        return not self.path.exists() or all(entry.name.endswith(PART) for entry in self.path.iterdir())
+        if not self.path.exists():
+            return True
+        return all(entry.name.endswith(PART) or entry == self.lock_path for entry in self.path.iterdir())
 
-    def results(self) -> list[dict[str, Any]]:
-        """The undamaged lines of results.jsonl."""
-        return self.read_results()[0]
+    def completed(self, config: dict[str, Any]) -> tuple[dict[Trial, dict[str, Any]], list[str]]:
+        """The result of each complete trial of a run, and what is wrong with those that are damaged.
 
-    def read_results(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """The undamaged lines of results.jsonl, and what is wrong with each of the others.
-
-        Raises:
-            OSError: if the file exists and cannot be read.
+        Args:
+            config: as in config.json.
         """
-        lines: list[dict[str, Any]] = []
-        damaged: list[str] = []
-        if self.results_path.exists():
-            for number, written in enumerate(self.results_path.read_bytes().split(b"\n"), start=1):
-                if not written:
-                    continue
-                try:
-                    line = _checked(written)
-                    lines.append({key: line[key] for key in RESULT_KEYS})
-                except (KeyError, ValueError) as error:
-                    reason = f"it has no {error}" if isinstance(error, KeyError) else error
-                    damaged.append(f"line {number} of {self.results_path} is left out: {reason}")
-        return lines, damaged
+        done, lost = {}, []
+        for trial in trials_of(Settings.from_json(config["settings"])):
+            try:
+                result = self.trial(trial, config).result()
+            except ValueError as error:
+                lost.append(f"{trial} is run again: {error}")
+                continue
+            if result is not None:
+                done[trial] = result
+        return done, lost
+
+    def results(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines of results.jsonl, from the undamaged results of trials."""
+        return [line for result in self.completed(config)[0].values() for line in result_lines(result)]
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json."""
-        self._write(self.config_path, json.dumps(_with_checksum(config), indent=2, allow_nan=False) + "\n")
+        self._write(self.config_path, json.dumps(with_checksum(config), indent=2, allow_nan=False) + "\n")
 
-    def add_scheme(self, scheme: str, weights: dict[str, Tensor], lines: Iterable[dict[str, Any]]) -> None:
-        """Store a complete scheme: its checkpoint first, then all of its lines at once."""
-        target = self.checkpoint_path(scheme)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
-        write_file(target, content)
-        checksum = hashlib.sha256(content).hexdigest()
-        # Lines of the same scheme exist only if it is run again, because something of it was lost or damaged.
-        everything = [line for line in self.results() if line["scheme"] != scheme]
-        everything += [_with_checksum({**line, "checkpoint_sha256": checksum}) for line in lines]
-        self._write(self.results_path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in everything))
-
-    def checkpoint_damage(self, scheme: str, checksum: str) -> str | None:
-        """What is wrong with the checkpoint of a scheme, which should have this SHA-256, or None."""
-        path = self.checkpoint_path(scheme)
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            return f"{path}: {error.strerror}"
-        return None if found == checksum else f"{path} has changed since it was written"
-
-    def load_checkpoint(self, scheme: str) -> dict[str, Tensor]:
-        """The weights of a scheme's trained model.
-
-        Raises:
-            ValueError: if the checkpoint is missing or damaged.
-        """
-        path = self.checkpoint_path(scheme)
-        try:
-            return dict(require("safetensors.torch").load(path.read_bytes()))
-        except Exception as error:  # safetensors has an error class of its own, in Rust
-            raise ValueError(f"out: got {path}, expected the checkpoint of {scheme}: {error}") from None
+    def write_results(self, lines: list[dict[str, Any]]) -> None:
+        """Write results.jsonl."""
+        self._write(self.results_path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
     def write_report(self, page: str) -> None:
         """Write report.html."""
@@ -175,47 +159,18 @@ class RunFolder:
         write_file(path, content.encode("utf-8", "backslashreplace"))
 
 
-def _with_checksum(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its SHA-256."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    written = json.dumps(rest, sort_keys=True, allow_nan=False)
-    return {**rest, "sha256": hashlib.sha256(written.encode()).hexdigest()}
-
-
-def _checked(written: bytes) -> dict[str, Any]:
-    """The inverse of `_with_checksum`, from JSON.
-
-    Raises:
-        KeyError: if it has no checksum.
-        ValueError: if it is no JSON object, or has changed since it was written.
-    """
-
-    def refuse(number: str) -> NoReturn:
-        raise ValueError(f"{number} is no number of JSON")
-
-    try:
-        content = json.loads(written, parse_constant=refuse)
-        if not isinstance(content, dict):
-            raise ValueError("it is no object of JSON")
-        if content["sha256"] != _with_checksum(content)["sha256"]:
-            raise ValueError("it has changed since it was written (its checksum does not fit)")
-    except RecursionError:
-        raise ValueError("it has brackets nested too deeply") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"it is no JSON ({error})") from None
-    return content
-
-
 def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
     """Check that nothing that determines the results has changed since a run began.
 
     Raises:
         ValueError: naming what differs, with both values.
     """
-    before, after = _deciding(stored), _deciding(now)
+    before, after = deciding(stored), deciding(now)
     codes = [config.get("code", {}) for config in (stored, now)]
     for name in codes[0].keys() & codes[1].keys():  # schemes may be added
         before[name], after[name] = (f"code {code[name][:8]}" for code in codes)
+    if None in (before["text"], after["text"]):  # a task that needs a text may be added
+        before["text"] = after["text"]
     differing = [
         f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
         for name in [*after, *(name for name in before if name not in after)]
@@ -227,11 +182,18 @@ def check_same(stored: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+def _decides(config: dict[str, Any], trial: Trial) -> str:
+    """The SHA-256 of everything that determines the result of a trial."""
+    everything = deciding(config) | {"trial": str(trial), "code": config.get("code", {}).get(trial.scheme)}
+    if not config["tasks"][trial.task]["needs_text"]:
+        everything["text"] = None
+    return digest(everything)
+
+
+def deciding(config: dict[str, Any]) -> dict[str, Any]:
     """Everything that determines the results: most settings, the text itself, the libraries' versions, the machine."""
-    deciding = {name: value for name, value in config["settings"].items() if name not in _NOT_DECIDING}
-    deciding["text"] = config["text"]["sha256"]
+    found = {name: value for name, value in config["settings"].items() if name not in _NOT_DECIDING}
+    found["text"] = None if config["text"] is None else config["text"]["sha256"]
     versions, machine = config["versions"], config["machine"]
-    deciding |= {name: versions.get(name) for name in ("falloff", "torch", "numpy", "accelerate")}
-    deciding |= {name: machine.get(name) for name in ("cpu", "threads", "gpu")}
-    return deciding
+    found |= {name: versions.get(name) for name in ("falloff", "torch", "numpy", "accelerate")}
+    return found | {name: machine.get(name) for name in ("cpu", "threads", "gpu")}

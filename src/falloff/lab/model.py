@@ -1,4 +1,4 @@
-"""The model that is trained once per scheme: a small pre-norm decoder over bytes, all attention through falloff."""
+"""The model that is trained once per scheme: a small pre-norm decoder, all attention through falloff."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from falloff.schemes import Scheme
 from falloff.schemes.content import ContentScheme
 from falloff.schemes.settings import make, setting_parameters
 from falloff.shapes import Float, Int
-
-VOCABULARY = 256
-"""Bytes are the tokens."""
 
 _ROPE_BASE = 10_000.0  # Su et al. 2021
 _BIAS_STREAM = 2**32  # above all seeds, so that no bias shares its random numbers with the weights of a model
@@ -47,7 +44,7 @@ def build_scheme(name: str, heads: int, train_length: int, head_size: int = 64) 
 
 
 class Decoder(nn.Module):
-    """A causal language model over bytes: embedding, `layers` blocks, RMSNorm, and a head of its own (not tied).
+    """A causal language model: embedding, `layers` blocks, RMSNorm, and a head of its own (not tied).
 
     One bias, that of `scheme`, is shared by all layers, as in T5; scores are scaled by 1/sqrt(D), or by the scheme's own
     scale. A scheme that depends on content is called by each layer with its states, for which the layer may have a
@@ -55,17 +52,18 @@ class Decoder(nn.Module):
 
     Args:
         settings: its `layers`, `width` and `heads` are used.
+        vocabulary: V, the number of tokens.
         rope: whether queries and keys are rotated by their position.
     """
 
-    def __init__(self, settings: Settings, *, rope: bool = False) -> None:
+    def __init__(self, settings: Settings, vocabulary: int, *, rope: bool = False) -> None:
         super().__init__()
         self.rope = rope
         self.head_size = settings.width // settings.heads
-        self.embedding = nn.Embedding(VOCABULARY, settings.width)
+        self.embedding = nn.Embedding(vocabulary, settings.width)
         self.blocks = nn.ModuleList(Block(settings.width, settings.heads) for _ in range(settings.layers))
         self.norm = nn.RMSNorm(settings.width)
-        self.head = nn.Linear(settings.width, VOCABULARY, bias=False)
+        self.head = nn.Linear(settings.width, vocabulary, bias=False)
         self.scheme: Scheme | None = None
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -141,7 +139,7 @@ def rotated(heads: Float[Tensor, "B H N D"], turn: Float[Tensor, "2 N D2"]) -> F
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
 
 
-def build_model(settings: Settings, name: str) -> Decoder:
+def build_model(settings: Settings, name: str, seed: int, vocabulary: int) -> Decoder:
     """The model for one scheme. Its weights depend on the seed alone, so they are the same for every scheme.
 
     The scheme's own parameters, and the projections of its states, come from another random stream of the same seed. Torch's
@@ -151,9 +149,9 @@ def build_model(settings: Settings, name: str) -> Decoder:
         ValueError: as `build_scheme` does.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = Decoder(settings, rope=name == "rope")
-        torch.manual_seed(_BIAS_STREAM + settings.seed)
+        torch.manual_seed(seed)
+        model = Decoder(settings, vocabulary, rope=name == "rope")
+        torch.manual_seed(_BIAS_STREAM + seed)
         model.scheme = build_scheme(name, settings.heads, settings.train_length, model.head_size)
         if isinstance(model.scheme, ContentScheme):
             for block in model.blocks:

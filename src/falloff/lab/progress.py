@@ -22,20 +22,20 @@ class Stream(Protocol):
 class Progress:
     """Prints notes only; the base class of the others.
 
-    The unit of work is an optimizer step; evaluation counts as the number of steps that take about as long.
+    The unit of work is an optimizer step; tests count as the number of steps that take about as long.
     """
 
-    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
-        """The run begins: the number of schemes, and how many of them an earlier run has completed."""
+    def start(self, trials: int, done: int, work_left: int) -> None:
+        """The run begins: the number of trials, how many an earlier run has completed, and the work of the others."""
 
-    def start_scheme(self, name: str) -> None:
-        """A scheme begins."""
+    def start_trial(self, name: str, work: int) -> None:
+        """A trial begins."""
 
     def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
         """Some work is done."""
 
-    def finish_scheme(self, name: str, summary: str) -> None:
-        """A scheme is complete and stored."""
+    def finish_trial(self, name: str, summary: str) -> None:
+        """A trial is complete and stored."""
 
     def note(self, line: str) -> None:
         """A line that the reader of the results should know. Always printed, on stderr."""
@@ -51,42 +51,41 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """Prints a line when a scheme begins, when it is complete, and every `EVERY` seconds in between."""
+    """Prints a line when a trial begins, when it is complete, and every `EVERY` seconds in between."""
 
     EVERY = 20.0
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.schemes = self.done = 0
+        self.trials = self.done = 0
         self.name = ""
-        self.began = self.scheme_began = self.said = 0.0
-        self.each = self.left = self.worked = 0  # work per scheme, work left, work that this run has done
+        self.began = self.trial_began = self.said = 0.0
+        self.left = self.after = self.worked = 0  # work left now, after the trial under way, and what this run has done
 
-    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
-        self.schemes, self.done, self.each = schemes, done, work_per_scheme
-        self.left = (schemes - done) * work_per_scheme
+    def start(self, trials: int, done: int, work_left: int) -> None:
+        self.trials, self.done, self.left = trials, done, work_left
         self.began = time.monotonic()
         if done:
-            self._say(f"{done} of {schemes} schemes were done by an earlier run")
+            self._say(f"{done} of {trials} trials were done by an earlier run")
 
-    def start_scheme(self, name: str) -> None:
-        self.scheme_began = time.monotonic()
+    def start_trial(self, name: str, work: int) -> None:
+        self.trial_began = time.monotonic()
         self.name = name
-        self._say(f"[{self.done + 1}/{self.schemes}] {name} ...")
+        self.after = self.left - work
+        self._say(f"[{self.done + 1}/{self.trials}] {name} ...")
 
     def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
         self.worked += work
         self.left -= work
         if time.monotonic() - self.said >= self.EVERY:
-            place = f"[{self.done + 1}/{self.schemes}] {self.name}"
+            place = f"[{self.done + 1}/{self.trials}] {self.name}"
             self._say(f"{place}: {_doing(doing, loss, tokens_per_second)}{self._rest()}")
 
-    def finish_scheme(self, name: str, summary: str) -> None:
+    def finish_trial(self, name: str, summary: str) -> None:
         self.done += 1
-        # Computed anew, so that rounding of the work does not accumulate.
-        self.left = (self.schemes - self.done) * self.each
-        spent = _clock(time.monotonic() - self.scheme_began)
-        self._say(f"[{self.done}/{self.schemes}] {name}: {summary}, {spent}{self._rest()}")
+        self.left = self.after  # so that rounding of the work does not accumulate
+        spent = _clock(time.monotonic() - self.trial_began)
+        self._say(f"[{self.done}/{self.trials}] {name}: {summary}, {spent}{self._rest()}")
 
     def note(self, line: str) -> None:
         self._say(f"Note: {line}")
@@ -102,7 +101,7 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """Two rich bars: the current scheme, with loss and tokens per second, and the whole run."""
+    """Two rich bars: the current trial, with loss and tokens per second, and the whole run."""
 
     def __init__(self, stream: Stream) -> None:
         progress = require("rich.progress")
@@ -119,39 +118,37 @@ class BarProgress(Progress):
             speed_estimate_period=60.0,
             expand=True,
         )
-        self.work = 1
         self.whole: Any = None
-        self.scheme: Any = None
+        self.trial: Any = None
+        self.counts = (0, 0)
+        self.after = 0  # work done once the trial under way is
 
-    def start(self, schemes: int, done: int, work_per_scheme: int) -> None:
-        self.work = work_per_scheme
-        total = schemes * work_per_scheme
-        self.whole = self.bars.add_task("[bold]all schemes", total=total, completed=done * self.work, said="")
-        self._count(schemes, done)
+    def start(self, trials: int, done: int, work_left: int) -> None:
+        self.whole = self.bars.add_task("[bold]all trials", total=work_left, said="")
+        self._count(trials, done)
         if done:
-            self.bars.console.print(f"{done} of {schemes} schemes were done by an earlier run")
+            self.bars.console.print(f"{done} of {trials} trials were done by an earlier run")
 
-    def start_scheme(self, name: str) -> None:
-        self.scheme = self.bars.add_task(name, total=self.work, said="")
+    def start_trial(self, name: str, work: int) -> None:
+        self.trial = self.bars.add_task(require("rich.markup").escape(name), total=work, said="")
+        self.after += work
 
     def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
-        self.bars.update(self.scheme, advance=work, said=_doing(doing, loss, tokens_per_second))
+        self.bars.update(self.trial, advance=work, said=_doing(doing, loss, tokens_per_second))
         self.bars.update(self.whole, advance=work)
 
-    def finish_scheme(self, name: str, summary: str) -> None:
-        self.bars.remove_task(self.scheme)
-        # Computed anew, so that rounding of the work does not accumulate.
-        schemes, done = self.counts[0], self.counts[1] + 1
-        self.bars.update(self.whole, completed=done * self.work)
-        self._count(schemes, done)
+    def finish_trial(self, name: str, summary: str) -> None:
+        self.bars.remove_task(self.trial)
+        self.bars.update(self.whole, completed=self.after)  # so that rounding of the work does not accumulate
+        self._count(self.counts[0], self.counts[1] + 1)
         self.bars.console.print(f"[bold]{require('rich.markup').escape(name)}[/bold]: {summary}")
 
     def note(self, line: str) -> None:
         self.bars.console.print(f"Note: {line}", markup=False)
 
-    def _count(self, schemes: int, done: int) -> None:
-        self.counts = (schemes, done)
-        self.bars.update(self.whole, said=f"{done} of {schemes} done")
+    def _count(self, trials: int, done: int) -> None:
+        self.counts = (trials, done)
+        self.bars.update(self.whole, said=f"{done} of {trials} done")
 
     def __enter__(self) -> "Progress":
         self.bars.start()

@@ -6,7 +6,7 @@ from typing import Any
 
 from falloff.lab.charts import Style, bias_chart, cost_chart, extrapolation_chart, scheme_styles
 from falloff.lab.extras import require
-from falloff.lab.tables import GROUPS, Cell, Row, table_rows, written
+from falloff.lab.tables import GROUPS, Cell, Row, old_lines, table_rows, written
 from falloff.schemes import Scheme
 from falloff.views.palette import head_colours
 
@@ -31,7 +31,7 @@ def report_page(config: dict[str, Any], results: list[dict[str, Any]], schemes: 
     settings = config["settings"]
     rows = table_rows(config, results)
     order = [row.scheme for row in rows]
-    results = sorted(results, key=lambda line: order.index(line["scheme"]))
+    results = sorted(old_lines(results), key=lambda line: order.index(line["scheme"]))
     count = len(rows)
     title = f"Train short, test long: {count} {'scheme' if count == 1 else 'schemes'}"
     longest = config["lengths"][-1]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from falloff.lab.evaluation import difference_interval, window_spacing
+from falloff.lab.evaluation import difference_interval
 from falloff.lab.extras import require
 
 GROUPS = {"learned": "Learned", "heuristic": "Heuristic", "baseline": "Baseline"}
@@ -46,14 +46,14 @@ class Row:
 
 def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Row]:
     """Rows in groups (learned, heuristic, baseline), each sorted by tail perplexity at the longest length."""
-    spacing = window_spacing(config["lengths"], len(results[0]["losses"]), config["text"]["held_out_bytes"])
+    results = old_lines(results)
     names = list(dict.fromkeys(line["scheme"] for line in results))
     by_scheme = {name: [line for line in results if line["scheme"] == name] for name in names}
     lengths = [line["length"] for line in by_scheme[names[0]]]
     columns = {
         (key, length): _lowest(
             {line["scheme"]: line[key] for line in results if line["length"] == length},
-            1 if key == "tail_losses" else -(-length // spacing),  # tails never overlap
+            1 if key == "tail_losses" else next(line["together"] for line in results if line["length"] == length),
         )
         for key in ("tail_losses", "losses")
         for length in lengths
@@ -80,6 +80,22 @@ def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Ro
     ]
     order = list(GROUPS)
     return sorted(rows, key=lambda row: (order.index(row.kind), row.tail[-1].value))
+
+
+def old_lines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each scheme and length, of the text and the first seed."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    first = results[0]
+    for line in results:
+        if (line["task"], line["seed"]) != (first["task"], first["seed"]):
+            continue
+        one = found.setdefault((line["scheme"], line["length"]), {**line})
+        keys = ("perplexity_tail", "tail_low", "tail_high", "tail_losses")
+        if line["measure"] != "tail":
+            keys = ("perplexity", "low", "high", "losses")
+            one["together"] = line["together"]
+        one |= dict(zip(keys, (line[key] for key in ("value", "low", "high", "items")), strict=True))
+    return list(found.values())
 
 
 def _lowest(losses: dict[str, list[float]], together: int) -> set[str]:

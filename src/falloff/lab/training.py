@@ -4,44 +4,45 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from falloff.lab.config import Settings
-from falloff.lab.corpus import Bytes
 from falloff.lab.extras import require
 from falloff.lab.memory import peak_held
-from falloff.lab.model import VOCABULARY, Decoder, build_model
+from falloff.lab.model import Decoder, build_model
 from falloff.lab.progress import Progress
+from falloff.lab.state import Measured, restore, state_of
+from falloff.lab.tasks.base import IGNORED, Predict, Task
+from falloff.lab.trial_folder import TrialFolder
+from falloff.lab.trials import Trial
 
 _LAST_RATE = 0.1  # the cosine ends at this share of the learning rate
 _BETAS = (0.9, 0.95)  # as GPT-3
 
 
-class TrainingWindows(Dataset[Tensor]):
-    """Window k of training: T + 1 bytes from a position that depends on the seed and k alone."""
+class TrainingItems(Dataset[tuple[Tensor, Tensor]]):
+    """The items of training from a step on: item k depends on the seed and k alone."""
 
-    def __init__(self, text: Bytes, settings: Settings) -> None:
-        self.text = text
-        self.seed = settings.seed
-        self.size = settings.train_length + 1
-        self.count = settings.steps * settings.batch_size
+    def __init__(self, task: Task, settings: Settings, seed: int, first_step: int) -> None:
+        self.task = task
+        self.seed = seed
+        self.first = first_step * settings.batch_size
+        self.count = settings.steps * settings.batch_size - self.first
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Tensor:
-        start = int(np.random.default_rng((self.seed, index)).integers(0, len(self.text) - self.size + 1))
-        return torch.from_numpy(self.text[start : start + self.size].astype(np.int64))
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.task.training_item(self.seed, self.first + index)
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,12 @@ class Trained:
     Args:
         model: the model itself, on its device.
         predict: the model as Accelerate runs it: tokens (B, N) to logits (B, N, V), in the run's precision.
-        loss: of the last step, in nats per byte.
         seconds_per_step: the median over steps after the first tenth.
         peak_bytes: the most memory held by tensors during a step: weights, optimizer, batch, activations, gradients.
     """
 
     model: Decoder
-    predict: Callable[[Tensor], Tensor]
-    loss: float
+    predict: Predict
     seconds_per_step: float
     peak_bytes: int
 
@@ -94,14 +93,18 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Trained:
-    """Train the model of one scheme from its start weights.
+def train(
+    settings: Settings, trial: Trial, task: Task, folder: TrialFolder, progress: Progress, save_seconds: float
+) -> Trained:
+    """Train the model of a trial, from its start weights or from the state that its folder holds.
 
     Args:
         settings: of the run.
-        name: the scheme.
-        text: the train part, at least T + 1 bytes.
+        trial: whose model it is.
+        task: what it learns.
+        folder: of the trial, for its state.
         progress: called after every step.
+        save_seconds: the state is stored when so much time has passed since it was stored last.
 
     Raises:
         ValueError: if the loss is no longer finite.
@@ -112,45 +115,69 @@ def train(settings: Settings, name: str, text: Bytes, progress: Progress) -> Tra
         accelerator = accelerator_class(
             cpu=device.type == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[settings.precision]
         )
-        model = build_model(settings, name)
+        model = build_model(settings, trial.scheme, trial.seed, task.vocabulary)
         optimizer = build_optimizer(model, settings)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings))
+        predict, stepper = accelerator.prepare(torch.compile(model) if settings.compile else model, optimizer)
+        first, measured = _continued(folder, model, optimizer, progress)
+        if first:
+            progress.advance(first, doing=f"step {first}/{settings.steps}")
         # The loader gets its own generator: it draws a seed, and torch's global generator must not change.
-        loader: Any = DataLoader(
-            TrainingWindows(text, settings), settings.batch_size, shuffle=False, generator=torch.Generator()
+        items = TrainingItems(task, settings, trial.seed, first)
+        loader = accelerator.prepare(
+            DataLoader(items, settings.batch_size, shuffle=False, generator=torch.Generator()) if len(items) else []
         )
-        predict, stepper, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+        rates = [group["lr"] for group in optimizer.param_groups]
         loss = math.nan
 
-        def step(batch: Tensor) -> None:
+        def step(index: int, inputs: Tensor, targets: Tensor) -> None:
             nonlocal loss
-            logits = predict(batch[:, :-1])
-            mean = functional.cross_entropy(logits.view(-1, VOCABULARY), batch[:, 1:].flatten())
+            for group, at_most in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = at_most * rate(index, settings)
+            logits = predict(inputs)
+            mean = functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=IGNORED)
             accelerator.backward(mean)
             accelerator.clip_grad_norm_(predict.parameters(), settings.clip_norm)
             stepper.step()
-            schedule.step()
             stepper.zero_grad()
             loss = mean.item()  # waits for the device, so that the time of a step is complete
 
-        seconds: list[float] = []
-        peak = 0
-        for index, batch in enumerate(loader):
-            if index == settings.steps - 1:  # the last step is measured for memory, not for time
-                peak = peak_held(partial(step, batch), device, model, optimizer, batch)
+        saved = time.monotonic()
+        for index, (inputs, targets) in enumerate(loader, start=first):
+            last = index == settings.steps - 1
+            if last:  # the last step is measured for memory, not for time
+                measured.peak = peak_held(partial(step, index, inputs, targets), device, model, optimizer, inputs, targets)
             else:
                 began = time.perf_counter()
-                step(batch)
-                seconds.append(time.perf_counter() - began)
+                step(index, inputs, targets)
+                measured.seconds.append(time.perf_counter() - began)
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"learning_rate: got {settings.learning_rate}, with which the loss of {name} is {loss} at step "
+                    f"learning_rate: got {settings.learning_rate}, with which the loss of {trial} is {loss} at step "
                     f"{index + 1}; expected one with which it stays finite"
                 )
-            speed = batch[:, 1:].numel() / seconds[-1] if seconds else None
+            speed = inputs.numel() / measured.seconds[-1] if measured.seconds else None
             progress.advance(1, doing=f"step {index + 1}/{settings.steps}", loss=loss, tokens_per_second=speed)
+            if time.monotonic() - saved >= save_seconds:
+                folder.write_state(index + 1, state_of(model, optimizer, measured))
+                saved = time.monotonic()
         accelerator.free_memory()
-    return Trained(model, predict, loss, statistics.median(seconds[len(seconds) // 10 :]), peak)
+    seconds = measured.seconds
+    return Trained(model, predict, statistics.median(seconds[len(seconds) // 10 :]), measured.peak)
+
+
+def _continued(
+    folder: TrialFolder, model: Decoder, optimizer: torch.optim.Optimizer, progress: Progress
+) -> tuple[int, Measured]:
+    """The step at which training goes on, and what it measured before: 0 and nothing without a state that can be used."""
+    try:
+        found = folder.state()
+    except ValueError as error:
+        progress.note(f"training begins anew: {error}")
+        return 0, Measured()
+    if found is None:
+        return 0, Measured()
+    step, tensors = found
+    return step, restore(model, optimizer, tensors)
 
 
 def rate(step: int, settings: Settings) -> float:

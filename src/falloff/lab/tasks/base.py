@@ -1,0 +1,104 @@
+"""What a task is: items to train on, tests at every length, and the measures of their outcomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from falloff.shapes import Float, Int
+
+if TYPE_CHECKING:
+    from falloff.lab.config import Settings
+    from falloff.lab.corpus import Text
+    from falloff.lab.progress import Progress
+
+IGNORED = -100
+"""The target where nothing is asked, as `torch.nn.functional.cross_entropy` takes it."""
+
+Predict = Callable[[Int[Tensor, "B N"]], Float[Tensor, "B N V"]]
+"""A trained model: tokens to logits. Several processes call it together, equally often and with equal shapes."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the items of an outcome are, and how their mean is shown.
+
+    Args:
+        name: in results.jsonl.
+        words: for a reader, such as "perplexity of the last 64 bytes".
+        exponential: whether items are nats, whose mean is shown as its exponential; else the mean itself is shown, a share.
+        lower_is_better: whether it is.
+    """
+
+    name: str
+    words: str
+    exponential: bool
+    lower_is_better: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model gave at one test length, by one measure.
+
+    Args:
+        measure: its name.
+        length: of the test, in tokens.
+        items: the mean nats of each window, or 1.0 and 0.0 for a problem that was solved or not. In the same order for
+            every scheme and seed, so that differences can be paired.
+        depths: for problems, where what is asked for stands: 0 at the beginning, 1 at the end.
+        together: neighbouring items that share tokens: their mean counts as one observation.
+    """
+
+    measure: str
+    length: int
+    items: tuple[float, ...]
+    depths: tuple[float, ...] | None = None
+    together: int = 1
+
+
+class Task(ABC):
+    """What a model learns, and how it is tested.
+
+    Args:
+        settings: of the comparison.
+        text: of the comparison; None unless `needs_text`.
+
+    Raises:
+        ValueError: for settings that the task cannot serve.
+    """
+
+    name: ClassVar[str]
+    """On the command line."""
+    summary: ClassVar[str]
+    """One sentence for help and report."""
+    needs_text: ClassVar[bool] = False
+
+    vocabulary: int = 256
+    """The number of tokens."""
+    measures: tuple[Measure, ...]
+
+    def __init__(self, settings: Settings, text: Text | None) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def training_item(self, seed: int, index: int) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
+        """Item `index` of training: inputs, and targets, which are `IGNORED` where nothing is asked.
+
+        It depends on the seed, the index and the settings alone: all schemes train on the same.
+        """
+
+    @abstractmethod
+    def test(self, predict: Predict, progress: Progress) -> list[Outcome]:
+        """Test a model at every length by every measure, on the same windows or problems for every scheme and seed.
+
+        Raises:
+            ValueError: if an outcome is not finite.
+        """
+
+    @abstractmethod
+    def work(self) -> int:
+        """The number of training steps that take about as long as `test`."""
