@@ -8,6 +8,7 @@ import torch
 
 from falloff.lab.compare import compare_schemes
 from falloff.lab.config import Settings
+from falloff.lab.trials import Trial
 from falloff.named import scheme_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "pages" / "howto" / "own-scheme.md"
@@ -57,7 +58,7 @@ def test_the_scheme_of_ones_own_is_compared_and_drawn(own_scheme, tmp_path):
     )
     comparison = compare_schemes(settings, tmp_path / "run")
     assert {line["bias_parameters"] for line in comparison.results} == {2}
-    assert "strength" in "".join(comparison.folder.load_checkpoint(name))
+    assert "strength" in "".join(comparison.folder.trial(Trial("text", name, 0), comparison.config).model())
     bias = own_scheme(3)
     assert bias.plot(16).axes
     assert bias.show(4, head=2).axes

@@ -37,14 +37,15 @@ class _Planted:
 
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
 def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path, monkeypatch, protocol):
-    from falloff.lab.folder import RunFolder
+    from falloff.lab.trial_folder import TrialFolder
 
     monkeypatch.chdir(tmp_path)
-    run = RunFolder(tmp_path)
-    run.checkpoint_path("t5").parent.mkdir()
-    run.checkpoint_path("t5").write_bytes(pickle.dumps(_Planted(), protocol))
-    with pytest.raises(ValueError, match="t5"):
-        run.load_checkpoint("t5")
+    trial = TrialFolder(tmp_path, "x")
+    trial.model_path.write_bytes(pickle.dumps(_Planted(), protocol))
+    trial.state_path.write_bytes(pickle.dumps(_Planted(), protocol))
+    for load in (trial.model, trial.state):
+        with pytest.raises(ValueError, match="safetensors"):
+            load()
     assert not (tmp_path / "planted").exists()
 
 
@@ -128,15 +129,24 @@ def test_a_folder_of_a_model_that_names_a_scheme_runs_no_code(planted, tmp_path,
     assert not planted.exists()
 
 
-def test_a_checkpoint_lies_in_its_folder_whatever_its_scheme_is_called(tmp_path):
+def test_a_trial_lies_in_its_folder_whatever_its_scheme_is_called(tmp_path):
+    from falloff.lab.config import Settings
     from falloff.lab.folder import RunFolder
+    from falloff.lab.trials import Trial
 
-    names = ["../../etc/x", "/etc/x", "a/b.py:M", "a_b.py:M", "a\\b", "..", "t5", "x" * 300]
-    paths = [RunFolder(tmp_path).checkpoint_path(name) for name in names]
-    assert {path.parent for path in paths} == {tmp_path / "checkpoints"}
-    assert len(set(paths)) == len(names)
-    assert all(len(path.name) < 200 for path in paths)
-    assert RunFolder(tmp_path).checkpoint_path("t5").name == "t5.safetensors"
+    config = {
+        "settings": Settings.of_preset("quick", device="cpu").to_json(),
+        "tasks": {"text": {"needs_text": False}},
+        "text": None,
+        "versions": {},
+        "machine": {},
+    }
+    names = ["../../etc/x", "/etc/x", "a/b.py:M", "a_b.py:M", "a\\b", "..", ".", "t5", "x" * 300]
+    paths = [RunFolder(tmp_path).trial(Trial("text", name, 0), config).path for name in names]
+    assert {path.resolve().parents[1] for path in paths} == {tmp_path / "trials" / "text"}
+    assert len({path.resolve() for path in paths}) == len(names)
+    assert all(len(path.parent.name) < 200 for path in paths)
+    assert RunFolder(tmp_path).trial(Trial("text", "t5", 3), config).path == tmp_path / "trials" / "text" / "t5" / "3"
 
 
 def test_only_one_module_runs_files():

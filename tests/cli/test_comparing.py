@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from falloff.cli import app, run
-from falloff.lab.folder import RESULT_KEYS
 from falloff.lab.presets import PRESETS
 
 QUICK = ["--preset", "quick", "--train-length", "16", "--steps", "3", "--schemes", "t5,rope", "--device", "cpu"]
@@ -40,9 +39,8 @@ def test_json_is_one_object_and_nothing_else(capsys, tmp_path, text):
     found = json.loads(out)
     assert set(found) == {"out", "report", "config", "results"}
     assert [(line["scheme"], line["length"]) for line in found["results"]] == [
-        (name, length) for name in ("t5", "rope") for length in (16, 32, 64, 128)
+        (name, length) for name in ("t5", "rope") for length in (16, 32, 64, 128) for _ in ("tail", "all")
     ]
-    assert all(set(line) == set(RESULT_KEYS) for line in found["results"])
     assert found["config"]["settings"]["text"] == [text]
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
@@ -55,8 +53,8 @@ def test_table_on_stdout_and_lines_on_stderr_then_resume(capsys, tmp_path, text)
     assert len(err.splitlines()) == 4
     code, out, err = _falloff(capsys, "--resume", "--out", tmp_path / "run", "--schemes", "none")
     assert code == 0
-    assert re.findall(r"\[3/3\] (\S+)", err) == ["none", "none:"]
-    assert err.startswith("2 of 3 schemes were done")
+    assert re.findall(r"\[3/3\] (\S+)", err) == ["none,", "none,"]
+    assert err.startswith("2 of 3 trials were done")
     assert "none" in out
     assert "t5" in out
 
@@ -73,7 +71,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, text, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("falloff.lab.compare.train", interrupted)
+    monkeypatch.setattr("falloff.lab.running.train", interrupted)
     code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
     assert f"continue with: falloff compare --resume --out {tmp_path / 'run'}" in err
@@ -112,11 +110,11 @@ def test_a_scheme_of_ones_own_is_compared_and_named_again_to_go_on(capsys, tmp_p
     assert code == 0
     found = json.loads(out)
     lines = found["results"]
-    assert [(line["scheme"], line["kind"]) for line in lines[::4]] == [("own.py:Mine", "learned"), ("alibi", "heuristic")]
+    assert [(line["scheme"], line["kind"]) for line in lines[::8]] == [("own.py:Mine", "learned"), ("alibi", "heuristic")]
     assert lines[0]["bias_parameters"] == 4
     assert "own.py:Mine: Mine (rate=0.0625); alibi" in found["config"]["model"]
     assert "own.py:Mine" in Path("run/report.html").read_text()
-    assert len(list(Path("run/checkpoints").iterdir())) == 2
+    assert len(list(Path("run/trials/text").iterdir())) == 2
 
     Path("own.py").write_text(OWN + "# changed")
     code, out, err = _falloff(capsys, "--resume", "--out", "run", "--schemes", "own.py:Mine")
@@ -134,7 +132,7 @@ def test_the_command_that_goes_on_names_a_scheme_of_ones_own(capsys, tmp_path, t
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("falloff.lab.compare.train", interrupted)
+    monkeypatch.setattr("falloff.lab.running.train", interrupted)
     _, _, err = _falloff(capsys, *QUICK, "--schemes", "own scheme.py:Mine", "--text", text, "--out", "run")
     assert "continue with: falloff compare --resume --out run --schemes 'own scheme.py:Mine'\n" in err
 
@@ -153,8 +151,16 @@ HOSTILE = [
     (["--steps", "0"], "steps: got 0"),
     (["--steps", "-3"], "steps: got -3"),
     (["--steps", "1e3"], "'--steps': got '1e3', expected a whole number"),
-    (["--seed", "-1"], "seed: got -1"),
-    (["--seed", "4294967296"], "seed: got 4294967296"),
+    (["--seed", "-1"], "seeds: got '-1', expected whole numbers such as 3, or 0,1,2, or 0..4"),
+    (["--seed", "4294967296"], "seeds: got 4294967296"),
+    (["--seeds", "4..0"], "seeds: got '4..0', expected whole numbers"),
+    (["--seeds", "0..99999999999"], "seeds: got '0..99999999999', expected whole numbers"),
+    (["--seeds", "1,1"], "seeds: got 1 twice"),
+    (["--seeds", "a"], "seeds: got 'a'"),
+    (["--tasks", "chess"], "tasks: got 'chess', expected names among text"),
+    (["--protocol", "best"], "protocol: got 'best', expected one of last-k"),
+    (["--lengths", "0,1"], "length_multiples: got 0"),
+    (["--save-every", "-1"], "save-every"),
     (["--device", "tpu"], "device: got 'tpu', expected 'auto', 'cpu'"),
     (["--device", "cuda:99"], "device: got 'cuda:99'"),
     (["--device", "mps"], "device: got 'mps'"),
@@ -225,7 +231,7 @@ def test_a_full_disk_says_what_to_free_and_how_to_go_on(capsys, tmp_path, text, 
     replace = Path.replace
 
     def full(part, target):
-        if target.name == "rope.safetensors":
+        if target.name == "model.safetensors" and target.parent.parent.name == "rope":
             raise OSError(28, "No space left on device")
         return replace(part, target)
 
@@ -234,14 +240,14 @@ def test_a_full_disk_says_what_to_free_and_how_to_go_on(capsys, tmp_path, text, 
     code, printed, err = _falloff(capsys, *QUICK, "--text", text, "--out", out)
     assert (code, printed) == (2, "")
     assert re.fullmatch(
-        rf"falloff: {out}/checkpoints/rope.safetensors: No space left on device; free at least [0-9,]+ bytes there; "
+        rf"falloff: {out}/trials/text/rope/0/model.safetensors: No space left on device; free at least [0-9,]+ bytes there; "
         rf"then continue with: falloff compare --resume --out {out}",
         err.splitlines()[-1],
     )
     monkeypatch.undo()
     code, printed, err = _falloff(capsys, "--resume", "--out", out)
     assert code == 0
-    assert err.startswith("1 of 2 schemes were done")
+    assert err.startswith("1 of 2 trials were done")
 
 
 def test_a_name_that_is_not_utf_8_runs_through(capsys, tmp_path, text):

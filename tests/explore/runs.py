@@ -12,7 +12,7 @@ def small_run(path, schemes=("t5", "alibi"), train_length=16, steps=3):
     threads = torch.get_num_threads()
     settings, folder = resolve(
         "quick", path, resume=False, text=(str(text),), dataset=None, schemes=schemes, train_length=train_length,
-        steps=steps, seed=0, device="cpu",
+        steps=steps, seeds=(0,), device="cpu",
     )  # fmt: skip
     compare_schemes(settings, folder)
     torch.set_num_threads(threads)

@@ -42,27 +42,39 @@ def results():
     def losses(perplexity):
         return [math.log(perplexity) + 0.1 * window for window in (-1, 0, 1)]
 
-    def line(scheme, kind, length, tail):
+    def line(scheme, kind, length, measure, perplexity):
         return {
+            "task": "text",
+            "protocol": "last-k",
             "scheme": scheme,
             "kind": kind,
+            "seed": 0,
+            "train_length": 16,
             "length": length,
-            "perplexity": tail + 1,
-            "low": tail + 0.5,
-            "high": tail + 1.5,
-            "perplexity_tail": tail,
-            "tail_low": tail - 0.5,
-            "tail_high": tail + 0.5,
-            "losses": losses(tail + 1),
-            "tail_losses": losses(tail),
+            "measure": measure,
+            "value": perplexity,
+            "low": perplexity - 0.5,
+            "high": perplexity + 0.5,
+            "items": losses(perplexity),
+            "depths": None,
+            "together": 1,
             "parameters": 1234,
             "bias_parameters": 10,
             "seconds_per_step": 0.0215,
+            "tokens_per_second": 2976.7,
             "peak_memory_mb": 16.55,
+            "test_batch": 4,
+            "test_seconds": 0.01,
+            "test_tokens_per_second": 400 * length,
+            "test_peak_memory_mb": 3.25,
+            "sha256": "0" * 64,
         }
 
     kinds = {"rope": "baseline", "t5": "learned", "alibi": "heuristic", "fire": "learned"}
     tails = {"rope": (5.0, 50.0), "t5": (4.0, 7.0), "alibi": (6.0, 6.0), "fire": (5.0, 6.5)}
     return [
-        line(name, kinds[name], length, tail) for name in kinds for length, tail in zip((16, 32), tails[name], strict=True)
+        line(name, kinds[name], length, measure, tail + more)
+        for name in kinds
+        for length, tail in zip((16, 32), tails[name], strict=True)
+        for measure, more in (("tail", 0.0), ("all", 1.0))
     ]

@@ -21,8 +21,22 @@ HOSTILE = [
     ({"steps": 1}, "steps: got 1, expected a whole number from 2"),
     ({"steps": -5}, "steps: got -5"),
     ({"steps": "10"}, "steps: got '10'"),
-    ({"seed": -1}, "seed: got -1"),
-    ({"seed": 2**32}, "seed: got 4294967296"),
+    ({"seeds": (-1,)}, "seeds: got -1"),
+    ({"seeds": (2**32,)}, "seeds: got 4294967296"),
+    ({"seeds": ()}, r"seeds: got \(\), expected whole numbers from 0"),
+    ({"seeds": (1, 1)}, "seeds: got 1 twice"),
+    ({"seeds": 3}, "seeds: got 3, expected whole numbers"),
+    ({"tasks": ("chess",)}, "tasks: got 'chess', expected names among text"),
+    ({"tasks": ("text", "text")}, "tasks: got 'text' twice"),
+    ({"tasks": ()}, "tasks: got"),
+    ({"tasks": (["text"],)}, r"tasks: got \['text'\]"),
+    ({"length_multiples": (2, 1)}, r"length_multiples: got \(2, 1\), expected them in rising order"),
+    ({"length_multiples": (0,)}, "length_multiples: got 0"),
+    ({"length_multiples": (2**15,)}, "length_multiples: got 32768, expected a whole number from 1 to 16,384"),
+    ({"protocol": "last"}, "protocol: got 'last', expected one of last-k, non-overlapping, sliding"),
+    ({"tail_length": 0}, "tail_length: got 0"),
+    ({"tokenizer": ""}, "tokenizer: got ''"),
+    ({"compile": 1}, "compile: got 1, expected True or False"),
     ({"batch_size": 0}, "batch_size: got 0"),
     ({"layers": 0}, "layers: got 0"),
     ({"heads": 0}, "heads: got 0"),
@@ -90,7 +104,7 @@ def test_a_stored_preset_is_a_name():
 
 
 def test_none_changes_nothing():
-    settings = Settings.of_preset("quick", steps=None, seed=None)
+    settings = Settings.of_preset("quick", steps=None, seeds=None)
     assert settings == Settings.of_preset("quick")
     assert settings.changed(steps=None) == settings
     assert settings.changed(steps=7).steps == 7
@@ -109,7 +123,9 @@ def test_lengths(toy):
     assert toy().lengths == (16, 32, 64, 128)
     assert toy().tail == 16
     assert toy(train_length=100).tail == 64
-    assert toy().least_bytes == 129 + 7 * 16
+    assert toy().least_tokens == 129 + 7 * 16
+    assert toy(protocol="non-overlapping").least_tokens == 8 * 128 + 1
+    assert toy(length_multiples=(1, 3)).lengths == (16, 48)
 
 
 def test_auto_takes_what_is_there():

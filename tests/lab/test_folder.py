@@ -4,22 +4,21 @@ import pytest
 import torch
 
 from falloff.lab.config import Settings
-from falloff.lab.folder import RESULT_KEYS, RunFolder, check_same
+from falloff.lab.folder import RunFolder, check_same
+from falloff.lab.trial_folder import TrialFolder
 
 
 def _config(**changes):
     settings = Settings.of_preset("quick", device="cpu", **changes)
     return {
+        "format": 2,
         "settings": settings.to_json(),
+        "tasks": {"text": {"needs_text": True, "vocabulary": 256, "measures": []}},
         "text": {"sha256": "abc"},
         "versions": {"torch": "2.13.0", "falloff": "0.1.0"},
         "machine": {"cpu": "a", "threads": 2, "gpu": None},
         "git_commit": None,
     }
-
-
-def _line(scheme, length=16):
-    return {**dict.fromkeys(RESULT_KEYS, 1.0), "scheme": scheme, "length": length}
 
 
 def test_new_and_empty_folders_are_free(tmp_path):
@@ -34,7 +33,7 @@ def test_nothing_is_written_over(tmp_path):
     with pytest.raises(ValueError, match="which holds other files"):
         RunFolder(tmp_path).check_free()
     with pytest.raises(ValueError, match="which is not a folder"):
-        RunFolder(tmp_path / "thesis.tex").check_free()
+        RunFolder(tmp_path / "thesis.tex").check_usable()
     run = RunFolder(tmp_path / "run")
     run.write_config(_config())
     with pytest.raises(ValueError, match=r"which holds a run, expected .* --resume goes on .* another --out"):
@@ -54,7 +53,7 @@ def test_a_config_that_changed_since_it_was_written_is_refused(tmp_path):
     run.write_config(_config())
     written = run.config_path.read_text()
     for old, new in (
-        ('"seed": 0', '"seed": 1'),
+        ('"batch_size": 16', '"batch_size": 17'),
         ('"sha256": "abc"', '"sha256": "abd"'),
         ('"rope"', '["rope"]'),
         ('"steps": 200', '"steps": null'),
@@ -72,7 +71,7 @@ def test_a_config_that_changed_since_it_was_written_is_refused(tmp_path):
         assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("lost", ["text", "versions", "machine", "settings"])
+@pytest.mark.parametrize("lost", ["versions", "machine", "settings"])
 def test_a_config_whose_parts_are_missing_or_of_another_kind_is_refused(tmp_path, lost):
     """Even where its checksum fits, as in a run of another version."""
     for content in (None, [], 3, "x"):
@@ -92,61 +91,73 @@ def test_a_foreign_config_is_refused(tmp_path, content):
         RunFolder(tmp_path).stored_config()
 
 
-def test_schemes_are_added_whole(tmp_path):
-    run = RunFolder(tmp_path)
+def test_a_run_of_another_version_is_refused(tmp_path):
+    for other in (1, 3, None):
+        RunFolder(tmp_path).write_config(_config() | {"format": other})
+        with pytest.raises(
+            ValueError, match=r"expected the config.json of a run: it was written by another version of falloff"
+        ):
+            RunFolder(tmp_path).stored_config()
+
+
+def test_a_trial_is_stored_whole(tmp_path):
+    trial = TrialFolder(tmp_path / "trial", "x")
+    assert trial.result() is None
     weights = {"weight": torch.arange(6.0).view(2, 3).T}  # not contiguous
-    run.add_scheme("t5", weights, [_line("t5", 16), _line("t5", 32)])
-    run.add_scheme("alibi", {}, [_line("alibi")])
-    assert [(line["scheme"], line["length"]) for line in run.results()] == [("t5", 16), ("t5", 32), ("alibi", 16)]
-    assert torch.equal(run.load_checkpoint("t5")["weight"], weights["weight"])
-    run.add_scheme("t5", weights, [_line("t5", 64)])  # again, as after its checkpoint was taken away
-    assert [(line["scheme"], line["length"]) for line in run.results()] == [("alibi", 16), ("t5", 64)]
-    assert not list(tmp_path.rglob("*.part"))
+    trial.write_state(3, weights)
+    assert trial.result() is None
+    trial.write_result(weights, {"scheme": "t5"})
+    assert trial.result()["scheme"] == "t5"
+    assert torch.equal(trial.model()["weight"], weights["weight"])
+    assert {path.name for path in trial.path.iterdir()} == {"result.json", "model.safetensors"}
+
+
+def test_a_result_of_other_settings_is_not_taken(tmp_path):
+    TrialFolder(tmp_path, "x").write_result({}, {"scheme": "t5"})
+    with pytest.raises(ValueError, match=r"result.json: it is of other settings"):
+        TrialFolder(tmp_path, "y").result()
 
 
 def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch):
-    run = RunFolder(tmp_path)
-    run.add_scheme("t5", {}, [_line("t5")])
-    before = run.results_path.read_bytes()
+    trial = TrialFolder(tmp_path, "x")
+    trial.write_result({}, {"scheme": "t5"})
+    before = trial.result()
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run.add_scheme("alibi", {}, [_line("alibi")])
-    assert run.results_path.read_bytes() == before
+        trial.write_result({}, {"scheme": "alibi"})
+    assert trial.result() == before
 
 
-@pytest.mark.parametrize("content", [b"{", b"3", b'{"scheme": "t5"}', b"[" * 200_000, b"\xff", b"null"])
-def test_lines_that_falloff_did_not_write_are_left_out_and_named(tmp_path, content):
-    run = RunFolder(tmp_path)
-    run.add_scheme("t5", {}, [_line("t5")])
-    sound = run.results()
-    with run.results_path.open("ab") as file:
-        file.write(content)
-    lines, damaged = run.read_results()
-    assert lines == sound
-    assert len(damaged) == 1
-    assert damaged[0].startswith(f"line 2 of {run.results_path} is left out: it ")
+def test_the_state_comes_back(tmp_path):
+    trial = TrialFolder(tmp_path, "x")
+    assert trial.state() is None
+    tensors = {"a": torch.randn(3, 2).T, "b": torch.tensor([2**53 + 1]), "c": torch.tensor(1.5, dtype=torch.bfloat16)}
+    trial.write_state(7, tensors)
+    step, found = trial.state()
+    assert step == 7
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
 
 
-def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
-    run = RunFolder(tmp_path)
-    with pytest.raises(ValueError, match=r"out: got .*t5.safetensors, expected the checkpoint of t5"):
-        run.load_checkpoint("t5")
-    run.add_scheme("t5", {"weight": torch.ones(100)}, [])
-    run.checkpoint_path("t5").write_bytes(run.checkpoint_path("t5").read_bytes()[:50])
-    with pytest.raises(ValueError, match="expected the checkpoint of t5"):
-        run.load_checkpoint("t5")
+def test_missing_and_damaged_models_are_refused(tmp_path):
+    trial = TrialFolder(tmp_path, "x")
+    with pytest.raises(ValueError, match=r"out: got .*model.safetensors, expected the model of a trial"):
+        trial.model()
+    trial.write_result({"weight": torch.ones(100)}, {})
+    trial.model_path.write_bytes(trial.model_path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="expected the model of a trial"):
+        trial.model()
 
 
 def test_what_decides_results_must_be_the_same():
     check_same(_config(), _config())
-    check_same(_config(), _config(schemes=("rope",), text=("elsewhere",)))
+    check_same(_config(), _config(schemes=("rope",), text=("elsewhere",), seeds=(3,)))
     cases = [
         (_config(steps=7), "steps was 200 and is 7"),
-        (_config(seed=1), "seed was 0 and is 1"),
         (_config(train_length=32), "train_length was 64 and is 32"),
         ({**_config(), "text": {"sha256": "def"}}, "text was 'abc' and is 'def'"),
         ({**_config(), "versions": {"torch": "3.0", "falloff": "0.1.0"}}, "torch was '2.13.0' and is '3.0'"),

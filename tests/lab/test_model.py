@@ -8,7 +8,7 @@ from falloff.named import scheme_class
 
 @pytest.mark.parametrize("name", KNOWN_SCHEMES)
 def test_causal_at_every_length(toy, name):
-    model = build_model(toy(layers=2), name)
+    model = build_model(toy(layers=2), name, 0, 256)
     tokens = torch.randint(0, 256, (2, 40))
     other = tokens.clone()
     other[:, 25:] = (other[:, 25:] + 1) % 256
@@ -19,12 +19,12 @@ def test_causal_at_every_length(toy, name):
 
 
 def test_shared_weights_are_the_same_and_depend_on_the_seed(toy):
-    plain = build_model(toy(), "none").state_dict()
+    plain = build_model(toy(), "none", 0, 256).state_dict()
     for name in KNOWN_SCHEMES:
-        weights = build_model(toy(), name).state_dict()
+        weights = build_model(toy(), name, 0, 256).state_dict()
         assert weights.keys() >= plain.keys()
         assert all(torch.equal(weights[key], plain[key]) for key in plain)
-    t5, again, other = (build_model(toy(seed=seed), "t5") for seed in (0, 0, 1))
+    t5, again, other = (build_model(toy(), "t5", seed, 256) for seed in (0, 0, 1))
     assert torch.equal(t5.scheme.weight, again.scheme.weight)
     assert not torch.equal(t5.scheme.weight, other.scheme.weight)
     assert not torch.equal(t5.head.weight, other.head.weight)
@@ -34,7 +34,7 @@ def test_building_leaves_the_global_generator_alone(toy):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    build_model(toy(), "fire")
+    build_model(toy(), "fire", 0, 256)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -49,26 +49,26 @@ def test_schemes_fit_the_trained_length():
 
 
 def test_bias_is_used_and_shared(toy):
-    model = build_model(toy(layers=3), "alibi")
+    model = build_model(toy(layers=3), "alibi", 0, 256)
     tokens = torch.randint(0, 256, (1, 16))
     with_bias = model(tokens)
     model.scheme = None
     assert not torch.allclose(with_bias, model(tokens))
-    total, bias = parameter_counts(build_model(toy(layers=3), "per-offset"))
+    total, bias = parameter_counts(build_model(toy(layers=3), "per-offset", 0, 256))
     assert bias == 16 * 2
-    assert total == parameter_counts(build_model(toy(layers=3), "none"))[0] + bias
+    assert total == parameter_counts(build_model(toy(layers=3), "none", 0, 256))[0] + bias
 
 
 def test_schemes_with_content_get_what_they_are_called_with(toy):
     """Each layer has its own projection; the scheme is shared, and all of it learns."""
     for name in ("profile-mixture", "forgetting", "disentangled", "transformer-xl", "gated-t5", "shaw"):
-        model = build_model(toy(layers=2), name)
+        model = build_model(toy(layers=2), name, 0, 256)
         assert len(model.blocks[0].states) == (name in ("profile-mixture", "forgetting"))
         assert getattr(model.scheme, "head_dim", model.head_size) == model.head_size
         model(torch.randint(0, 256, (1, 16))).sin().sum().backward()
         learns = {key: parameter.grad is not None for key, parameter in model.named_parameters()}
         assert all(learns.values()), [key for key, does in learns.items() if not does]
-    _, bias = parameter_counts(build_model(toy(layers=2), "forgetting"))
+    _, bias = parameter_counts(build_model(toy(layers=2), "forgetting", 0, 256))
     assert bias == 0  # its projections belong to the model
 
 
@@ -101,11 +101,11 @@ def test_a_scheme_with_content_of_ones_own_names_what_it_is_called_with(toy, tmp
     levels, unnamed = f"{tmp_path}/own.py:Levels", f"{tmp_path}/own.py:Unnamed"
     for name in (levels, unnamed):
         scheme_class(name)
-    model = build_model(toy(), levels)
+    model = build_model(toy(), levels, 0, 256)
     assert model.scheme.head_dim == model.head_size
     assert model(torch.randint(0, 256, (1, 16))).shape == (1, 16, 256)
     with pytest.raises(ValueError, match=r"whose bias depends on what the tokens say, expected .*\.ContentScheme"):
-        build_model(toy(), unnamed)
+        build_model(toy(), unnamed, 0, 256)
 
 
 def test_rope_depends_on_the_offset_alone():
@@ -125,7 +125,9 @@ def test_none_knows_no_order_and_rope_does(toy):
     tokens = torch.arange(10)[None]
     shuffled = tokens.clone()
     shuffled[0, :9] = tokens[0, torch.randperm(9)]
-    none, rope = (build_model(toy(), name) for name in ("none", "rope"))  # one layer: a set of keys, without positions
+    none, rope = (
+        build_model(toy(), name, 0, 256) for name in ("none", "rope")
+    )  # one layer: a set of keys, without positions
     torch.testing.assert_close(none(tokens)[:, -1], none(shuffled)[:, -1])
     assert not torch.allclose(rope(tokens)[:, -1], rope(shuffled)[:, -1])
 
@@ -136,5 +138,5 @@ def test_an_unknown_scheme_is_refused(toy, name):
     with pytest.raises(ValueError, match=f"scheme: got '{name}', expected one of alibi, .*, rope, none, or module:Class"):
         build_scheme(name, 2, 16)
     with pytest.raises(ValueError, match=f"scheme: got '{name}'"):
-        build_model(toy(), name)
+        build_model(toy(), name, 0, 256)
     assert [name for name in KNOWN_SCHEMES if build_scheme(name, 2, 16) is None] == list(BASELINES)

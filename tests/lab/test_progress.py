@@ -10,12 +10,12 @@ class Terminal(io.StringIO):
 
 def _run(progress):
     with progress:
-        progress.start(schemes=3, done=1, work_per_scheme=10)
+        progress.start(trials=3, done=1, work_left=20)
         for name in ("t5", "rope"):
-            progress.start_scheme(name)
+            progress.start_trial(name, 10)
             progress.advance(8, doing="step 8/8", loss=1.5, tokens_per_second=12_345.0)
             progress.advance(1, doing="testing at 64")
-            progress.finish_scheme(name, "perplexity 5")
+            progress.finish_trial(name, "perplexity 5")
 
 
 def test_chooses_by_stream():
@@ -28,7 +28,7 @@ def test_lines_where_there_is_no_terminal():
     stream = io.StringIO()
     _run(LineProgress(stream))
     lines = stream.getvalue().splitlines()
-    assert lines.pop(0) == "1 of 3 schemes were done by an earlier run"
+    assert lines.pop(0) == "1 of 3 trials were done by an earlier run"
     assert [line.split(":")[0] for line in lines] == ["[2/3] t5 ...", "[2/3] t5", "[3/3] rope ...", "[3/3] rope"]
     assert "perplexity 5" in lines[1]
     assert "left" in lines[1]
@@ -41,16 +41,16 @@ def test_bars_on_a_terminal(monkeypatch):
     stream = Terminal()
     bars = BarProgress(stream)
     with bars:
-        bars.start(schemes=3, done=1, work_per_scheme=10)
-        assert (bars.bars.tasks[0].completed, bars.bars.tasks[0].total) == (10, 30)
-        bars.start_scheme("t5")
+        bars.start(trials=3, done=1, work_left=20)
+        assert (bars.bars.tasks[0].completed, bars.bars.tasks[0].total) == (0, 20)
+        bars.start_trial("t5", 10)
         bars.advance(5, doing="step 5/8", loss=1.5, tokens_per_second=12_345.0)
-        assert bars.bars.tasks[0].completed == 15
+        assert bars.bars.tasks[0].completed == 5
         bars.bars.refresh()
         assert "step 5/8, loss 1.500, 12,345 tokens/s" in stream.getvalue()
         bars.advance(3, doing="testing at 64")
-        bars.finish_scheme("t5", "perplexity 5")
-        assert bars.bars.tasks[0].completed == 20  # even if the work of its parts adds up to less
+        bars.finish_trial("t5", "perplexity 5")
+        assert bars.bars.tasks[0].completed == 10  # even if the work of its parts adds up to less
     assert "2 of 3 done" in stream.getvalue()
     assert "perplexity 5" in stream.getvalue()
 
@@ -66,12 +66,12 @@ def test_a_pipe_gets_a_line_every_so_often(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = LineProgress(stream)
-    progress.start(schemes=2, done=0, work_per_scheme=10)
-    progress.start_scheme("t5")
+    progress.start(trials=2, done=0, work_left=20)
+    progress.start_trial("t5", 10)
     for step in range(10):
         now[0] += 7
         progress.advance(1, doing=f"step {step + 1}/10", loss=2.5, tokens_per_second=812.4)
-    progress.finish_scheme("t5", "perplexity 5")
+    progress.finish_trial("t5", "perplexity 5")
     assert stream.getvalue().splitlines() == [
         "[1/2] t5 ...",
         "[1/2] t5: step 3/10, loss 2.500, 812 tokens/s, about 119 s left",

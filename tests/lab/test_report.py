@@ -8,6 +8,7 @@ from falloff.lab.charts import bias_chart, extrapolation_chart, scheme_styles
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.folder import RunFolder
 from falloff.lab.report import report_page
+from falloff.lab.tables import old_lines
 
 CONFIG = {
     "settings": {
@@ -70,7 +71,7 @@ def test_facts_are_those_of_the_table(content):
 def test_level_schemes_are_not_crowned(results):
     """t5 and fire differ by less than their windows can show: no best, in table and facts."""
     even = {"t5": [1.0, 2.0, 3.0], "fire": [1.0, 2.1, 2.95], "alibi": [2.0, 3.0, 4.0], "rope": [2.0, 3.0, 4.0]}
-    lines = [{**line, "losses": even[line["scheme"]], "tail_losses": even[line["scheme"]]} for line in results]
+    lines = [{**line, "items": even[line["scheme"]]} for line in results]
     page = report_page(CONFIG, lines, {})
     page = page[page.index("<body>") :]
     assert ("Lowest at the trained length, 16", "t5, fire") in re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>", page)
@@ -127,7 +128,7 @@ def test_styles_tell_all_schemes_apart():
 
 
 def test_curves_carry_values_and_intervals(results):
-    figure = extrapolation_chart(results, 16, tail=True)
+    figure = extrapolation_chart(old_lines(results), 16, tail=True)
     curve = next(trace for trace in figure.data if trace.name == "t5")
     assert list(curve.y) == [4.0, 7.0]
     assert list(curve.error_y.array) == [0.5, 0.5]

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from falloff.lab.config import Settings
-from falloff.lab.evaluation import window_ends
+from falloff.lab.protocols import cut
 from falloff.lab.tables import table_rows, terminal_tables
 
 CONFIG = {"lengths": [16, 32], "tail": 16, "text": {"held_out_bytes": 1_000_000}}
@@ -40,11 +40,7 @@ def test_fits_the_terminal(results, width, count):
 
 def _with_losses(results, **losses):
     """The results with these losses of windows, at every length."""
-    return [
-        {**line, "losses": losses[line["scheme"]], "tail_losses": losses[line["scheme"]]}
-        for line in results
-        if line["scheme"] in losses
-    ]
+    return [{**line, "items": losses[line["scheme"]]} for line in results if line["scheme"] in losses]
 
 
 def test_best_is_only_what_a_paired_difference_supports(results):
@@ -80,14 +76,19 @@ def test_windows_that_overlap_count_as_one(results):
     draw, named = np.random.default_rng(0), 0
     settings = Settings.of_preset("quick", train_length=16, windows=64)
     length = settings.lengths[-1]
-    ends = window_ends(settings, 1200)
+    windows = cut("last-k", settings.lengths, settings.tail, settings.windows, 1200)[length]
+    ends = windows.ends
     config = {"lengths": list(settings.lengths), "tail": 16, "text": {"held_out_bytes": 1200}}
     for _ in range(100):
         losses = {}
         for scheme in ("t5", "fire"):
             by_byte = draw.normal(size=1200)
             losses[scheme] = [by_byte[end - length : end].mean() for end in ends]
-        lines = [{**line, "length": length} for line in _with_losses(results, **losses) if line["length"] == 32]
+        lines = [
+            {**line, "length": length, "together": windows.overlap}
+            for line in _with_losses(results, **losses)
+            if line["length"] == 32
+        ]
         rows = table_rows(config, lines)
         named += any(cell.best for row in rows for cell in row.everything)
     assert named < 20

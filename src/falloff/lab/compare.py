@@ -107,6 +107,7 @@ def compare_schemes(
             folder.write_config(config)
             run_trials(folder, config, tasks, progress, save_seconds)
         comparison = Comparison(folder, config, folder.results(config))
+        folder.write_results(comparison.results)
         write_report(comparison)
     return comparison
 

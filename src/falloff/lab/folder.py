@@ -20,8 +20,9 @@ from falloff.lab.trials import Trial, trials_of
 FORMAT = 2
 """Of the folder: 1 had one line of results.jsonl for each scheme and length, and no trials."""
 
-_NOT_DECIDING = frozenset({"preset", "schemes", "tasks", "seeds", "text", "dataset", "text_limit", "tokenizer"})
-"""Settings that may change with --resume: what is compared, and where the text was read, since its hash is compared."""
+_NOT_DECIDING = frozenset({"preset", "schemes", "tasks", "seeds", "text", "dataset", "text_limit", "tokenizer", "device"})
+"""Settings that may change with --resume: what is compared; where the text was read, since its hash is compared; and the
+number of the device, since its name is compared."""
 
 
 class RunFolder:
@@ -41,7 +42,7 @@ class RunFolder:
 
     def trial(self, trial: Trial, config: dict[str, Any]) -> TrialFolder:
         """The folder of a trial of the run with this config: within this one, whatever the scheme's name is."""
-        name = re.sub(r"[^\w.-]", "_", trial.scheme)[-100:]
+        name = re.sub(r"[^\w.-]|^\.+", "_", trial.scheme)[-100:]
         if name != trial.scheme:  # after the replacement, two names may be equal
             name += f"-{hashlib.sha256(trial.scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return TrialFolder(self.path / "trials" / trial.task / name / str(trial.seed), _decides(config, trial))
@@ -80,8 +81,8 @@ class RunFolder:
             return None
         try:
             config = checked(self.config_path.read_bytes())
-            if config.get("format") != FORMAT:
-                raise ValueError(f"it is of format {config.get('format', 1)}, of an earlier or later falloff")
+            if "settings" in config and config.get("format") != FORMAT:
+                raise ValueError("it was written by another version of falloff")
             if device is not None:
                 config["settings"] = config["settings"] | {"device": device}
             Settings.from_json(config["settings"])
@@ -89,6 +90,7 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"out: got {self.config_path}, expected the config.json of a run: {reason}") from None
+        del config["sha256"]
         return config
 
     def check_usable(self) -> None:
