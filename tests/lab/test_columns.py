@@ -29,7 +29,7 @@ def column_of(items, measure=PERPLEXITY, together=1):
         for scheme, by_seed in items.items()
         for seed, found in by_seed.items()
     ]
-    (column,) = columns_of({"task_measures": {"some": [measure]}}, lines)
+    (column,) = columns_of({"tasks": {"some": {"measures": [measure]}}}, lines)
     return column
 
 

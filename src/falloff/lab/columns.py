@@ -44,7 +44,7 @@ class Column:
     """All schemes, by one measure at one length, the best first.
 
     Args:
-        measure: as in `task_measures` of config.json: name, words, exponential, lower_is_better.
+        measure: as config.json says under `tasks`: name, words, exponential, lower_is_better.
         over: "seeds" or "items": what an observation is.
         estimates: of each scheme.
         differences: of each pair (one, other): the mean of one - other, in nats if the measure is exponential.
@@ -71,8 +71,8 @@ class Column:
 def columns_of(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Column]:
     """Every column of a comparison, by task, measure and length, in the order of config.json."""
     found: list[Column] = []
-    for task, measures in config["task_measures"].items():
-        for measure in measures:
+    for task, described in config["tasks"].items():
+        for measure in described["measures"]:
             lines = [line for line in results if line["task"] == task and line["measure"] == measure["name"]]
             lengths = sorted({line["length"] for line in lines})
             found += [

@@ -1,172 +1,128 @@
-"""The table of a comparison: its cells, and how it looks in the terminal. The report shows the same cells."""
+"""The table of each task: its columns and rows, from the lines of results.jsonl. Terminal, report and page show the same."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from falloff.lab.evaluation import difference_interval
-from falloff.lab.extras import require
+from falloff.lab.columns import Column, Estimate, columns_of
+from falloff.lab.costs import Cost, costs_of
 
 GROUPS = {"learned": "Learned", "heuristic": "Heuristic", "baseline": "Baseline"}
 """The kinds in the order of the table, with their headings."""
-_MARKS = "* best, ~ level with the lowest"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A perplexity in the table.
-
-    Args:
-        value, low, high: the perplexity and its own 95% interval.
-        best: whether it is significantly lower than that of every other scheme in this column: the 95% interval of the
-            paired difference of their losses on the same windows excludes 0.
-        level: whether no scheme is the best of the column, and this one is the lowest or not significantly different from
-            the lowest.
-    """
-
-    value: float
-    low: float
-    high: float
-    best: bool
-    level: bool
 
 
 @dataclass(frozen=True)
 class Row:
-    """A scheme in the table: a cell for each test length, for the tail and for all bytes."""
+    """A scheme in the table of a task."""
 
     scheme: str
     kind: str
-    tail: tuple[Cell, ...]
-    everything: tuple[Cell, ...]
-    parameters: int
-    bias_parameters: int
-    seconds_per_step: float
-    peak_memory_mb: float
+    estimates: dict[tuple[str, int], Estimate]
+    cost: Cost
 
 
-def table_rows(config: dict[str, Any], results: list[dict[str, Any]]) -> list[Row]:
-    """Rows in groups (learned, heuristic, baseline), each sorted by tail perplexity at the longest length."""
-    results = old_lines(results)
-    names = list(dict.fromkeys(line["scheme"] for line in results))
-    by_scheme = {name: [line for line in results if line["scheme"] == name] for name in names}
-    lengths = [line["length"] for line in by_scheme[names[0]]]
-    columns = {
-        (key, length): _lowest(
-            {line["scheme"]: line[key] for line in results if line["length"] == length},
-            1 if key == "tail_losses" else next(line["together"] for line in results if line["length"] == length),
-        )
-        for key in ("tail_losses", "losses")
-        for length in lengths
-    }
+@dataclass(frozen=True)
+class TaskTable:
+    """All schemes on one task.
 
-    def cells(lines: list[dict[str, Any]], key: str, low: str, high: str, losses: str) -> tuple[Cell, ...]:
-        found = []
-        for line in lines:
-            lowest = columns[losses, line["length"]]
-            among = line["scheme"] in lowest and len(names) > 1
-            alone = len(lowest) == 1
-            found.append(Cell(line[key], line[low], line[high], best=among and alone, level=among and not alone))
-        return tuple(found)
+    Args:
+        task: its name.
+        measures: as config.json says under `tasks`; the first one is the one that rows are sorted by.
+        lengths: the test lengths.
+        columns: by measure and length.
+        rows: in groups (learned, heuristic, baseline), the best at the longest length first.
+        seeds: of all schemes.
+    """
 
-    rows = [
+    task: str
+    measures: tuple[dict[str, Any], ...]
+    lengths: tuple[int, ...]
+    columns: dict[tuple[str, int], Column]
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each scheme."""
+        return {row.scheme: row.kind for row in self.rows}
+
+    @property
+    def over(self) -> str:
+        """Over what its intervals are: "seeds" or "items"."""
+        return next(iter(self.columns.values())).over
+
+
+def task_tables(config: dict[str, Any], results: list[dict[str, Any]]) -> list[TaskTable]:
+    """The table of each task that has results, in the order of config.json."""
+    columns: dict[str, dict[tuple[str, int], Column]] = {}
+    for column in columns_of(config, results):
+        columns.setdefault(column.task, {})[column.measure["name"], column.length] = column
+    return [_table(task, found, [line for line in results if line["task"] == task]) for task, found in columns.items()]
+
+
+def _table(task: str, columns: dict[tuple[str, int], Column], lines: list[dict[str, Any]]) -> TaskTable:
+    measures = {name: column.measure for (name, _), column in columns.items()}
+    first = next(iter(measures))
+    longest = max(length for name, length in columns if name == first)
+    order = list(columns[first, longest].estimates)
+    kinds = {line["scheme"]: line["kind"] for line in lines}
+    # A scheme that lacks the longest length comes last.
+    places = {scheme: order.index(scheme) if scheme in order else len(order) for scheme in kinds}
+    costs = costs_of(lines)
+    rows = (
         Row(
-            scheme=name,
-            kind=lines[0]["kind"],
-            tail=cells(lines, "perplexity_tail", "tail_low", "tail_high", "tail_losses"),
-            everything=cells(lines, "perplexity", "low", "high", "losses"),
-            **{key: lines[0][key] for key in ("parameters", "bias_parameters", "seconds_per_step", "peak_memory_mb")},
+            scheme,
+            kind,
+            {key: column.estimates[scheme] for key, column in columns.items() if scheme in column.estimates},
+            costs[scheme],
         )
-        for name, lines in by_scheme.items()
-    ]
-    order = list(GROUPS)
-    return sorted(rows, key=lambda row: (order.index(row.kind), row.tail[-1].value))
+        for scheme, kind in kinds.items()
+    )
+    return TaskTable(
+        task,
+        tuple(measures.values()),
+        tuple(sorted({length for _, length in columns})),
+        columns,
+        tuple(sorted(rows, key=lambda row: (list(GROUPS).index(row.kind), places[row.scheme]))),
+        tuple(sorted({line["seed"] for line in lines})),
+    )
 
 
-def old_lines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each scheme and length, of the text and the first seed."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    first = results[0]
-    for line in results:
-        if (line["task"], line["seed"]) != (first["task"], first["seed"]):
-            continue
-        one = found.setdefault((line["scheme"], line["length"]), {**line})
-        keys = ("perplexity_tail", "tail_low", "tail_high", "tail_losses")
-        if line["measure"] != "tail":
-            keys = ("perplexity", "low", "high", "losses")
-            one["together"] = line["together"]
-        one |= dict(zip(keys, (line[key] for key in ("value", "low", "high", "items")), strict=True))
-    return list(found.values())
+def written(value: float | None, measure: dict[str, Any]) -> str:
+    """A value of a measure in few characters.
 
-
-def _lowest(losses: dict[str, list[float]], together: int) -> set[str]:
-    """The scheme with the lowest mean loss, and those not significantly different. `together`: windows that overlap.
-
-    >>> sorted(_lowest({"t5": [1.0, 2.0, 3.0], "fire": [1.1, 1.9, 3.1], "rope": [2.0, 3.0, 4.0]}, 1))
-    ['fire', 't5']
+    >>> [written(value, {"exponential": True}) for value in (5.678, 43.21, 321.0, 4.5e7, None)]
+    ['5.68', '43.2', '321', '4.5e+07', '–']
+    >>> [written(value, {"exponential": False}) for value in (0.0, 0.125, 1.0)]
+    ['0%', '12.5%', '100%']
     """
-    lowest = min(losses, key=lambda name: sum(losses[name]))
-    return {name for name in losses if name == lowest or difference_interval(losses[lowest], losses[name], together)[0] <= 0}
+    if value is None:
+        return "\u2013"
+    if not measure["exponential"]:
+        return f"{100 * value:.1f}".removesuffix(".0") + "%"
+    if value == float("inf"):
+        return "∞"
+    if value >= 1e5:
+        return f"{value:.1e}"
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
-def written(perplexity: float) -> str:
-    """A perplexity in three or four characters.
-
-    >>> [written(value) for value in (5.678, 43.21, 321.0, 4.5e7)]
-    ['5.68', '43.2', '321', '4.5e+07']
-    """
-    if perplexity >= 1e5:
-        return f"{perplexity:.1e}"
-    return f"{perplexity:.{2 if perplexity < 9.995 else 1 if perplexity < 99.95 else 0}f}"
-
-
-def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width: int) -> list[Any]:
-    """The table for a terminal of this width: one rich table if it fits, else perplexities and costs separately."""
-    rows = table_rows(config, results)
-    lengths, tail = config["lengths"], config["tail"]
-    layout: tuple[tuple[str, ...], ...] = (("tail",), ("all",), ("costs",))
-    if width >= 60 + 16 * len(lengths):
-        layout = (("tail", "all", "costs"),)
-    elif width >= 16 + 16 * len(lengths):
-        layout = (("tail", "all"), ("costs",))
-    return [_table(rows, lengths, tail, parts) for parts in layout]
+def interval_words(table: TaskTable) -> str:
+    """What the intervals of a table mean."""
+    items = "windows of text" if table.measures[0]["exponential"] else "problems"
+    if table.over == "seeds":
+        return (
+            f"95% interval over {len(table.seeds)} seeds (Student's t): where the mean of other training runs may lie, on "
+            f"the same {items}"
+        )
+    return (
+        f"95% bootstrap interval over {items}, of one training run: what other {items} may give. It says nothing about "
+        "another training run, which may differ by more: that takes several seeds"
+    )
 
 
-def _marked(cell: Cell) -> str:
-    if cell.best:
-        return f"[bold green]*{written(cell.value)}[/]"
-    return f"[green]~{written(cell.value)}[/]" if cell.level else written(cell.value)
-
-
-def _table(rows: list[Row], lengths: list[int], tail: int, parts: tuple[str, ...]) -> Any:
-    box = require("rich.box")
-    table = require("rich.table").Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
-    measured = {"tail": f"of the last {tail} bytes (last)", "all": "of all bytes (all)"}
-    said = " and ".join(measured[part] for part in parts if part in measured)
-    table.title = f"Perplexity per byte {said}; {_MARKS}" if said else "What it costs"
-    table.add_column("scheme", overflow="fold")  # the name of a file may be long
-    for part, word in (("tail", "last"), ("all", "all")):
-        if part in parts:
-            for length in lengths:
-                table.add_column(f"{word}\n{length}", justify="right", no_wrap=True)
-    if "costs" in parts:
-        for heading in ("para-\nmeters", "of the\nbias", "ms per\nstep", "peak\nMB"):
-            table.add_column(heading, justify="right", no_wrap=True)
-    kind = None
-    for row in rows:
-        if row.kind != kind:
-            kind = row.kind
-            table.add_section()
-            table.add_row(f"[dim]{GROUPS[kind]}[/dim]")
-        cells = [f"  {require('rich.markup').escape(row.scheme)}"]
-        for part, found in (("tail", row.tail), ("all", row.everything)):
-            if part in parts:
-                cells += [_marked(cell) for cell in found]
-        if "costs" in parts:
-            cells += [
-                f"{row.parameters:,}",
-                f"{row.bias_parameters:,}",
-                f"{1000 * row.seconds_per_step:.1f}",
-                f"{row.peak_memory_mb:.1f}",
-            ]
-        table.add_row(*cells)
-    return table
+def marks_words(table: TaskTable) -> str:
+    """When a scheme is marked as the best, or as level with the one in front."""
+    test = "Student's paired t test over seeds" if table.over == "seeds" else "a paired test over the same items"
+    if table.over == "items" and not table.measures[0]["exponential"]:
+        test = "McNemar's exact test over the same problems"
+    return f"best: differs from every other scheme by {test}, with Holm's correction for all pairs of the column"
