@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         os.chdir(scratch)  # so that the pictures show a short path
         Path("runs").mkdir()
-        run = small_run(Path("runs/compare-quick"), ("t5", "fire", "alibi"), train_length=64, steps=150)
+        run = small_run(Path("runs/compare-quick"), ("t5", "fire", "alibi"), train_length=64, steps=150, seeds=(0, 1, 2))
         pages = {
             "scheme": "/?scheme=t5,fire",
             "attention": "/attention?scheme=alibi",

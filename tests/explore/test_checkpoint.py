@@ -11,7 +11,11 @@ pytest.importorskip("dash", reason="no Dash: pip install 'falloff[explore]'")
 
 from explore.runs import small_run
 from falloff import FIRE, ALiBi, KerpleLog, T5Bias
+from falloff.explore.runs import Run
 from falloff.explore.stored_biases import stored_biases
+from falloff.explore.theme import theme_of
+from falloff.lab.chart_style import scheme_styles
+from falloff.lab.checksums import with_checksum
 from falloff.lab.folder import RunFolder
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -99,12 +103,19 @@ def test_a_checkpoint_is_shown_and_its_drift(tmp_path, visit):
 
 
 def test_a_run_is_shown_and_the_table_sorts(tmp_path, visit):
-    run = small_run(tmp_path / "run")
+    run = small_run(tmp_path / "run", seeds=(0, 1))
     tab = visit(390)
     page = tab.open(f"/compare?checkpoint={run}")
     page.locator("#run-figures .js-plotly-plot").first.wait_for()
     tab.settle()
-    assert page.evaluate("document.querySelector('#run-tail .js-plotly-plot').data.map((t) => t.name)") == ["t5", "alibi"]
+    shown = "document.querySelector('#run-lengths .js-plotly-plot').data"
+    assert page.evaluate(f"{shown}.map((t) => t.name)") == ["t5", "alibi"]
+    before = page.evaluate(f"{shown}.map((t) => t.y)")
+    assert "95% interval over 2 seeds" in page.locator("#run-said").text_content()
+    assert page.locator("#run-ranks .js-plotly-plot").is_visible()
+    page.get_by_text("Whole window", exact=True).click()
+    tab.settle()
+    assert page.evaluate(f"{shown}.map((t) => t.y)") != before
     page.set_viewport_size({"width": 1200, "height": 900})
     for way in ("ascending", "descending"):
         page.get_by_role("button", name="parameters", exact=True).click()
@@ -115,6 +126,26 @@ def test_a_run_is_shown_and_the_table_sorts(tmp_path, visit):
     page.locator("#places label").first.wait_for()
     tab.settle()
     assert tab.faults() == []
+
+
+def test_a_run_of_one_seed_has_no_ranks_and_says_so(tmp_path):
+    run = Run(small_run(tmp_path / "run"))
+    assert run.measures == {"text/tail": "End of the window", "text/all": "Whole window"}
+    figure, ranks = run.figures("text/all", theme_of("dark"))
+    assert [trace["name"] for trace in figure["data"]] == ["t5", "alibi"]
+    assert figure["data"][0]["line"]["color"] not in {style.colour for style in scheme_styles({"t5": "learned"}).values()}
+    assert ranks is None
+    assert "It says nothing about another training run" in run.said("text/all")
+    with pytest.raises(ValueError, match="expected one of text/tail, text/all"):
+        run.figures("text/exact", theme_of(None))
+
+
+def test_a_folder_of_an_earlier_falloff_is_refused_in_one_line(tmp_path):
+    config = with_checksum({"settings": {"train_length": 16}, "lengths": [16], "tail": 16})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json.*it is of format 1, of an earlier or later falloff") as refused:
+        Run(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_single_file_is_read_with_the_config_beside_it(tmp_path):

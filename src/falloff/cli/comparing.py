@@ -253,7 +253,7 @@ def _holds_run(folder: Path) -> bool:
 def _print_tables(config: dict[str, Any], results: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from falloff.lab.tables import terminal_tables
+    from falloff.lab.terminal import terminal_tables
 
     console = Console(highlight=False)
     for table in terminal_tables(config, results, console.width):

@@ -5,10 +5,13 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, html
 
-from falloff.explore import runs
-from falloff.explore.controls import text_field
+from falloff.explore.controls import choice, text_field
 from falloff.explore.panels import empty, figure_panel, message
+from falloff.explore.runs import Run
 from falloff.explore.theme import theme_of
+
+_LEVEL = "A level line: longer context does no harm. Solid: learned; dashed: heuristic; dotted: baseline."
+_RANKS = "A dot for each seed; dots far apart: another seed gives another order."
 
 
 def layout(asked: dict[str, str]) -> list[Any]:
@@ -25,11 +28,19 @@ def layout(asked: dict[str, str]) -> list[Any]:
         html.Div(id="run-said", **{"aria-live": "polite"}),
         html.Div(
             [
-                figure_panel("run-tail", "Perplexity of the last bytes by test length", runs.LEVEL, height=440),
-                figure_panel("run-all", "Perplexity of all bytes by test length", runs.BARS, height=440),
+                html.Section([choice("run-measure", "Measure", [], None)], className="controls"),
+                html.Div(
+                    [
+                        figure_panel("run-lengths", "By test length", _LEVEL, height=460),
+                        html.Div(
+                            figure_panel("run-ranks", "Rank by seed, at the longest length", _RANKS, height=460),
+                            id="run-ranks-panel",
+                        ),
+                    ],
+                    className="panels",
+                ),
             ],
             id="run-figures",
-            className="panels",
             hidden=True,
         ),
     ]
@@ -39,23 +50,33 @@ def register(app: Dash) -> None:
     """The callback."""
 
     @app.callback(
-        Output("run-tail", "figure"),
-        Output("run-all", "figure"),
+        Output("run-lengths", "figure"),
+        Output("run-ranks", "figure"),
+        Output("run-ranks-panel", "hidden"),
+        Output("run-measure", "options"),
+        Output("run-measure", "value"),
         Output("run-said", "children"),
         Output("run-figures", "hidden"),
         Input("show-run", "n_clicks"),
         Input("theme", "data"),
+        Input("run-measure", "value"),
         State("run-path", "value"),
     )
-    def show(_: Any, theme: str | None, path: str | None) -> Any:
+    def show(_: Any, theme: str | None, measure: str | None, path: str | None) -> Any:
+        nothing: tuple[Any, ...] = (empty(), empty(), True, [], None)
         if not path:
-            return empty(), empty(), None, True
+            return *nothing, None, True
         try:
-            tail, everything, said = runs.charts(Path(path), theme_of(theme))
+            run = Run(Path(path))
+            options = run.measures
+            chosen = measure if measure in options else next(iter(options))
+            by_length, ranks = run.figures(chosen, theme_of(theme))
         except (ValueError, OSError) as error:
-            return empty(), empty(), message(str(error)), True
-        return tail, everything, said, False
+            return *nothing, message(str(error)), True
+        written = [{"value": key, "label": words} for key, words in options.items()]
+        said = html.P(run.said(chosen), className="note")
+        return by_length, ranks or empty(), ranks is None, written, chosen, said, False
 
 
 def _run_in(path: str) -> str:
-    return path if path and (Path(path) / "config.json").is_file() and (Path(path) / "checkpoints").is_dir() else ""
+    return path if path and (Path(path) / "config.json").is_file() and (Path(path) / "trials").is_dir() else ""

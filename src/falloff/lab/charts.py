@@ -57,7 +57,7 @@ def length_chart(table: TaskTable, measure: dict[str, Any], train_length: int, u
     figure.update_layout(
         **layout(560),
         xaxis=axis(f"test length in {unit}s", type="log", tickvals=lengths, ticktext=[f"{length:,}" for length in lengths]),
-        yaxis=_value_axis(table, measure),
+        yaxis=_value_axis(table, measure, unit),
         legend=legend(),
         hovermode="closest",
     )
@@ -70,9 +70,9 @@ def _bounds(value: float, low: float | None, high: float | None) -> tuple[float,
     return (value if low is None else low, value if high is None or math.isinf(high) else high)
 
 
-def _value_axis(table: TaskTable, measure: dict[str, Any]) -> dict[str, Any]:
+def _value_axis(table: TaskTable, measure: dict[str, Any], unit: str) -> dict[str, Any]:
     if not measure["exponential"]:
-        return axis(measure["words"], range=[-0.03, 1.03], tickformat=".0%")
+        return axis("share of problems", range=[-0.03, 1.03], tickformat=".0%")
     values = [one.value for row in table.rows for (name, _), one in row.estimates.items() if name == measure["name"]]
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=1.0), max(finite, default=10.0)
@@ -80,7 +80,7 @@ def _value_axis(table: TaskTable, measure: dict[str, Any]) -> dict[str, Any]:
     room = 1.25 * max(high / low, 1.2) ** 0.08
     ticks = log_ticks(low / room, high * room)
     return axis(
-        measure["words"],
+        f"perplexity per {unit}",
         type="log",
         tickvals=ticks,
         ticktext=[f"{tick:g}" for tick in ticks],

@@ -106,6 +106,12 @@ def written(value: float | None, measure: dict[str, Any]) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
+def short_name(measure: dict[str, Any]) -> str:
+    """A measure in two or three words."""
+    known = {"tail": "End of the window", "all": "Whole window", "exact": "Exact answers"}
+    return known.get(measure["name"], str(measure["name"]))
+
+
 def interval_words(table: TaskTable) -> str:
     """What the intervals of a table mean."""
     items = "windows of text" if table.measures[0]["exponential"] else "problems"
@@ -126,3 +132,8 @@ def marks_words(table: TaskTable) -> str:
     if table.over == "items" and not table.measures[0]["exponential"]:
         test = "McNemar's exact test over the same problems"
     return f"best: differs from every other scheme by {test}, with Holm's correction for all pairs of the column"
+
+
+def unit_of(config: dict[str, Any], task: str) -> str:
+    """What the lengths of a task count: "byte" or "token"."""
+    return config["text"].get("unit", "byte") if config["tasks"][task]["needs_text"] else "token"

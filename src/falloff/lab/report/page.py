@@ -1,0 +1,144 @@
+"""The whole page."""
+
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from json import dumps
+from typing import Any
+
+from falloff.lab.chart_style import on_dark
+from falloff.lab.extras import require
+from falloff.lab.report.biases import biases_section
+from falloff.lab.report.costs import costs_section
+from falloff.lab.report.elements import task_id
+from falloff.lab.report.limits import limits_section
+from falloff.lab.report.results import lengths_section, results_section
+from falloff.lab.report.seeds import seeds_section
+from falloff.lab.report.settings import settings_section
+from falloff.lab.tables import TaskTable, task_tables, unit_of
+from falloff.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures of a publication, to be shown beside the results.
+
+    Args:
+        source: the publication, and which of its tables.
+        note: how its setup differs from this run's.
+        header, rows: the table, as text.
+    """
+
+    source: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def report_page(
+    config: dict[str, Any],
+    results: list[dict[str, Any]],
+    schemes: dict[str, Scheme],
+    published: Published | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        config: as in config.json.
+        results: as in results.jsonl, at least one complete trial.
+        schemes: the trained bias of each scheme that has one.
+        published: figures that the preset repeats, if there are any.
+
+    Returns:
+        HTML with Plotly's source included: about 5 MB.
+    """
+    tables = task_tables(config, results)
+    count = len(tables[0].rows)
+    title = f"Train short, test long: {count} {'scheme' if count == 1 else 'schemes'}"
+    style, script = (
+        files("falloff.lab.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    plotly = require("plotly.offline").get_plotlyjs()
+    sections = "".join(_task_sections(table, config, several=len(tables) > 1) for table in tables)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)} · falloff compare</title>
+<style>{style}</style>
+<script>{plotly}</script>
+</head>
+<body>
+<main>
+<header>
+<p class="eyebrow">falloff compare</p>
+<h1>{escape(title)}</h1>
+<p class="soft">{escape(_introduction(tables, config))}</p>
+{_contents(tables, schemes)}
+</header>
+{sections}
+{_published(published)}
+{limits_section(tables, config)}
+{biases_section([row.scheme for row in tables[0].rows], schemes, config)}
+{costs_section(tables, config)}
+{settings_section(config)}
+<footer>All data of this page is in config.json, results.jsonl and trials/ in the same folder.</footer>
+</main>
+<script>const onDark = {dumps(on_dark(config["settings"]["heads"]))};
+{script}</script>
+</body>
+</html>
+"""
+
+
+def _introduction(tables: list[TaskTable], config: dict[str, Any]) -> str:
+    settings, seeds = config["settings"], tables[0].seeds
+    unit = unit_of(config, tables[0].task)
+    each = "scheme" if len(seeds) == 1 else f"scheme and each of {len(seeds)} seeds"
+    tasks = "" if len(tables) == 1 else f", on each of {len(tables)} tasks"
+    text = "" if config["text"] is None else f" The text: {config['text']['source']}."
+    return (
+        f"The same small model, trained once per {each}{tasks}: on windows of {settings['train_length']:,} {unit}s for "
+        f"{settings['steps']:,} steps, then tested at lengths up to {config['lengths'][-1]:,} on what it was not trained "
+        f"on.{text}"
+    )
+
+
+def _contents(tables: list[TaskTable], schemes: dict[str, Scheme]) -> str:
+    """Links to the parts of the page."""
+    parts = [(task_id(table.task), "Results" if len(tables) == 1 else f"Task {table.task}") for table in tables]
+    parts.append(("limits", "What this can show"))
+    if schemes:
+        parts.append(("biases", "Biases"))
+    parts += [("costs", "Costs"), ("settings", "Settings")]
+    links = "".join(f'<a href="#{identity}">{escape(words)}</a>' for identity, words in parts)
+    return f'<nav aria-label="Parts of the page">{links}</nav>'
+
+
+def _task_sections(table: TaskTable, config: dict[str, Any], *, several: bool) -> str:
+    of_task = f"Task {table.task}: " if several else ""
+
+    def heading(words: str) -> str:
+        return of_task + words if several else words[:1].upper() + words[1:]
+
+    return (
+        results_section(table, config, heading("results"))
+        + lengths_section(table, config, heading("beyond the trained length"), unit_of(config, table.task))
+        + seeds_section(table, heading("seed by seed, pair by pair" if len(table.seeds) > 1 else "pair by pair"))
+    )
+
+
+def _published(published: Published | None) -> str:
+    if published is None:
+        return ""
+    heads = "".join(f"<th>{escape(name)}</th>" for name in published.header)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in published.rows
+    )
+    return f"""<section id="published">
+<h2>As published</h2>
+<p class="note">{escape(published.source)}. {escape(published.note)}</p>
+<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+</section>"""
