@@ -1,94 +1,93 @@
 import io
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from falloff.lab.config import Settings
-from falloff.lab.protocols import cut
-from falloff.lab.tables import table_rows, terminal_tables
-
-CONFIG = {"lengths": [16, 32], "tail": 16, "text": {"held_out_bytes": 1_000_000}}
+from falloff.lab.tables import interval_words, marks_words, task_tables
+from falloff.lab.terminal import terminal_tables
+from lab.lines import answers_of, config_of, line, results_of
 
 
-def test_rows_are_grouped_and_sorted_and_the_best_marked(results):
-    rows = table_rows(CONFIG, results)
-    assert [row.scheme for row in rows] == ["fire", "t5", "alibi", "rope"]
-    assert [[cell.best for cell in row.tail] for row in rows] == [
-        [False, False],
-        [True, False],
-        [False, True],
-        [False, False],
-    ]
-    assert [[cell.best for cell in row.everything] for row in rows][1] == [True, False]
-    assert (rows[0].tail[1].value, rows[0].tail[1].low, rows[0].tail[1].high) == (6.5, 6.0, 7.0)
-    assert (rows[0].everything[1].value, rows[0].everything[1].low) == (7.5, 7.0)
-
-
-@pytest.mark.parametrize(("width", "count"), [(140, 1), (60, 2), (46, 3)])
-def test_fits_the_terminal(results, width, count):
-    tables = terminal_tables(CONFIG, results, width)
+def printed(config, results, width):
     console = Console(file=io.StringIO(), width=width)
-    for table in tables:
+    for table in terminal_tables(config, results, width):
         console.print(table)
-    printed = console.file.getvalue()
-    assert len(tables) == count
-    assert "…" not in printed
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3)])
+def test_rows_are_grouped_and_sorted_and_the_best_marked(seeds):
+    (table,) = task_tables(config_of(seeds=seeds), results_of(seeds=seeds))
+    assert [row.scheme for row in table.rows] == ["fire", "t5", "alibi", "rope"]
+    best = {key: [row.scheme for row in table.rows if row.estimates[key].best] for key in table.columns}
+    assert best == {("tail", 16): ["t5"], ("tail", 32): ["alibi"], ("all", 16): ["t5"], ("all", 32): ["alibi"]}
+    fire = table.rows[0].estimates["tail", 32]
+    assert fire.value == pytest.approx(6.5, rel=1e-3)
+    assert fire.ranks == dict.fromkeys(seeds, 2.0)
+    if len(seeds) == 1:
+        assert (fire.low, fire.high) == (6.0, 7.0)  # of windows, as stored
+    else:
+        assert 6.49 < fire.low < fire.value < fire.high < 6.51
+
+
+def test_a_table_for_each_task_in_its_own_order():
+    config = config_of(tasks=("text", "passkey"))
+    text, passkey = task_tables(config, [*answers_of(), *results_of()])
+    assert (text.task, passkey.task) == ("text", "passkey")
+    assert passkey.rows[-1].scheme == "rope"
+    assert passkey.rows[-1].estimates["exact", 32].value == 0.5
+    assert [row.estimates["exact", 32].level for row in passkey.rows] == [True, True, True, False]
+    assert "problems" in interval_words(passkey)
+    assert "McNemar" in marks_words(passkey)
+
+
+def test_a_grid_that_is_not_complete_has_a_table():
+    results = [one for one in results_of(seeds=(0, 1)) if (one["scheme"], one["seed"]) != ("fire", 1)]
+    results = [one for one in results if (one["scheme"], one["length"]) != ("t5", 32)]
+    (table,) = task_tables(config_of(seeds=(0, 1)), results)
+    assert [row.scheme for row in table.rows] == ["fire", "t5", "alibi", "rope"]
+    assert ("tail", 32) not in table.rows[1].estimates
+    assert table.rows[0].estimates["tail", 16].low is None
+    shown = printed(config_of(seeds=(0, 1)), results, 120)
+    assert "1 seed" in shown
+
+
+@pytest.mark.parametrize("width", [140, 92, 60, 46])
+def test_fits_the_terminal(width):
+    shown = printed(config_of(), results_of(), width)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
     words = ["Learned", "Heuristic", "Baseline", "fire", "*4.00", "*6.00", "50.0", "21.5", "16.6", "1,234"]
-    assert [word for word in words if word not in printed] == []
+    assert [word for word in words if word not in shown] == []
+    assert ("3.50..4.50" in shown) == (width >= 16 + 19 * 2)
+    assert ("1,000" in shown) == (width >= 56 + 9 * 2)  # tokens per second of a test at 16
 
 
-def _with_losses(results, **losses):
-    """The results with these losses of windows, at every length."""
-    return [{**line, "items": losses[line["scheme"]]} for line in results if line["scheme"] in losses]
+def test_the_terminal_says_what_intervals_and_marks_mean():
+    said = " ".join(printed(config_of(), results_of(), 140).split())
+    assert "bootstrap interval over windows of text, of one training run" in said
+    seeds = (0, 1, 2)
+    said = " ".join(printed(config_of(seeds=seeds), results_of(seeds=seeds), 140).split())
+    assert "95% interval over 3 seeds (Student's t)" in said
+    assert "* best: differs from every other scheme by Student's paired t test over seeds, with Holm's correction" in said
 
 
-def test_best_is_only_what_a_paired_difference_supports(results):
-    """t5 is the lowest. The paired differences of windows separate it from alibi, but not from fire."""
-    t5 = [1.0, 2.0, 3.0, 4.0, 1.5, 2.5, 3.5, 4.5]
-    fire = [loss + step for loss, step in zip(t5, (0.3, -0.2, 0.3, -0.2, 0.3, -0.2, 0.3, -0.2), strict=True)]
-    alibi = [loss + 0.2 for loss in t5]
-    rows = {row.scheme: row.tail[0] for row in table_rows(CONFIG, _with_losses(results, t5=t5, fire=fire, alibi=alibi))}
-    assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {
-        "t5": (False, True),
-        "fire": (False, True),
-        "alibi": (False, False),
-    }
-    rows = {row.scheme: row.tail[0] for row in table_rows(CONFIG, _with_losses(results, t5=t5, alibi=alibi))}
-    assert {name: (cell.best, cell.level) for name, cell in rows.items()} == {"t5": (True, False), "alibi": (False, False)}
-    (row,) = table_rows(CONFIG, _with_losses(results, t5=t5))
-    assert (row.tail[0].best, row.tail[0].level) == (False, False)  # a single scheme is not the best
+def test_the_terminal_marks_what_is_level():
+    items = {"t5": [1.0, 2.0, 3.0], "fire": [1.0, 2.1, 2.95]}
+    config = config_of(schemes=tuple(items))
+    shown = printed(config, [line(name, 16, "tail", found) for name, found in items.items()], 140)
+    assert shown.count("~7.39") == 1
+    assert shown.count("~") == 3  # both, and the line that explains it
+    assert "*7" not in shown
 
 
-def test_the_terminal_marks_what_is_level(results):
-    even = _with_losses(results, t5=[1.0, 2.0, 3.0], fire=[1.0, 2.1, 2.9])
-    console = Console(file=io.StringIO(), width=140)
-    for table in terminal_tables(CONFIG, even, 140):
-        console.print(table)
-    printed = console.file.getvalue()
-    assert "* best, ~ level with the lowest" in " ".join(printed.split())
-    assert "~4.00" in printed
-    assert "*4.00" not in printed
-
-
-def test_windows_that_overlap_count_as_one(results):
-    """Two models of the same loss for each byte: where windows share bytes, a best was named in every second draw."""
-    draw, named = np.random.default_rng(0), 0
-    settings = Settings.of_preset("quick", train_length=16, windows=64)
-    length = settings.lengths[-1]
-    windows = cut("last-k", settings.lengths, settings.tail, settings.windows, 1200)[length]
-    ends = windows.ends
-    config = {"lengths": list(settings.lengths), "tail": 16, "text": {"held_out_bytes": 1200}}
-    for _ in range(100):
-        losses = {}
-        for scheme in ("t5", "fire"):
-            by_byte = draw.normal(size=1200)
-            losses[scheme] = [by_byte[end - length : end].mean() for end in ends]
-        lines = [
-            {**line, "length": length, "together": windows.overlap}
-            for line in _with_losses(results, **losses)
-            if line["length"] == 32
-        ]
-        rows = table_rows(config, lines)
-        named += any(cell.best for row in rows for cell in row.everything)
-    assert named < 20
+def test_costs_are_medians_over_seeds():
+    results = [
+        {**one, "seconds_per_step": seconds, "test_seconds": 10 * seconds, "test_tokens_per_second": 1 / seconds}
+        for seed, seconds in enumerate((0.1, 0.9, 0.2))
+        for one in results_of(schemes=("t5",), seeds=(seed,))
+    ]
+    (table,) = task_tables(config_of(schemes=("t5",), seeds=(0, 1, 2)), results)
+    (row,) = table.rows
+    assert row.cost.seconds_per_step == 0.2
+    assert (row.cost.test[32].seconds, row.cost.test[32].tokens_per_second) == (2.0, 5.0)
