@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from falloff.lab.corpus import read_text
-from falloff.lab.dataset_text import read_dataset
+from falloff.lab.dataset_text import DatasetText
 
 ROWS = [f"row {index}: " + "some words of text " * 20 for index in range(60)]
 
