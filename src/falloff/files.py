@@ -6,8 +6,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 PART = ".part"
 """The suffix of a file that is still being written; a killed process may leave one behind."""
@@ -32,7 +32,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def new_file(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
+def new_file(path: Path, size: int | None = None) -> Iterator[BufferedIOBase]:
     """Open a temporary file in the same folder for writing, and rename it when the context ends without an error.
 
     The temporary file has a random name and must not exist yet, so that no planted link is followed.

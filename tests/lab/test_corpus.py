@@ -138,9 +138,9 @@ def test_too_short_says_what_would_do(toy, tmp_path):
 
 def test_just_long_enough(toy, tmp_path):
     settings = toy(text=(str(tmp_path / "text"),))
-    (tmp_path / "text").write_bytes(b"x" * (10 * settings.least_bytes))
-    assert len(read_text(settings).held_out) == settings.least_bytes
-    (tmp_path / "text").write_bytes(b"x" * (10 * settings.least_bytes - 1))
+    (tmp_path / "text").write_bytes(b"x" * (10 * settings.least_tokens))
+    assert len(read_text(settings).held_out) == settings.least_tokens
+    (tmp_path / "text").write_bytes(b"x" * (10 * settings.least_tokens - 1))
     with pytest.raises(ValueError, match="held out"):
         read_text(settings)
 

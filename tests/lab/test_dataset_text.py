@@ -1,10 +1,12 @@
 import json
+from io import BytesIO
 
 import datasets
 import pytest
 
 from falloff.lab.corpus import read_text
 from falloff.lab.dataset_text import DatasetText
+from falloff.lab.tokenizing import Tokenizer
 
 ROWS = [f"row {index}: " + "some words of text " * 20 for index in range(60)]
 
@@ -13,6 +15,13 @@ ROWS = [f"row {index}: " + "some words of text " * 20 for index in range(60)]
 def _offline(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def _read(name, limit=10**6):
+    """The bytes of a dataset's rows, and what is said of them."""
+    file = BytesIO()
+    contents = DatasetText(str(name), limit).write(Tokenizer(), file)
+    return file.getvalue(), contents
 
 
 def _joined(rows):
@@ -47,37 +56,37 @@ def test_first_column_of_text(tmp_path):
     path.write_text(
         "".join(json.dumps({"id": index, "content": row, "other": "x"}) + "\n" for index, row in enumerate(ROWS))
     )
-    train, held_out, complete = read_dataset(str(path), 10**6)
-    assert b"".join(train) == _joined(ROWS)
-    assert held_out is None
-    assert complete
+    content, contents = _read(path)
+    assert content == _joined(ROWS)
+    assert contents.split == "by position, the last tenth of the rows held out"
+    assert contents.complete
 
 
 def test_parquet_folder_and_limit(tmp_path):
     datasets.Dataset.from_dict({"text": ROWS}).to_parquet(tmp_path / "train.parquet")
-    train, _, complete = read_dataset(str(tmp_path), 1000)
-    assert b"".join(train) == _joined(ROWS)[:1000]
-    assert not complete
+    content, contents = _read(tmp_path, 1000)
+    assert content == _joined(ROWS)[:1000]
+    assert not contents.complete
 
 
 def test_refusals(tmp_path):
     (tmp_path / "numbers.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
     with pytest.raises(ValueError, match=r"dataset: got .*numbers.jsonl' with columns a, expected a column of text"):
-        read_dataset(str(tmp_path / "numbers.jsonl"), 1000)
+        _read(tmp_path / "numbers.jsonl")
     (tmp_path / "broken.jsonl").write_text("{not json")
     with pytest.raises(ValueError, match=r"dataset: got .*broken.jsonl', expected a dataset that can be loaded"):
-        read_dataset(str(tmp_path / "broken.jsonl"), 1000)
+        _read(tmp_path / "broken.jsonl")
     (tmp_path / "song.mp3").write_text("la")
     with pytest.raises(ValueError, match=r"dataset: got .*song.mp3', expected a file that ends in"):
-        read_dataset(str(tmp_path / "song.mp3"), 1000)
+        _read(tmp_path / "song.mp3")
     with pytest.raises(ValueError, match=r"dataset: got 'falloff/no-such-dataset', expected a dataset that can be loaded"):
-        read_dataset("falloff/no-such-dataset", 1000)
+        _read("falloff/no-such-dataset")
 
 
 def test_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ImportError, match=r"datasets is not installed: pip install 'falloff\[datasets\]'"):
-        read_dataset("anything", 1000)
+        _read("anything")
 
 
 def test_rows_of_both_splits_are_not_trained_on(toy, tmp_path):
@@ -104,4 +113,4 @@ def test_no_split_is_taken_for_the_train_split(tmp_path):
     splits = {name: datasets.Dataset.from_dict({"text": ROWS}) for name in ("test", "validation")}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"dataset: got .* with splits test, validation, expected one called train"):
-        read_dataset(str(tmp_path / "saved"), 10**6)
+        _read(tmp_path / "saved")
