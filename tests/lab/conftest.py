@@ -43,7 +43,7 @@ def text_path(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory, text_path):
-    """A tokenizer.json of 400 tokens, which also asks for truncation, padding and special tokens."""
+    """A tokenizer.json of some 300 tokens, which also asks for truncation, padding and special tokens."""
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
