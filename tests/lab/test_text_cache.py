@@ -1,10 +1,8 @@
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +70,9 @@ def test_another_tokenizer_is_another_file(toy, text_path, tokenizer_path, tmp_p
     stored = json.loads(tokenizer_path.read_text())
     stored["model"]["merges"] = stored["model"]["merges"][:-50]
     (tmp_path / "other.json").write_text(json.dumps(stored))
-    texts = [read_text(toy(text=(str(text_path),), tokenizer=str(path))) for path in (tokenizer_path, tmp_path / "other.json")]
+    texts = [
+        read_text(toy(text=(str(text_path),), tokenizer=str(path))) for path in (tokenizer_path, tmp_path / "other.json")
+    ]
     assert texts[0].sha256 != texts[1].sha256
     assert len(texts[0].train) < len(texts[1].train)
     assert len(list((cache / "texts").iterdir())) == 2
@@ -166,7 +166,10 @@ def test_a_text_that_is_open_survives_a_new_file(settings, cache):
 def test_a_full_disk_names_the_file(toy, tmp_path, cache):
     """A process that may write files of 64 kB alone, which fails where a full disk does: in the midst of a write."""
     (tmp_path / "text.txt").write_text("a line of text\n" * 20_000)
-    limit = f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit({resource.RLIMIT_FSIZE}, (65536, 65536))"
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", limit + PREPARE, str(tmp_path / "text.txt"), "0"], capture_output=True, text=True, check=False
     )
@@ -176,7 +179,7 @@ def test_a_full_disk_names_the_file(toy, tmp_path, cache):
 
 def test_a_folder_that_cannot_be_made_is_named(settings, cache):
     cache.write_text("a file")
-    with pytest.raises(OSError, match="Not a directory|File exists") as caught:
+    with pytest.raises(OSError, match=r"Not a directory|File exists") as caught:
         read_text(settings)
     assert str(caught.value.filename).startswith(str(cache))
 

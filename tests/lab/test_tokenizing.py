@@ -96,7 +96,9 @@ def test_ids_may_have_holes(tmp_path):
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, write, reason):
     write(tmp_path / "tokenizer.json")
-    with pytest.raises(ValueError, match=r"^tokenizer: got .*tokenizer.json.* expected a tokenizer.json of the library") as e:
+    with pytest.raises(
+        ValueError, match=r"^tokenizer: got .*tokenizer.json.* expected a tokenizer.json of the library"
+    ) as e:
         TokenizerFile(str(tmp_path / "tokenizer.json"))
     assert reason in str(e.value)
     assert "\n" not in str(e.value)

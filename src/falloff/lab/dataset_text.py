@@ -219,8 +219,10 @@ class _Rows:
             value = row.get(column)
             content = (value + "\n").encode(errors="replace") if isinstance(value, str) else b""
             end = left
-            if len(content) > left and self._characters:
-                end = character_start(content, left)
+            if len(content) > left:
+                self.complete = False
+                if self._characters:
+                    end = character_start(content, left)
             left -= len(content)
             if content[:end]:
                 yield content[:end]
