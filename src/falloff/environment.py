@@ -15,7 +15,7 @@ import falloff
 def versions(*more: str) -> dict[str, str | None]:
     """The versions of Python, falloff and the packages that a run uses, and of `more`; None for one not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "falloff": falloff.__version__}
-    for package in ("torch", "numpy", "accelerate", "safetensors", "plotly", "datasets", *more):
+    for package in ("torch", "numpy", "accelerate", "safetensors", "plotly", "datasets", "tokenizers", *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

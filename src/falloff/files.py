@@ -4,7 +4,9 @@ import errno
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
 
 PART = ".part"
@@ -14,9 +16,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a temporary file in the same folder, then rename it: a reader finds the old content or the new, never a part.
-
-    The temporary file has a random name and must not exist yet, so that no planted link is followed.
+    """Write a file by `new_file`: a reader finds the old content or the new, never a part.
 
     Raises:
         OSError: naming the file, if it cannot be written; the old content stays.
@@ -27,20 +27,37 @@ def write_file(path: Path, content: bytes) -> None:
     ...     [(entry.name, entry.read_bytes()) for entry in Path(folder).iterdir()]
     [('grid.csv', b'0,1')]
     """
+    with new_file(path, len(content)) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path, size: int | None = None) -> Iterator[BufferedIOBase]:
+    """Open a temporary file in the same folder for writing, and rename it when the context ends without an error.
+
+    The temporary file has a random name and must not exist yet, so that no planted link is followed.
+
+    Args:
+        path: what it is renamed to.
+        size: the bytes that will be written, if known, for the error message of a full disk.
+
+    Raises:
+        OSError: naming the file, for any OSError within the context; the old content stays.
+    """
     part = path.with_name(f"falloff-{secrets.token_hex(8)}{PART}")
     try:
         mode = check_replaceable(path)
         with part.open("xb") as file:  # O_EXCL, with the umask's mode; tempfile would use 0600
             if mode is not None:  # a private file stays private
                 part.chmod(stat.S_IMODE(mode))
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
-            reason += f"; free at least {len(content):,} bytes there"
+            reason += "; free some space there" if size is None else f"; free at least {size:,} bytes there"
         raise OSError(error.errno, reason, str(path)) from error
     finally:
         with suppress(OSError):

@@ -64,6 +64,17 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    text_limit: Annotated[
+        int | None,
+        typer.Option(
+            "--text-limit",
+            parser=_whole,
+            metavar="BYTES",
+            help="The most bytes of text to read; by default all of --text, and 64,000,000 of --dataset.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     schemes: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +153,7 @@ def compare(
         typer.Option(
             "--tokenizer",
             metavar="FILE",
-            help="A tokenizer.json (extra `tokenizers`); by default, tokens are bytes.",
+            help="A tokenizer.json of the library `tokenizers` (extra `tokenizers`); by default, tokens are bytes.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -209,6 +220,7 @@ def compare(
         seeds=None if seeds is None else whole_numbers("seeds", seeds),
         protocol=protocol,
         length_multiples=None if lengths is None else whole_numbers("lengths", lengths),
+        text_limit=text_limit,
         tokenizer=tokenizer,
         compile=compiled,
         device=device,

@@ -92,7 +92,7 @@ def compare_schemes(
     else:
         settings = _joined(Settings.from_json(stored["settings"]), settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
-    text = read_text(settings) if any(TASKS[name].needs_text for name in settings.tasks) else None
+    text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None
     tasks = {name: TASKS[name](settings, text) for name in settings.tasks}
     for line in () if text is None else text.left_out:
         progress.note(line)
@@ -163,7 +163,7 @@ def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **cha
     if preset is None:
         return before.changed(**changes), out
     # A preset that is given again must agree with the run: `check_same` names the settings that differ.
-    kept = {"schemes": before.schemes, "tasks": before.tasks, "seeds": before.seeds}
+    kept = {name: getattr(before, name) for name in ("schemes", "tasks", "seeds", "text_limit", "tokenizer")}
     return Settings.of_preset(preset, **{**kept, **_given(changes)}), out
 
 

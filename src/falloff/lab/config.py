@@ -51,7 +51,7 @@ class Settings:
         resamples: bootstrap samples for each interval.
         text: files or folders; if empty, the source of Python's standard library.
         dataset: a Hugging Face dataset instead of `text`.
-        text_limit: the most bytes of text to read.
+        text_limit: the most bytes of text to read; None reads all files, but 64 MB of a dataset.
         tokenizer: the path of a tokenizer.json of the library `tokenizers`; None takes bytes as tokens.
         compile: whether the model is compiled by `torch.compile`.
         device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU if there is none.
@@ -87,7 +87,7 @@ class Settings:
     resamples: int = 1000
     text: tuple[str, ...] = ()
     dataset: str | None = None
-    text_limit: int = 64_000_000
+    text_limit: int | None = None
     tokenizer: str | None = None
     compile: bool = False
     device: str = "auto"
@@ -111,9 +111,10 @@ class Settings:
             ("windows", LEAST_WINDOWS, 65_536),
             ("resamples", 100, 100_000),
             ("tail_length", 1, 16_384),
-            ("text_limit", 1, 2**40),
         ):
             _check_int(name, getattr(self, name), least, most)
+        if self.text_limit is not None:
+            _check_int("text_limit", self.text_limit, 1, 2**50)
         _check_whole_numbers("length_multiples", self.length_multiples, 1, LONGEST_TEST // self.train_length)
         if list(self.length_multiples) != sorted(self.length_multiples):
             raise ValueError(f"length_multiples: got {self.length_multiples!r}, expected them in rising order")

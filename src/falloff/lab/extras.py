@@ -3,7 +3,17 @@
 from importlib import import_module
 from types import ModuleType
 
-_EXTRAS = {"accelerate": "lab", "safetensors": "lab", "plotly": "lab", "rich": "lab", "scipy": "lab", "datasets": "datasets"}
+_EXTRAS = {
+    "accelerate": "lab",
+    "datasets": "datasets",
+    "filelock": "lab",
+    "huggingface_hub": "datasets",
+    "plotly": "lab",
+    "rich": "lab",
+    "safetensors": "lab",
+    "scipy": "lab",
+    "tokenizers": "tokenizers",
+}
 
 
 def require(module: str) -> ModuleType:
