@@ -17,7 +17,7 @@ def _channels(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
 
 
-def _at(ramp: Sequence[str], place: float) -> str:
+def shade(ramp: Sequence[str], place: float) -> str:
     """The colour at a position 0 .. 1 of a ramp."""
     scaled = min(max(place, 0.0), 1.0) * (len(ramp) - 1)
     left = min(int(scaled), len(ramp) - 2)
@@ -47,7 +47,7 @@ def bucket_colours(buckets: Sequence[Bucket]) -> dict[int, str]:
     for ramp, future in ((SEQUENTIAL, False), (_FUTURE, True)):
         shown = [bucket.bucket for bucket in buckets if bucket.in_future == future]
         for place, bucket in enumerate(shown):
-            colours[bucket] = _at(ramp, place / max(len(shown) - 1, 1))
+            colours[bucket] = shade(ramp, place / max(len(shown) - 1, 1))
     return colours
 
 
@@ -72,7 +72,7 @@ class GridColours:
     def __call__(self, cell: int | float) -> str:
         if cell in self._bucket_colours:
             return self._bucket_colours[int(cell)]
-        return _at(self.ramp, (cell - self.low) / (self.high - self.low) if self.high > self.low else 1.0)
+        return shade(self.ramp, (cell - self.low) / (self.high - self.low) if self.high > self.low else 1.0)
 
 
 def head_colours(num_heads: int, *, dark: bool = False) -> list[str]:
@@ -82,4 +82,4 @@ def head_colours(num_heads: int, *, dark: bool = False) -> list[str]:
     (['#440154'], ['#7fa8ff', '#fde725'])
     """
     ramp = _ON_DARK if dark else SEQUENTIAL[:-1]
-    return [_at(ramp, head / max(num_heads - 1, 1)) for head in range(num_heads)]
+    return [shade(ramp, head / max(num_heads - 1, 1)) for head in range(num_heads)]
