@@ -13,8 +13,8 @@ class Addition(ProblemTask):
     model that adds longer numbers than it was trained on has nothing to learn but where those two digits stand. Both numbers
     have n digits, zeros included, the sum n + 1. What n leaves of the length, at most two tokens, are spaces in front.
 
-    A test asks the whole sum; exact match at a depth is of one digit, after the right ones before it. Its last digit, 0 or 1,
-    is asked too, but no depth is of it.
+    A test asks the whole sum; exact match at a depth is of one digit, after the right ones before it. Its last digit, 0
+    or 1, is asked too, but no depth is of it.
     """
 
     name = "addition"

@@ -49,11 +49,11 @@ class Problem:
 class ProblemTask(Task):
     """A task of problems with one right answer each, scored by exact match.
 
-    Tokens are bytes. A problem of length N has N + 1 tokens: N inputs, and N targets, one place further. So all test problems
-    of one length have one shape.
+    Tokens are bytes. A problem of length N has N + 1 tokens: N inputs, and N targets, one place further. So all test
+    problems of one length have one shape.
 
-    An answer is right if each of its tokens is the most probable one after the right tokens before it. That is so if and only
-    if greedy decoding gives the answer: up to the first wrong token, both see the same tokens. So a test takes one call of
+    An answer is right if each of its tokens is the most probable one after the right tokens before it. That is so if and
+    only if greedy decoding gives the answer: up to the first wrong token, both see the same tokens. So a test takes one call of
     the model, and no loop.
 
     Training problems have sizes up to the trained length, since a model that sees one size alone may learn absolute places.
