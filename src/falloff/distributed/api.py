@@ -17,7 +17,6 @@ from falloff.forms import Form, Sum, Warp
 from falloff.offsets import check_query_start, first_query_position
 from falloff.ops.api import autocasted, built_by, check_bias, with_sink
 from falloff.ops.arguments import (
-    as_taken,
     check_settings,
     check_sink,
     check_tensors,
@@ -199,7 +198,7 @@ def _checked_bias(bias: object, query: Tensor, key: Tensor) -> nn.Module | Form 
 
 def _check_heads(form: Form, query: Tensor) -> None:
     if form.num_heads != query.shape[1]:
-        refuse("bias", f"{form.num_heads} heads", f"the {query.shape[1]} heads of query{as_taken(query)}")
+        refuse("bias", f"{form.num_heads} heads", f"the {query.shape[1]} heads of query (B, H, n, D)")
 
 
 def _graph(tensor: Tensor) -> str:
