@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from falloff import ALiBi, attention
-from falloff.ops.dropout import keep_mask
+from falloff.ops.dropout import keep_mask, shifted_seed
 from ops.cases import tensors
 
 
@@ -42,6 +42,16 @@ def test_known_bits():
     """So that no later implementation, nor this one, changes what a seed drops."""
     rows = ["".join(map(str, row)) for row in mask(1234567890123456789, 0.5, 1, 1, 2, 16)[0, 0].int().tolist()]
     assert rows == ["0100101101101110", "1111010110111111"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 2])
+def test_part_of_a_call_drops_what_the_whole_drops_there(seed):
+    whole = mask(seed, 0.4, 3, 5, 7, 11)
+    for batch, head, row in ((1, None, None), (2, 3, None), (0, 4, None), (2, 1, 4), (0, 0, 6)):
+        sizes = (3 - batch if head is None else 1, 5 - (head or 0) if row is None else 1, 7 - (row or 0), 11)
+        part = mask(int(shifted_seed(torch.tensor(seed), batch, head, row)), 0.4, *sizes)
+        ends = (batch + sizes[0], (head or 0) + sizes[1])
+        assert torch.equal(part, whole[batch : ends[0], head or 0 : ends[1], row or 0 :])
 
 
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.1, 0.5, 0.9, 1.0])

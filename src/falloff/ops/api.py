@@ -154,7 +154,46 @@ def attention(
     key_mask = checked_key_mask(query, key, key_mask)
     document_ids = checked_document_ids(query, key, document_ids, query_start)
     check_sink(query, sink)
-    query, key, value = _autocast(query, key, value)
+    out, lse = attend(
+        query,
+        key,
+        value,
+        bias,
+        causal=causal,
+        scale=scale,
+        bias_scale=bias_scale,
+        query_start=query_start,
+        window=window,
+        key_mask=key_mask,
+        document_ids=document_ids,
+        dropout_p=dropout_p,
+        seed=None,
+        sink=sink,
+        impl=impl,
+    )
+    return (out, lse) if return_lse else out
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: object,
+    *,
+    causal: bool,
+    scale: float | None,
+    bias_scale: float,
+    query_start: int | None,
+    window: int | None,
+    key_mask: Tensor | None,
+    document_ids: Tensor | None,
+    dropout_p: float,
+    seed: Tensor | None,
+    sink: Tensor | None,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of `attention`, whose arguments have been checked. Without a seed, dropout draws one."""
+    query, key, value = autocasted(query, key, value)
     form, dense = _form_of(bias, query, key, query_start, key_mask, document_ids, bias_scale, impl == "reference")
     call = Call(
         form=form,
@@ -165,16 +204,13 @@ def attention(
         key_mask=key_mask,
         document_ids=document_ids,
         dropout_p=dropout_p,
-        seed=new_seed(query.device) if dropout_p > 0 else None,
+        seed=(new_seed(query.device) if seed is None else seed) if dropout_p > 0 else None,
     )
     if impl == "reference":
         with torch.autocast(query.device.type, enabled=False):
-            out, lse = reference.attention(query, key, value, dense, call, _for_rows(sink))
-    else:
-        out, lse = _fused(query, key, value, call, impl)
-        if sink is not None:
-            out, lse = _with_sink(out, lse, sink)
-    return (out, lse) if return_lse else out
+            return reference.attention(query, key, value, dense, call, _for_rows(sink))
+    out, lse = _fused(query, key, value, call, impl)
+    return (out, lse) if sink is None else with_sink(out, lse, sink)
 
 
 def _for_rows(sink: Tensor | None) -> Tensor | None:
@@ -182,7 +218,7 @@ def _for_rows(sink: Tensor | None) -> Tensor | None:
     return sink if sink is None or sink.dim() == 3 else sink[:, None]
 
 
-def _with_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+def with_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of rows with a sink, from those without: the sink takes its share of the weights."""
     check_memory(sink=sink)
     sink = _for_rows(sink).to(lse.dtype)  # type: ignore[union-attr]
@@ -204,7 +240,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, call: Call, impl: str) -> 
     return out[..., :value_size], lse
 
 
-def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def autocasted(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value, under autocast in its dtype, as in PyTorch's own attention."""
     if not autocasts(query):
         return query, key, value
@@ -225,13 +261,7 @@ def _form_of(
     """The bias as a form, or as a dense tensor from its definition."""
     if bias is None:
         return None, None
-    if isinstance(bias, type) or not isinstance(bias, nn.Module | Form):
-        got = bias.__name__ + ", a class" if isinstance(bias, type) else type(bias).__name__
-        expected = "a scheme such as T5Bias(num_heads), a form (Strip, Band, Warp, Factored, Potential, Sum), or None"
-        if isinstance(bias, Tensor):
-            got = f"a tensor of shape {tuple(bias.shape)}"
-            expected += ": nothing takes (H, N, M). A bias by offset is a Strip; key_mask and document_ids hide keys"
-        refuse("bias", got, expected)
+    check_bias(bias)
     batch, heads, num_queries, _ = query.shape
     num_keys = key.shape[2]
     form: Form | None = None
@@ -244,12 +274,10 @@ def _form_of(
         if dense:  # in the precision of the scores, as in the tiles of a kernel
             matrix = form.to(sum_dtype(query)).dense(num_queries, num_keys, query_start)
     else:
-        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
         # A module that does not declare itself Toeplitz, such as a wrapper, gets the starts of the texts.
         start = None if getattr(bias, "toeplitz", False) else text_start(num_queries, key_mask, document_ids)
-        more = {"text_start": start, "device": query.device, "dtype": dtype} | ({"dense": True} if dense else {})
-        built = _call(bias, num_queries, num_keys, query_start, more)
-        _check_built(built, bias, query, num_keys, dense)
+        assert isinstance(bias, nn.Module)
+        built = built_by(bias, query, num_queries, num_keys, query_start, start, dense)
         form, matrix = (_hiding(built, key_mask), None) if isinstance(built, Form) else (None, built)
     bias_heads = form.num_heads if form is not None else matrix.shape[-3] if matrix is not None else heads
     if bias_heads != heads:
@@ -262,6 +290,34 @@ def _form_of(
             form = form.to(reduce(torch.promote_types, dtypes, sum_dtype(query))).scaled(bias_scale)
         matrix = None if matrix is None else matrix * bias_scale
     return form, matrix
+
+
+def check_bias(bias: object) -> None:
+    """Raise ValueError for what is neither a module nor a form."""
+    if isinstance(bias, type) or not isinstance(bias, nn.Module | Form):
+        got = bias.__name__ + ", a class" if isinstance(bias, type) else type(bias).__name__
+        expected = "a scheme such as T5Bias(num_heads), a form (Strip, Band, Warp, Factored, Potential, Sum), or None"
+        if isinstance(bias, Tensor):
+            got = f"a tensor of shape {tuple(bias.shape)}"
+            expected += ": nothing takes (H, N, M). A bias by offset is a Strip; key_mask and document_ids hide keys"
+        refuse("bias", got, expected)
+
+
+def built_by(
+    scheme: nn.Module,
+    query: Tensor,
+    num_queries: int,
+    num_keys: int,
+    query_start: int | None,
+    start: Tensor | None,
+    dense: bool,
+) -> Form | Tensor:
+    """The form of a scheme for the batch of query, or its dense bias; `start` is the `text_start` of `Scheme.form`."""
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    more = {"text_start": start, "device": query.device, "dtype": dtype} | ({"dense": True} if dense else {})
+    built = _call(scheme, num_queries, num_keys, query_start, more)
+    _check_built(built, scheme, query, num_queries, num_keys, dense)
+    return built
 
 
 def _hiding(form: Form, key_mask: Tensor | None) -> Form:
@@ -287,9 +343,9 @@ def _call(scheme: nn.Module, num_queries: int, num_keys: int, query_start: int |
         raise ValueError(message) from error
 
 
-def _check_built(built: object, scheme: nn.Module, query: Tensor, num_keys: int, dense: bool) -> None:
+def _check_built(built: object, scheme: nn.Module, query: Tensor, num_queries: int, num_keys: int, dense: bool) -> None:
     """Check the form or dense bias of a scheme, which may be a user's own: kernels do not check again what they read."""
-    batch, _, num_queries, _ = query.shape
+    batch = query.shape[0]
     name = f"{type(scheme).__name__}.{'dense' if dense else 'form'}"
     if not isinstance(built, Tensor if dense else Form):
         refuse("bias", f"{type(built).__name__} from {name}", "a tensor" if dense else "a form, such as a Strip")

@@ -20,6 +20,7 @@ from torch import Tensor
 from falloff.shapes import Bool, Int
 
 _LOW_32 = 0xFFFFFFFF
+_STEP = 0x9E3779B9
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _absorb(state: Tensor, x: Tensor) -> Tensor:
-    return _mix((state + x * 0x9E3779B9) & _LOW_32)
+    return _mix((state + x * _STEP) & _LOW_32)
 
 
 def keep_mask(
@@ -52,6 +53,35 @@ def keep_mask(
 
     start, step = row_state(seed & _LOW_32), row_state((seed >> 32) & _LOW_32) | 1
     return _mix((start + keys * step) & _LOW_32) >= round(dropout_p * 2**32)
+
+
+def shifted_seed(seed: Int[Tensor, ""], batch: int, head: int | None = None, row: int | None = None) -> Int[Tensor, ""]:
+    """The seed by which a part of a call, counted from 0, drops what the whole call drops there. The part has all keys.
+
+    The mixer can be undone, so there is a seed for a part that begins at a batch entry; at a head, of one batch entry; or
+    at a row, of one batch entry and head.
+    """
+    halves = []
+    for half in (seed & _LOW_32, (seed >> 32) & _LOW_32):
+        state = _mix(half) + batch * _STEP
+        indices = [index for index in (head, row) if index is not None]
+        for index in indices:
+            state = _mix(state & _LOW_32) + index * _STEP
+        state = state & _LOW_32
+        for _ in indices:  # the part absorbs a 0 for each
+            state = _unmix(state)
+        halves.append(_unmix(state))
+    low, high = halves
+    return low | (high << 32)
+
+
+def _unmix(x: Tensor) -> Tensor:
+    """The number of which this is the mix."""
+    x = x ^ (x >> 15) ^ (x >> 30)
+    x = (x * pow(0xD35A2D97, -1, 2**32)) & _LOW_32
+    x = x ^ (x >> 15) ^ (x >> 30)
+    x = (x * pow(0x21F0AAAD, -1, 2**32)) & _LOW_32
+    return x ^ (x >> 16)
 
 
 def new_seed(device: torch.device) -> Int[Tensor, ""]:
