@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from falloff.lab.charts import _axis as axis
-from falloff.lab.charts import _layout as layout
+from falloff.lab.chart_style import axis, layout
 from falloff.lab.extras import require
 from falloff.lab.task_tables import Shares
 from falloff.views.palette import SEQUENTIAL

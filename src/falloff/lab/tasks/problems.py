@@ -53,8 +53,8 @@ class ProblemTask(Task):
     problems of one length have one shape.
 
     An answer is right if each of its tokens is the most probable one after the right tokens before it. That is so if and
-    only if greedy decoding gives the answer: up to the first wrong token, both see the same tokens. So a test takes one call of
-    the model, and no loop.
+    only if greedy decoding gives the answer: up to the first wrong token, both see the same tokens. So a test takes one call
+    of the model, and no loop.
 
     Training problems have sizes up to the trained length, since a model that sees one size alone may learn absolute places.
     `PAD` follows a short one. It is never asked, and a causal model does not see it before the answer.
