@@ -76,7 +76,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.suite not in CASES:
-            raise ValueError(f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, hf, gpu, tiles")
+            raise ValueError(
+                f"--suite: got {self.suite!r}, expected one of {', '.join(CASES)}, context-parallel, hf, gpu, tiles"
+            )
         if self.impl not in implementations.IMPLEMENTATIONS:
             raise ValueError(f"--impl: got {self.impl!r}, expected one of {', '.join(implementations.IMPLEMENTATIONS)}")
         unavailable = implementations.IMPLEMENTATIONS[self.impl].unavailable()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from falloff.cli.settings import Json
-from falloff.files import check_replaceable
+from falloff.files import check_replaceable, write_file
 
 if TYPE_CHECKING:
     from falloff.bench.progress import Progress
 
 
-_SUITES = "cpu, memory, scaling, calls, short, long, content, hf, gpu or tiles."
+_SUITES = "cpu, memory, scaling, calls, short, long, content, context-parallel, hf, gpu or tiles."
 
 
 def bench(
@@ -62,6 +62,12 @@ def bench(
             "--image", metavar="FILE", help="Suite scaling: draw a figure too: .png, .svg or .pdf.", show_default=False
         ),
     ] = None,
+    as_model: Annotated[
+        bool,
+        typer.Option(
+            "--model", help="Suite context-parallel: the estimate of a model for 8 to 1024 GPUs instead of a measurement."
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the JSON to this file too, after each case.", show_default=False),
@@ -109,6 +115,12 @@ def bench(
     group, label, dtype, training, shape, and milliseconds, tflops, ratio, turns, skipped, errors, verified_at as above;
     peak_bytes (the longest texts); tiles (candidate: milliseconds, or why not); or wrong or failed (a reason).
 
+    Suite context-parallel: attention by 2 and 4 processes that share a sequence, beside one. Keys of its --json: suite,
+    measured, machine, versions, commit, layer, turns and cases: ranks, length, one_process, milliseconds, estimated (each in
+    ms, by method), errors, bytes_per_second, latency. With --model it measures nothing, and prints what a model says of
+    one layer on 8 to 1024 GPUs, 128k to 10M tokens: suite, measured, assumed, layer and cases: length, ranks, methods
+    (method: sent and held in bytes, seconds, compute; null where it cannot serve).
+
     Example: falloff bench --cases short
     """
     # Imported here, so that --help is fast.
@@ -122,6 +134,14 @@ def bench(
             check_replaceable(path)
     if resume and out is None:
         raise ValueError("--resume: got no --out, expected the file to continue")
+    if as_model and suite != "context-parallel":
+        raise ValueError(f"--model: got the suite {suite!r}, expected 'context-parallel'")
+    if suite == "context-parallel":
+        others = (cases, against, isa, image)
+        if any(other is not None for other in others) or resume or with_flex or impl != "cpu" or (as_model and turns):
+            raise ValueError("--suite: got 'context-parallel', which takes only --model or --turns, --out and --json")
+        _by_ranks(turns, out, as_model=as_model, as_json=as_json)
+        return
     if suite in ("gpu", "tiles"):
         if (
             resume
@@ -168,6 +188,25 @@ def _with_models(cases: str | None, turns: int | None, out: Path | None, *, resu
         print(json.dumps(result, allow_nan=False))
         return
     _print(models.tables(result), [out] if out is not None else [])
+
+
+def _by_ranks(turns: int | None, out: Path | None, *, as_model: bool, as_json: bool) -> None:
+    from falloff.bench import context_model, context_parallel
+
+    if as_model:
+        result = context_model.model()
+        drawn = context_model.model_table(result)
+    else:
+        with _measuring(as_json, None) as progress:
+            progress.begin("measuring", context_parallel.COUNT)
+            result = context_parallel.run_suite(turns, progress.doing)
+        drawn = context_parallel.table(result)
+    if out is not None:
+        write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    _print(drawn, [out] if out is not None else [])
 
 
 @contextmanager
