@@ -32,7 +32,7 @@ if (matchMedia("(max-width: 40rem)").matches) {
     if (!plot.layout.legend || names < 9) continue;
     Object.assign(plot.layout.legend, { font: { size: 11 }, y: 0, yref: "container", yanchor: "bottom" });
     const rows = 19 * Math.ceil(names / 2);
-    plot.style.height = `${340 + rows}px`;
+    for (const box of [plot, plot.parentElement]) box.style.height = `${340 + rows}px`;
     Plotly.relayout(plot, { height: 340 + rows, "margin.r": 4, "margin.b": 60 + rows });
   }
 }
