@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from falloff.lab.extras import require
 from falloff.lab.tasks.base import Measure, Outcome
 
 
@@ -11,7 +12,7 @@ def value(measure: Measure, items: Sequence[float]) -> float:
     """The mean of the items as it is shown: all windows or problems have equal weight.
 
     >>> nats = Measure("all", "perplexity", exponential=True, lower_is_better=True)
-    >>> round(value(nats, np.log([2.0, 8.0])), 6)
+    >>> round(value(nats, np.log([2.0, 8.0]).tolist()), 6)
     4.0
     """
     mean = float(np.mean(items))
@@ -19,9 +20,10 @@ def value(measure: Measure, items: Sequence[float]) -> float:
 
 
 def interval(measure: Measure, outcome: Outcome, resamples: int) -> tuple[float, float]:
-    """The 95% bootstrap percentile interval of the value, over windows or problems.
+    """The 95% interval of the value, over windows or problems.
 
-    The same ones are drawn for every scheme and seed, so that they do not differ by the draw.
+    Of losses, it is the bootstrap percentile interval; the same windows are drawn for every scheme and seed, so that they do
+    not differ by the draw. Of answers, right or wrong, it is Wilson's: where all are right, a bootstrap has no width.
 
     Args:
         measure: of the outcome.
@@ -29,10 +31,15 @@ def interval(measure: Measure, outcome: Outcome, resamples: int) -> tuple[float,
         resamples: the number of bootstrap samples.
 
     >>> share = Measure("exact", "exact match", exponential=False, lower_is_better=False)
-    >>> interval(share, Outcome("exact", 64, (1.0,) * 8), 100)
-    (1.0, 1.0)
+    >>> low, high = interval(share, Outcome("exact", 64, (1.0,) * 8), 100)
+    >>> round(low, 3), high
+    (0.676, 1.0)
     """
     items = np.asarray(outcome.items)
+    if not measure.exponential:
+        test = require("scipy.stats").binomtest(round(float(items.sum())), len(items))
+        bounds = test.proportion_ci(0.95, "wilson")
+        return float(bounds.low), float(bounds.high)
     drawn = np.random.default_rng(len(items)).integers(0, len(items), (resamples, len(items)))
-    low, high = np.quantile(items[drawn].mean(1), (0.025, 0.975))
-    return (float(np.exp(low)), float(np.exp(high))) if measure.exponential else (float(low), float(high))
+    low, high = np.exp(np.quantile(items[drawn].mean(1), (0.025, 0.975)))
+    return float(low), float(high)
