@@ -1,6 +1,5 @@
 """Toy sizes: a whole run of one scheme in a fraction of a second."""
 
-import math
 import random
 
 import pytest
@@ -58,49 +57,3 @@ def tokenizer_path(tmp_path_factory, text_path):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer.save(str(path))
     return path
-
-
-@pytest.fixture(scope="session")
-def results():
-    """Lines of results.jsonl, with the keys that the report reads. All schemes have the same differences between windows, so
-    that the order of schemes is certain."""
-
-    def losses(perplexity):
-        return [math.log(perplexity) + 0.1 * window for window in (-1, 0, 1)]
-
-    def line(scheme, kind, length, measure, perplexity):
-        return {
-            "task": "text",
-            "protocol": "last-k",
-            "scheme": scheme,
-            "kind": kind,
-            "seed": 0,
-            "train_length": 16,
-            "length": length,
-            "measure": measure,
-            "value": perplexity,
-            "low": perplexity - 0.5,
-            "high": perplexity + 0.5,
-            "items": losses(perplexity),
-            "depths": None,
-            "together": 1,
-            "parameters": 1234,
-            "bias_parameters": 10,
-            "seconds_per_step": 0.0215,
-            "tokens_per_second": 2976.7,
-            "peak_memory_mb": 16.55,
-            "test_batch": 4,
-            "test_seconds": 0.01,
-            "test_tokens_per_second": 400 * length,
-            "test_peak_memory_mb": 3.25,
-            "sha256": "0" * 64,
-        }
-
-    kinds = {"rope": "baseline", "t5": "learned", "alibi": "heuristic", "fire": "learned"}
-    tails = {"rope": (5.0, 50.0), "t5": (4.0, 7.0), "alibi": (6.0, 6.0), "fire": (5.0, 6.5)}
-    return [
-        line(name, kinds[name], length, measure, tail + more)
-        for name in kinds
-        for length, tail in zip((16, 32), tails[name], strict=True)
-        for measure, more in (("tail", 0.0), ("all", 1.0))
-    ]

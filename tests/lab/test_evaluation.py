@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from falloff.lab.evaluation import difference_interval, interval, value
+from falloff.lab.evaluation import interval, value
 from falloff.lab.tasks.base import Measure, Outcome
 
 NATS = Measure("all", "perplexity", exponential=True, lower_is_better=True)
@@ -20,14 +20,14 @@ def test_interval_is_the_bootstrap():
     assert math.log(low) == pytest.approx(nats.mean() - error, abs=0.012)
     assert math.log(high) == pytest.approx(nats.mean() + error, abs=0.012)
     assert interval(NATS, outcome, 4000) == (low, high)
-    assert interval(SHARE, outcome, 4000) == pytest.approx((math.log(low), math.log(high)))
 
 
-@pytest.mark.parametrize(("count", "quantile"), [(8, 2.364624), (48, 2.011741), (256, 1.969311)])
-def test_difference_is_students_interval_of_pairs(count, quantile):
-    """Quantiles of Student's t from tables. What the windows share cancels."""
-    draw = np.random.default_rng(3)
-    shared, differences = draw.normal(2.0, 5.0, count), draw.normal(0.1, 0.02, count)
-    low, high = difference_interval(shared.tolist(), (shared + differences).tolist())
-    reach = quantile * differences.std(ddof=1) / math.sqrt(count)
-    assert (low, high) == pytest.approx((differences.mean() - reach, differences.mean() + reach), rel=1e-4)
+@pytest.mark.parametrize(("right", "count"), [(0, 8), (8, 8), (3, 20), (100, 200)])
+def test_the_interval_of_a_share_is_wilsons(right, count):
+    """Where a test of the share would just not refuse it: the two solutions of (share - p)^2 = 1.96^2 p (1 - p) / n."""
+    low, high = interval(SHARE, Outcome("exact", 64, (1.0,) * right + (0.0,) * (count - right)), 100)
+    share = right / count
+    square = 1.959964**2 / count
+    expected = sorted(np.roots([1 + square, -(2 * share + square), share**2]))
+    assert (low, high) == pytest.approx(expected, abs=1e-6)
+    assert low <= share <= high

@@ -103,7 +103,7 @@ def test_the_words_say_what_an_interval_is(content):
     assert "95% interval over 4 seeds (Student's t)" in html.unescape(content)
     assert "bootstrap" not in content[: content.index('id="settings"')]
     one = html.unescape(without_plotly(report_page(config_of(), results_of(), {})))
-    assert "bootstrap interval over windows of text, of one training run" in one
+    assert "interval over windows of text (bootstrap), of one training run" in one
     assert "It says nothing about another training run" in one
     assert "Rank by seed" not in one
     assert "Several seeds answer that" in one
@@ -175,6 +175,19 @@ def test_limits_follow_from_the_numbers():
     assert "not with numbers of another protocol, another k, another tokenizer or another text" in said
     problems = config_of(tasks=("passkey",), text=None)
     assert "Protocol" not in " ".join(limits(task_tables(problems, answers_of()), problems))
+
+
+def test_depths_have_a_map_for_each_scheme():
+    config = config_of(schemes=("t5", "rope"), tasks=("passkey",), text=None)
+    config["tasks"]["passkey"]["summary"] = "a number in filler; depth: where the <number> stands"
+    results = [one | {"depths": [problem % 4 / 3 for problem in range(20)]} for one in answers_of(schemes=("t5", "rope"))]
+    page = without_plotly(report_page(config, results, {}))
+    section = page[page.index("<h2>By length and depth</h2>") :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r"<h3>([\w-]+)</h3>", section) == ["t5", "rope"]
+    assert section.count('class="plotly-graph-div"') == 2
+    assert "depth:\nwhere the &lt;number&gt; stands." in section
+    assert "Protocol last-k" not in page
 
 
 def test_a_place_for_published_figures():

@@ -65,7 +65,7 @@ def test_fits_the_terminal(width):
 
 def test_the_terminal_says_what_intervals_and_marks_mean():
     said = " ".join(printed(config_of(), results_of(), 140).split())
-    assert "bootstrap interval over windows of text, of one training run" in said
+    assert "interval over windows of text (bootstrap), of one training run" in said
     seeds = (0, 1, 2)
     said = " ".join(printed(config_of(seeds=seeds), results_of(seeds=seeds), 140).split())
     assert "95% interval over 3 seeds (Student's t)" in said

@@ -54,9 +54,14 @@ def length_cost_chart(costs: dict[str, Cost], key: str, title: str, styles: dict
         )
     ticks = log_ticks(0.9 * min(values), 1.1 * max(values))
     figure.update_layout(
-        **layout(360 + 20 * math.ceil(len(costs) / 3)) | {"margin": {"l": 76, "r": 16, "t": 28, "b": 48}},
+        **layout(360 + 20 * math.ceil(len(costs) / 3)),
         xaxis=axis(f"length in {unit}s", type="log", tickvals=lengths, ticktext=[f"{length:,}" for length in lengths]),
-        yaxis=axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks]),
+        yaxis=axis(
+            title,
+            type="log",
+            tickvals=ticks,
+            ticktext=[f"{tick / 1000:g}k" if tick >= 10_000 else f"{tick:,g}" for tick in ticks],
+        ),
         legend=legend(y=-0.25, font={"size": 12}),
         hovermode="closest",
     )

@@ -9,7 +9,10 @@ from falloff.lab.tasks.base import Outcome, Task
 MEASURES = {
     "task, protocol": "what was learned, and how windows of text were cut (null for other tasks)",
     "measure, value": "config.json says under tasks what each measure is; for perplexities the value is exp of the mean",
-    "low, high": "95% bootstrap interval of the value over the items of this one model, the same draws for every scheme",
+    "low, high": (
+        "95% interval of the value over the items of this one model: for perplexities by bootstrap, with the same draws for "
+        "every scheme, and for shares Wilson's"
+    ),
     "items": (
         "the mean loss of each window in nats per token, or 1 and 0 for a problem solved or not; in the same order for "
         "every scheme and seed, so that differences can be paired"

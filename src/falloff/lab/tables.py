@@ -108,7 +108,7 @@ def written(value: float | None, measure: dict[str, Any]) -> str:
 
 def short_name(measure: dict[str, Any]) -> str:
     """A measure in two or three words."""
-    known = {"tail": "End of the window", "all": "Whole window", "exact": "Exact answers"}
+    known = {"tail": "End of the window", "all": "Whole window", "exact": "Exact answers", "whole": "Whole answers"}
     return known.get(measure["name"], str(measure["name"]))
 
 
@@ -120,8 +120,9 @@ def interval_words(table: TaskTable) -> str:
             f"95% interval over {len(table.seeds)} seeds (Student's t): where the mean of other training runs may lie, on "
             f"the same {items}"
         )
+    method = "bootstrap" if table.measures[0]["exponential"] else "Wilson's"
     return (
-        f"95% bootstrap interval over {items}, of one training run: what other {items} may give. It says nothing about "
+        f"95% interval over {items} ({method}), of one training run: what other {items} may give. It says nothing about "
         "another training run, which may differ by more: that takes several seeds"
     )
 

@@ -83,8 +83,9 @@ def _protocol(tables: list[TaskTable], config: dict[str, Any]) -> list[str]:
     settings = config["settings"]
     protocol = PROTOCOLS[settings["protocol"]]
     k = f" (k = {config['tail']})" if "tail" in protocol.measures else ""
+    size = "" if unit == "byte" else f" ({config['text']['bytes_per_token']:.2f} bytes on average)"
     return [
         f"Protocol {settings['protocol']}{k}: {protocol.words}. {protocol.source}.",
-        f"Perplexity is per {unit} of this text. It can be compared within this report only, and not with numbers of "
+        f"Perplexity is per {unit}{size} of this text. It can be compared within this report only, and not with numbers of "
         "another protocol, another k, another tokenizer or another text: each of these changes it, whatever the model.",
     ]

@@ -10,6 +10,7 @@ from falloff.lab.chart_style import on_dark
 from falloff.lab.extras import require
 from falloff.lab.report.biases import biases_section
 from falloff.lab.report.costs import costs_section
+from falloff.lab.report.depths import depths_section
 from falloff.lab.report.elements import task_id
 from falloff.lab.report.limits import limits_section
 from falloff.lab.report.results import lengths_section, results_section
@@ -59,7 +60,7 @@ def report_page(
         files("falloff.lab.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
     plotly = require("plotly.offline").get_plotlyjs()
-    sections = "".join(_task_sections(table, config, several=len(tables) > 1) for table in tables)
+    sections = "".join(_task_sections(table, config, results, several=len(tables) > 1) for table in tables)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -116,7 +117,7 @@ def _contents(tables: list[TaskTable], schemes: dict[str, Scheme]) -> str:
     return f'<nav aria-label="Parts of the page">{links}</nav>'
 
 
-def _task_sections(table: TaskTable, config: dict[str, Any], *, several: bool) -> str:
+def _task_sections(table: TaskTable, config: dict[str, Any], results: list[dict[str, Any]], *, several: bool) -> str:
     of_task = f"Task {table.task}: " if several else ""
 
     def heading(words: str) -> str:
@@ -125,6 +126,7 @@ def _task_sections(table: TaskTable, config: dict[str, Any], *, several: bool) -
     return (
         results_section(table, config, heading("results"))
         + lengths_section(table, config, heading("beyond the trained length"), unit_of(config, table.task))
+        + depths_section(table, config, results, heading("by length and depth"))
         + seeds_section(table, heading("seed by seed, pair by pair" if len(table.seeds) > 1 else "pair by pair"))
     )
 

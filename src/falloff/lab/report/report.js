@@ -30,10 +30,10 @@ if (matchMedia("(max-width: 40rem)").matches) {
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     const names = plot.data.filter((trace) => trace.showlegend !== false).length;
     if (!plot.layout.legend || names < 9) continue;
-    Object.assign(plot.layout.legend, { font: { size: 11 }, y: 0, yref: "container", yanchor: "bottom" });
+    Object.assign(plot.layout.legend, { font: { size: 10 }, y: 0, yref: "container", yanchor: "bottom" });
     const rows = 19 * Math.ceil(names / 2);
-    plot.style.height = `${340 + rows}px`;
-    Plotly.relayout(plot, { height: 340 + rows, "margin.r": 4, "margin.b": 60 + rows });
+    for (const box of [plot, plot.parentElement]) box.style.height = `${340 + rows}px`;
+    Plotly.relayout(plot, { height: 340 + rows, "margin.l": 48, "margin.r": 4, "margin.b": 60 + rows });
   }
 }
 // Charts are drawn for a white ground. On a dark one, each colour becomes its like, and so back.
