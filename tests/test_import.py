@@ -13,6 +13,7 @@ EXTRAS = (
     "accelerate",
     "safetensors",
     "datasets",
+    "tokenizers",
     "transformers",
     "dash",
     "jaxtyping",

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-HEAVY = ("accelerate", "plotly", "matplotlib", "transformers", "datasets", "safetensors", "jaxtyping")
+HEAVY = ("accelerate", "plotly", "matplotlib", "transformers", "datasets", "tokenizers", "safetensors", "jaxtyping")
 
 
 def run(code, **environment):

@@ -194,3 +194,11 @@ def test_the_limit_cuts_no_character_for_a_tokenizer(tmp_path, tokenizer_path):
     assert contents.held_out_bytes + contents.train_bytes == 100
     assert _read(tmp_path / "rows.jsonl", 101)[0] == ("é" * 100).encode()[:101]
     assert not contents.complete
+
+
+def test_rows_that_change_while_they_are_read_are_refused(rows_path):
+    found = DatasetText(str(rows_path))
+    found.identity()
+    rows_path.write_text(rows_path.read_text().replace("words", "lines"))
+    with pytest.raises(ValueError, match=r"dataset: got .*rows.jsonl', which has changed while it was read"):
+        found.write(Tokenizer(), BytesIO())

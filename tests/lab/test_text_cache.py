@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -7,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from falloff.lab import corpus
 from falloff.lab.corpus import read_text
+from falloff.lab.tasks.text import LanguageModelling
 from falloff.lab.text_cache import cache_folder
+from falloff.lab.training import TrainingItems
 
 
 @pytest.fixture(autouse=True)
@@ -210,3 +216,27 @@ def test_where_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(ValueError, match="FALLOFF_CACHE: got no value and no home folder"):
         cache_folder()
+
+
+def test_training_reads_the_file_in_this_process_and_in_spawned_ones(settings, monkeypatch):
+    cached = read_text(settings)
+    assert len(pickle.dumps(cached)) < 3000
+    monkeypatch.setattr(corpus, "IN_MEMORY", 10**6)
+    items = [TrainingItems(LanguageModelling(settings, text), settings, 0, 0) for text in (cached, read_text(settings))]
+    loaded = list(DataLoader(items[0], batch_size=4, num_workers=1, multiprocessing_context="spawn"))
+    assert len(loaded) == settings.steps
+    for inputs, targets in loaded:
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    expected = [items[1][index] for index in range(len(items[1]))]
+    assert torch.equal(torch.cat([inputs for inputs, _ in loaded]), torch.stack([inputs for inputs, _ in expected]))
+
+
+def test_windows_at_both_ends(settings):
+    """Every place where a window fits is drawn, and none beyond."""
+    text = read_text(settings)
+    size = settings.train_length + 1
+    short = dataclasses.replace(text, train=text.train[: size + 1])
+    drawn = {LanguageModelling(settings, short).training_item(0, index)[0].numpy().tobytes() for index in range(40)}
+    expected = {short.train[start : start + size - 1].astype(np.int64).tobytes() for start in (0, 1)}
+    assert drawn == expected

@@ -94,7 +94,7 @@ def read_text(settings: Settings, note: Callable[[str], None] = lambda line: Non
 
     Args:
         settings: which text, and which tokenizer.
-        note: called before work that may take long.
+        note: called with a line before tokens of a long text are made.
 
     Raises:
         ValueError: for text that is missing, not readable, binary, or too short for the longest test length; for a file that
@@ -138,7 +138,8 @@ def _in_cache(
     cached = CachedTokens([type(found).__name__, identity], tokenizer)
 
     def write(tokenizer: Tokenizer, file: BufferedIOBase) -> Contents:
-        note(f"making tokens of up to {found.most_bytes:,} bytes of text, kept in {cached.folder}")
+        if found.most_bytes > IN_MEMORY:
+            note(f"making tokens of up to {found.most_bytes:,} bytes of text, kept in {cached.folder}")
         return found.write(tokenizer, file)
 
     contents, digest = cached.get(write, reuse=identity is not None)

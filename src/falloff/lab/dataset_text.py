@@ -41,6 +41,7 @@ class DatasetText:
         self._limit = DEFAULT_LIMIT if limit is None else limit
         self._held_out_limit = max(self._limit // _HELD_OUT_PART, 1)
         self._revision: str | None = None
+        self._files: list[tuple[str, str]] | None = None
 
     @property
     def most_bytes(self) -> int:
@@ -55,30 +56,30 @@ class DatasetText:
         Raises:
             ValueError: for files that cannot be read.
         """
-        path = Path(self.name)
-        content: Any
-        if path.exists():
-            files = walk(path, frozenset(), "dataset") if path.is_dir() else [(path, path.name)]
-            content = [(name, _sha256(file)) for file, name in files]
-        else:
-            try:
-                title = self.name.partition(":")[0]
-                self._revision = require("huggingface_hub").HfApi().dataset_info(title).sha
-            except ImportError:
-                raise
-            except Exception:  # any error of the HTTP client, or none there
-                return None
-            content = [self.name, self._revision]
-        return [content, self._limit, require("datasets").__version__]
+        version = require("datasets").__version__
+        if Path(self.name).exists():
+            self._files = _hashes(Path(self.name))
+            return [self._files, self._limit, version]
+        try:
+            self._revision = require("huggingface_hub").HfApi().dataset_info(self.name.partition(":")[0]).sha
+        except Exception:  # any error of the HTTP client
+            return None
+        return [self.name, self._revision, self._limit, version]
 
     def write(self, tokenizer: Tokenizer, file: BufferedIOBase) -> Contents:
         """Write the tokens: all rows, if the last tenth is held out; or else the held-out split, then the train split.
 
         Raises:
             ValueError: if it cannot be loaded, has several splits and no train split, has no column of text, or rows that
-                are no text.
+                are no text; if its files have changed since `identity` was called.
             ImportError: if the extra `datasets` is not installed.
         """
+        contents = self._write(tokenizer, file)
+        if self._files is not None and _hashes(Path(self.name)) != self._files:
+            raise ValueError(f"dataset: got {self.name!r}, which has changed while it was read, expected one that does not")
+        return contents
+
+    def _write(self, tokenizer: Tokenizer, file: BufferedIOBase) -> Contents:
         splits = _load(self.name, self._revision)
         if "train" not in splits and len(splits) > 1:
             raise ValueError(
@@ -250,9 +251,13 @@ def _row_hash(row: bytes) -> bytes:
     return hashlib.blake2b(row, digest_size=16).digest()
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"dataset: got {path}, expected a readable file: {error.strerror}") from None
+def _hashes(path: Path) -> list[tuple[str, str]]:
+    """The name and the hash of a file, or of each file of a folder."""
+    found = []
+    for file, name in walk(path, frozenset(), "dataset") if path.is_dir() else [(path, path.name)]:
+        try:
+            with file.open("rb") as opened:
+                found.append((name, hashlib.file_digest(opened, "sha256").hexdigest()))
+        except OSError as error:
+            raise ValueError(f"dataset: got {file}, expected a readable file: {error.strerror}") from None
+    return found
