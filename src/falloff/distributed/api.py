@@ -1,6 +1,7 @@
 """`falloff.distributed.attention`: check the arguments, agree with the other ranks, call a method."""
 
 from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,50 @@ from falloff.shapes import Bool, Float, Integer
 METHODS = {"ulysses": ulysses.attention, "all-gather": all_gather.attention, "ring": ring.attention}
 
 
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: nn.Module | Form | None = None,
+    *,
+    group: object = None,
+    method: str = "auto",
+    order: str = "contiguous",
+    causal: bool = False,
+    scale: float | None = None,
+    bias_scale: float = 1.0,
+    query_start: int | None = None,
+    window: int | None = None,
+    key_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    dropout_p: float = 0.0,
+    sink: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    impl: str = "auto",
+) -> Tensor: ...
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: nn.Module | Form | None = None,
+    *,
+    group: object = None,
+    method: str = "auto",
+    order: str = "contiguous",
+    causal: bool = False,
+    scale: float | None = None,
+    bias_scale: float = 1.0,
+    query_start: int | None = None,
+    window: int | None = None,
+    key_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    dropout_p: float = 0.0,
+    sink: Tensor | None = None,
+    return_lse: Literal[True],
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 def attention(
     query: Float[Tensor, "B H n D"],
     key: Float[Tensor, "B G m D"],
