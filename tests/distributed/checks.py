@@ -182,6 +182,19 @@ def hidden_keys_may_be_nan(world):
 
 
 @check(2)
+def batch_may_be_empty(world):
+    query, key, value = (tensor.detach()[:0].requires_grad_() for tensor in _shards(_inputs()))
+    ids = torch.zeros(0, query.shape[2], dtype=torch.int64)
+    for method in METHODS:
+        dropout_p = 0.0 if method == "ring" else 0.3
+        out = context_parallel.attention(
+            query, key, value, ALiBi(4), method=method, document_ids=ids, dropout_p=dropout_p, impl="blockwise"
+        )
+        assert out.shape == query.shape
+        assert torch.autograd.grad(out.sum(), key)[0].shape == key.shape
+
+
+@check(2)
 def autocast_chooses_the_dtype(world):
     for method in METHODS:
         own = _shards(_inputs(dtype=torch.float32))
