@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-PUBLIC = ("falloff", "falloff.hf", "falloff.views")
+PUBLIC = ("falloff", "falloff.distributed", "falloff.hf", "falloff.views")
 _LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("source", "src"), ("iframe", "src")}
 _NOT_LOADED = {"canonical", "prev", "next", "alternate"}  # kinds of <link> that fetch nothing
 

@@ -182,6 +182,19 @@ def hidden_keys_may_be_nan(world):
 
 
 @check(2)
+def batch_may_be_empty(world):
+    query, key, value = (tensor.detach()[:0].requires_grad_() for tensor in _shards(_inputs()))
+    ids = torch.zeros(0, query.shape[2], dtype=torch.int64)
+    for method in METHODS:
+        dropout_p = 0.0 if method == "ring" else 0.3
+        out = context_parallel.attention(
+            query, key, value, ALiBi(4), method=method, document_ids=ids, dropout_p=dropout_p, impl="blockwise"
+        )
+        assert out.shape == query.shape
+        assert torch.autograd.grad(out.sum(), key)[0].shape == key.shape
+
+
+@check(2)
 def autocast_chooses_the_dtype(world):
     for method in METHODS:
         own = _shards(_inputs(dtype=torch.float32))
@@ -346,12 +359,12 @@ class _Model(nn.Module):
     def forward(self, tokens, attend):
         states = self.projections(self.embedding(tokens)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, H, D)
         out = attend(*states.permute(2, 0, 3, 1, 4), self.bias, causal=True)
-        return self.head(out.transpose(1, 2).flatten(2))
+        return self.head(out.transpose(1, 2).flatten(2)).clone()  # FSDP warns of views
 
 
 @check(2, 4)
 def ddp_reduces_the_gradients_of_a_model_and_its_bias(world):
-    _trains(world, lambda model: DistributedDataParallel(model), lambda grad: grad)
+    _trains(world, DistributedDataParallel, lambda grad: grad)
 
 
 @check(2)
@@ -365,18 +378,21 @@ def fsdp_reduces_the_gradients_of_a_model_and_its_bias(world):
 
 
 def _trains(world, wrap, whole_gradient):
-    """All ranks are one group of the sequence, and of the reduction: which averages, so the loss is multiplied."""
+    """Pairs of ranks share a sequence, each pair its own, and all ranks reduce. That averages, so the loss is multiplied."""
+    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "cp"))
     torch.manual_seed(0)
-    tokens = torch.randint(11, (2, 24))
-    targets = torch.randint(11, (2, 24))
+    tokens = torch.randint(11, (world // 2, 24))
+    targets = torch.randint(11, (world // 2, 24))
     for method in METHODS:
         torch.manual_seed(1)
         single, model = _Model().double(), _Model().double()
         model.load_state_dict(single.state_dict())
         cross_entropy(single(tokens, attention).flatten(0, 1), targets.flatten()).backward()
         model = wrap(model)
-        own = [context_parallel.shard(tensor, 1, order="zigzag") for tensor in (tokens, targets)]
-        logits = model(own[0], partial(context_parallel.attention, method=method, order="zigzag"))
+        text = mesh["dp"].get_local_rank()
+        own = [tensor[text : text + 1] for tensor in (tokens, targets)]
+        own = [context_parallel.shard(tensor, 1, mesh["cp"], "zigzag") for tensor in own]
+        logits = model(own[0], partial(context_parallel.attention, group=mesh["cp"], method=method, order="zigzag"))
         loss = cross_entropy(logits.flatten(0, 1), own[1].flatten(), reduction="sum") * world / targets.numel()
         loss.backward()
         wanted = dict(single.named_parameters())

@@ -1,21 +1,22 @@
 """`falloff.distributed.attention`: check the arguments, agree with the other ranks, call a method."""
 
 from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from falloff.distributed import all_gather, ring, ulysses
 from falloff.distributed.agreement import agree
+from falloff.distributed.arguments import check_heads, checked_bias, facts_of, rises
 from falloff.distributed.collectives import all_gather as gather
 from falloff.distributed.forms import axes_of, rebuilt
 from falloff.distributed.groups import Ranks, ranks_of
 from falloff.distributed.job import Job
 from falloff.distributed.shards import Layout, check_order, layout_of
-from falloff.eager import is_eager
 from falloff.forms import Form, Sum, Warp
 from falloff.offsets import check_query_start, first_query_position
-from falloff.ops.api import autocasted, built_by, check_bias, with_sink
+from falloff.ops.api import autocasted, built_by, with_sink
 from falloff.ops.arguments import (
     check_settings,
     check_sink,
@@ -31,6 +32,50 @@ from falloff.shapes import Bool, Float, Integer
 METHODS = {"ulysses": ulysses.attention, "all-gather": all_gather.attention, "ring": ring.attention}
 
 
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: nn.Module | Form | None = None,
+    *,
+    group: object = None,
+    method: str = "auto",
+    order: str = "contiguous",
+    causal: bool = False,
+    scale: float | None = None,
+    bias_scale: float = 1.0,
+    query_start: int | None = None,
+    window: int | None = None,
+    key_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    dropout_p: float = 0.0,
+    sink: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    impl: str = "auto",
+) -> Tensor: ...
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: nn.Module | Form | None = None,
+    *,
+    group: object = None,
+    method: str = "auto",
+    order: str = "contiguous",
+    causal: bool = False,
+    scale: float | None = None,
+    bias_scale: float = 1.0,
+    query_start: int | None = None,
+    window: int | None = None,
+    key_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    dropout_p: float = 0.0,
+    sink: Tensor | None = None,
+    return_lse: Literal[True],
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 def attention(
     query: Float[Tensor, "B H n D"],
     key: Float[Tensor, "B G m D"],
@@ -126,28 +171,13 @@ def attention(
         document_ids = checked_document_ids(query, key, document_ids, query_start)
         check_sink(query, sink)
         query, key, value = autocasted(query, key, value)
-        bias = _checked_bias(bias, query, key)
-        facts = {
-            "query": f"{query.dtype} (B = {query.shape[0]}, H = {query.shape[1]}, n, D = {query.shape[3]})" + _graph(query),
-            "key": f"(B, G = {key.shape[1]}, m, D)" + _graph(key),
-            "value": f"(B, G, m, V = {value.shape[3]})" + _graph(value),
-            "bias": _described(bias),
-            "method": method,
-            "order": order,
-            "causal": causal,
-            "scale": scale,
-            "bias_scale": bias_scale,
-            "query_start": query_start,
-            "window": window,
-            "key_mask": None if key_mask is None else "a mask",
-            "document_ids": None if document_ids is None else str(document_ids.dtype),
-            "dropout_p": dropout_p,
-            "sink": None if sink is None else f"{sink.dtype} of {sink.dim()} dimensions" + _graph(sink),
-            "return_lse": return_lse,
-            "impl": impl,
-        }
+        bias = checked_bias(bias, query, key)
+        facts = facts_of(query, key, value, bias, key_mask, document_ids, sink)
+        facts |= {"method": method, "order": order, "causal": causal, "scale": scale, "bias_scale": bias_scale}
+        facts |= {"query_start": query_start, "window": window, "dropout_p": dropout_p}
+        facts |= {"return_lse": return_lse, "impl": impl}
         seed = int(new_seed(query.device)) if dropout_p > 0 else 0
-        numbers = [query.shape[2], key.shape[2], seed, _rises(bias)]
+        numbers = [query.shape[2], key.shape[2], seed, rises(bias)]
     except ValueError as caught:
         error = caught
     told = agree(ranks, facts, numbers, error)
@@ -182,52 +212,6 @@ def attention(
     return out, lse
 
 
-def _checked_bias(bias: object, query: Tensor, key: Tensor) -> nn.Module | Form | None:
-    if bias is None:
-        return None
-    check_bias(bias)
-    if isinstance(bias, Form):
-        if bias.device != query.device:
-            refuse("bias", f"device {bias.device}", f"query's device {query.device}")
-        bias.check_call(query.shape[0], query.shape[2], key.shape[2])
-        _check_heads(bias, query)
-        return bias.settled() if is_eager() else bias
-    assert isinstance(bias, nn.Module)
-    return bias
-
-
-def _check_heads(form: Form, query: Tensor) -> None:
-    if form.num_heads != query.shape[1]:
-        refuse("bias", f"{form.num_heads} heads", f"the {query.shape[1]} heads of query (B, H, n, D)")
-
-
-def _graph(tensor: Tensor) -> str:
-    """Whether a gradient will be asked for, on which the exchanges of the backward depend."""
-    return ", with a gradient" if tensor.requires_grad and torch.is_grad_enabled() else ""
-
-
-def _described(bias: nn.Module | Form | None) -> str | None:
-    """What ranks must agree on in a bias: all but values and this rank's lengths."""
-    if isinstance(bias, nn.Module):
-        trained = any(map(_graph, bias.parameters()))
-        return type(bias).__name__ + (", with a gradient" if trained else "")
-    if bias is None:
-        return None
-    names = [
-        f"{name} {tensor.dtype} {tuple(size if dim != axes.length else 'n' for dim, size in enumerate(tensor.shape))}"
-        + _graph(tensor)
-        for name, tensor, axes in zip(bias.tensor_names, bias.tensors, axes_of(bias), strict=True)
-    ]
-    numbers = [number for part in bias.parts if not isinstance(part, Warp) for number in part.numbers]
-    return f"{bias.kind} of {'; '.join(names)}; {numbers}"
-
-
-def _rises(bias: object) -> bool:
-    """Whether each warp of a form rises on this rank."""
-    parts = bias.parts if isinstance(bias, Form) else ()
-    return all(part.rising for part in parts if isinstance(part, Warp))
-
-
 def _chosen(method: str, ranks: Ranks, heads: int, dropout_p: float) -> str:
     if method == "auto":
         return "ulysses" if ranks.size <= heads else "all-gather"
@@ -243,15 +227,15 @@ def _of_all(mask: Tensor | None, layout: Layout, ranks: Ranks) -> Tensor | None:
     return None if mask is None else layout.whole(gather(mask, 1, layout.lengths, ranks.group), 1)
 
 
-def _local_form(job: Job, bias: nn.Module | Form | None, query: Tensor, rises: bool) -> Form | None:
-    """The form of this rank's rows and keys."""
+def _local_form(job: Job, bias: nn.Module | Form | None, query: Tensor, all_rise: bool) -> Form | None:
+    """The form of this rank's rows and keys. A kernel is chosen alike on all ranks: by whether warps rise on all."""
     if isinstance(bias, nn.Module):
         rows, keys = job.rows.length, job.keys.length
         toeplitz = getattr(bias, "toeplitz", False)
         start = None if toeplitz else text_start(rows, job.key_mask, job.document_ids)
         built = built_by(bias, query, rows, keys, job.query_start, start, dense=False)
         assert isinstance(built, Form)
-        _check_heads(built, query)
+        check_heads(built, query)
         tensors = [
             tensor
             if axes.length is None
@@ -259,7 +243,7 @@ def _local_form(job: Job, bias: nn.Module | Form | None, query: Tensor, rises: b
             for tensor, axes in zip(built.tensors, axes_of(built), strict=True)
         ]
         return rebuilt(built, tensors)
-    if bias is None or rises:
+    if bias is None or all_rise:
         return bias
     parts = [replace(part, rising=False) if isinstance(part, Warp) else part for part in bias.parts]
     return Sum(parts) if len(parts) > 1 else parts[0]

@@ -101,10 +101,12 @@ class Block:
     def attention(self) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp."""
         job, ids = self.job, self.row_ids
-        if ids is not None and (self.query.shape[2] < job.rows.length or self.key.shape[2] < job.keys.length):
+        if self.query.shape[0] == 0:  # nothing to cut, nor to drop
+            ids = None
+        elif ids is not None and (self.query.shape[2] < job.rows.length or self.key.shape[2] < job.keys.length):
             return joined([joined(list(map(Block.attention, one.documents())), 2) for one in self.entries()], 0)
         seed = job.seed
-        if seed is not None:
+        if seed is not None and self.query.shape[0] > 0:
             if self.row > 0 and self.query.shape[:2] != (1, 1):
                 heads = range(self.query.shape[1])
                 return joined([joined([one.of_head(head).attention() for head in heads], 1) for one in self.entries()], 0)
