@@ -166,6 +166,16 @@ def compare(
         float,
         typer.Option("--save-every", min=0.0, metavar="S", help="Store a training under way every S seconds."),
     ] = 60.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="local|ADDRESS",
+            help="Run several trials at once by Ray (extra `ray`): on the cores or GPUs of this machine, or of the cluster "
+            "at HOST:PORT, whose nodes share DIR.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -232,7 +242,9 @@ def compare(
         )
     try:
         with progress_for(silent=as_json) as progress:
-            comparison = compare_schemes(settings, folder, resume=resume, progress=progress, save_seconds=save_seconds)
+            comparison = compare_schemes(
+                settings, folder, resume=resume, progress=progress, save_seconds=save_seconds, cluster=cluster
+            )
     except KeyboardInterrupt:
         print(f"falloff: stopped; continue with: {_resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
