@@ -4,13 +4,15 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -85,11 +87,30 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
             except Exception as error:  # Ray lets errors of many kinds through
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"cluster: got {cluster!r}, expected a Ray that can be used: {reason}") from None
-            yield ray
+            with _stopped_by_sigterm():
+                yield ray
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM, by which schedulers stop a job, as Ctrl-C: Ray's own handler prints a stack and aborts."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _host_and_port(cluster: str) -> tuple[str, int] | None:

@@ -137,6 +137,8 @@ def run_trials(
     done, lost = folder.completed(config)
     for line in lost:
         progress.note(line)
+    for trial in done:
+        folder.trial(trial, config).tidy()
     trials = trials_of(settings)
     left = [trial for trial in trials if trial not in done]
     progress.start(len(trials), len(done), sum(settings.steps + tasks[trial.task].work() for trial in left))

@@ -46,6 +46,9 @@ class Progress:
     def finish_trial(self, name: str, summary: str) -> None:
         """A trial is complete and stored."""
 
+    def drop_trial(self, name: str) -> None:
+        """A trial that began has stopped: it failed, or is begun again later."""
+
     def note(self, line: str) -> None:
         """A line that the reader of the results should know. Always printed, on stderr."""
         print(f"Note: {line}", file=sys.stderr, flush=True)
@@ -116,6 +119,9 @@ class LineProgress(Progress):
         self.left -= one.work  # whatever its parts added up to, so that rounding does not accumulate
         self._say(f"[{self.done}/{self.trials}] {name}: {summary}, {_clock(time.monotonic() - one.began)}{self._rest()}")
 
+    def drop_trial(self, name: str) -> None:
+        self.worked -= self.under_way.pop(name).done
+
     def note(self, line: str) -> None:
         self._say(f"Note: {line}")
 
@@ -185,13 +191,21 @@ class BarProgress(Progress):
         self.bars.update(self.whole, advance=work)
 
     def finish_trial(self, name: str, summary: str) -> None:
-        bar = next(bar for bar in self.bars.tasks if bar.id == self.under_way[name])
+        bar = self._removed(name)
         self.bars.update(self.whole, advance=bar.total - bar.completed)  # so that rounding of the work does not accumulate
+        self._count(self.counts[0], self.counts[1] + 1)
+        self.bars.console.print(f"[bold]{require('rich.markup').escape(name)}[/bold]: {summary}")
+
+    def drop_trial(self, name: str) -> None:
+        self.bars.update(self.whole, advance=-self._removed(name).completed)
+
+    def _removed(self, name: str) -> Any:
+        """The bar of a trial, taken away, and one that had no room shown in its place."""
+        bar = next(bar for bar in self.bars.tasks if bar.id == self.under_way[name])
         self.bars.remove_task(self.under_way.pop(name))
         for hidden in list(self.under_way.values())[: self.SHOWN]:
             self.bars.update(hidden, visible=True)
-        self._count(self.counts[0], self.counts[1] + 1)
-        self.bars.console.print(f"[bold]{require('rich.markup').escape(name)}[/bold]: {summary}")
+        return bar
 
     def note(self, line: str) -> None:
         self.bars.console.print(f"Note: {line}", markup=False)

@@ -58,11 +58,17 @@ class TrialFolder:
         try:
             remove_parts(self.path)  # of processes that were killed: a state may be large
             yield
-            # The trial is complete, so that whoever gets the old lock or a new one finds it complete.
-            self.progress_path.unlink(missing_ok=True)
-            self.lock_path.unlink(missing_ok=True)
+            self.tidy()
         finally:
             lock.release()
+
+    def tidy(self) -> None:
+        """Remove what a complete trial needs no more; a process that was killed just then has left it behind.
+
+        Even the lock, which another process may wait for: whoever gets it, or a new one, finds the trial complete.
+        """
+        for path in (self.state_path, self.progress_path, self.lock_path):
+            path.unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a complete trial; None if there is none yet.
@@ -93,14 +99,13 @@ class TrialFolder:
         return result
 
     def write_result(self, weights: dict[str, Tensor], result: dict[str, Any]) -> None:
-        """Store a complete trial: its model first, then its result; then remove its state."""
+        """Store a complete trial: its model first, then its result."""
         make_folder(self.path)
         content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
         write_file(self.model_path, content)
         result = {**result, "decides": self.decides, "model_sha256": hashlib.sha256(content).hexdigest()}
         written = json.dumps(with_checksum(result), allow_nan=False) + "\n"
         write_file(self.result_path, written.encode("utf-8", "backslashreplace"))
-        self.state_path.unlink(missing_ok=True)
 
     def model(self) -> dict[str, Tensor]:
         """The weights of the trained model.
