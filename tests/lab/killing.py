@@ -20,11 +20,11 @@ _processes.set_forkserver_preload(
 )
 
 
-def arguments(text, out, *more):
-    """A comparison of four trials of 12 steps, whose state is stored after every step."""
+def arguments(text, out, *more, steps=12):
+    """A comparison of four trials, whose state is stored after every step."""
     return [
-        *("compare", "--preset", "quick", "--schemes", "t5,none", "--seeds", "0,1", "--train-length", "16", "--steps", "12"),
-        *("--text", str(text), "--device", "cpu", "--save-every", "0", "--out", str(out), *more),
+        *("compare", "--preset", "quick", "--schemes", "t5,none", "--seeds", "0,1", "--train-length", "16"),
+        *("--steps", str(steps), "--text", str(text), "--device", "cpu", "--save-every", "0", "--out", str(out), *more),
     ]
 
 

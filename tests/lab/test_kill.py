@@ -9,7 +9,10 @@ import signal
 import time
 
 import pytest
+
 from lab.killing import KILLS, arguments, complete, numbers, start, stored, words
+
+ROUNDS = max(KILLS // 25, 1)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,7 @@ def text(tmp_path_factory):
 def whole(tmp_path_factory, text):
     """The run without interruption, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("whole")
+    complete(["--help"], folder / "help")  # after this, a command starts at once
     began = time.monotonic()
     complete(arguments(text, folder / "run"), folder / "log")
     return folder / "run", time.monotonic() - began
@@ -47,11 +51,11 @@ MOMENTS = {
 """When to kill, beside moments by the clock."""
 
 
-def _kill_when(process, reached, draw):
-    """Kill a process a random time after a moment is reached: half of the times at once."""
+def _kill_when(process, reached, out, from_then, draw):
+    """Kill a process when a moment is reached after some time: at once, or a little later. Whether it was still at work."""
     while process.is_alive():
         try:
-            if reached():
+            if time.monotonic() > from_then and reached(out):
                 break
         except OSError:  # a file that was renamed meanwhile
             continue
@@ -62,40 +66,39 @@ def _kill_when(process, reached, draw):
     return process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("seed", range(max(KILLS // 25, 1)))
+@pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, text, whole, seed):
-    reference, seconds = whole
-    wanted = numbers(reference)
     draw = random.Random(seed)
-    kills = round_ = 0
-    moments = [*MOMENTS, "clock"]
-    while kills < KILLS // max(KILLS // 25, 1):
-        out, log = tmp_path / f"run{round_}", tmp_path / f"log{round_}"
-        round_ += 1
-        before = {}
-        done = False
-        while not done:
-            moment = moments[kills % len(moments)]
-            process = start(arguments(text, out, "--resume"), log)
-            until = time.monotonic() + draw.uniform(0.0, seconds)
-            if moment == "clock":
-                killed = _kill_when(process, lambda until=until: time.monotonic() > until, draw)
-            else:
-                # Not the first time that it comes: also a later trial is hit.
-                skip = time.monotonic() + draw.uniform(0.0, seconds / 2)
-                killed = _kill_when(
-                    process, lambda moment=moment, skip=skip: time.monotonic() > skip and MOMENTS[moment](out), draw
-                )
-            kills += killed
-            done = not killed
-            after = stored(out)
-            assert before.items() <= after.items(), "a complete trial was run again"
-            before = after
-        assert process.exitcode == 0, log.read_text()
-        assert numbers(out) == wanted
-        assert "is run again" not in log.read_text()
-        assert not list(out.rglob("*.part"))
-        assert {path.name for path in out.rglob("*") if path.is_file()} == {
-            path.name for path in reference.rglob("*") if path.is_file()
-        }
-        shutil.rmtree(out)
+    kills = runs = 0
+    while kills < KILLS // ROUNDS:
+        kills = _kill_until_complete(tmp_path / f"run{runs}", text, whole, draw, kills)
+        runs += 1
+
+
+def _kill_until_complete(out, text, whole, draw, kills):
+    """Kill a run and resume it, again and again, until it is complete; the number of kills so far is counted on."""
+    reference, seconds = whole
+    moments = [*MOMENTS.values(), lambda out: True]
+    before = {}
+    log = out.with_suffix(".log")
+    while True:
+        process = start(arguments(text, out, "--resume"), log)
+        # Not the first time that a moment comes: also a later trial is hit.
+        from_then = time.monotonic() + draw.uniform(0.0, seconds)
+        killed = _kill_when(process, moments[kills % len(moments)], out, from_then, draw)
+        after = stored(out)
+        assert before.items() <= after.items(), "a complete trial was run again"
+        before = after
+        if not killed:
+            break
+        kills += 1
+    assert process.exitcode == 0, log.read_text()
+    assert numbers(out) == numbers(reference)
+    assert "is run again" not in log.read_text()
+    assert _names(out) == _names(reference), "something was left behind"
+    shutil.rmtree(out)
+    return kills
+
+
+def _names(out):
+    return {path.relative_to(out).as_posix() for path in out.rglob("*")}

@@ -150,6 +150,8 @@ class _Driver:
             self.progress.note(f"{trial} failed, the others go on: {error.cause}")
             self._stop_showing(attempt)
             return None
+        except errors.LocalRayletDiedError:
+            raise ValueError("cluster: the Ray of this machine died, expected one that runs as long as this does") from None
         except errors.RayError as error:
             self._try_again(attempt, f"{type(error).__name__}: {str(error).partition('. ')[0].strip()}")
             self._stop_showing(attempt)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from falloff import environment
+from falloff.lab.checksums import with_checksum
 from falloff.lab.compare import code_of
 from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
@@ -89,7 +90,7 @@ def _read(folder: str, config_sha256: str) -> tuple[dict[str, Any], Text | None]
     """
     run = RunFolder(Path(folder))
     config = run.stored_config()
-    if config is None or config["sha256"] != config_sha256:
+    if config is None or with_checksum(config)["sha256"] != config_sha256:
         raise ValueError(
             f"out: got {run.path}, where it sees {'no' if config is None else 'another'} config.json than the driver, "
             "expected a folder on storage that all nodes share, by the same path"
