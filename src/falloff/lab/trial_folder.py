@@ -99,13 +99,14 @@ class TrialFolder:
         return result
 
     def write_result(self, weights: dict[str, Tensor], result: dict[str, Any]) -> None:
-        """Store a complete trial: its model first, then its result."""
+        """Store a complete trial: its model first, then its result; then remove its state."""
         make_folder(self.path)
         content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
         write_file(self.model_path, content)
         result = {**result, "decides": self.decides, "model_sha256": hashlib.sha256(content).hexdigest()}
         written = json.dumps(with_checksum(result), allow_nan=False) + "\n"
         write_file(self.result_path, written.encode("utf-8", "backslashreplace"))
+        self.state_path.unlink(missing_ok=True)
 
     def model(self) -> dict[str, Tensor]:
         """The weights of the trained model.
