@@ -9,7 +9,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 SANITIZE ?= address,undefined
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare explore test axe test-clang test-compile test-torch test-ttsem fuzz sanitize aarch64 wheel lint format types \
+.PHONY: help setup compare explore test test-kill axe test-clang test-compile test-torch test-ttsem fuzz sanitize aarch64 wheel lint format types \
 	bench test-gpu bench-gpu test-emulated docs docs-browser command-reference pictures clean
 
 help:  ## list these commands
@@ -35,6 +35,10 @@ explore: setup  ## open the page to look at biases, at http://127.0.0.1:8050
 
 test: setup axe  ## all tests
 	$(TEST_ENVIRONMENT) $(BIN)/pytest -n 2 --dist worksteal
+
+KILLS ?= 50
+test-kill: setup  ## kill runs of falloff compare at KILLS=50 random points, in turn and on a local Ray: the same bits must come out
+	FALLOFF_TEST_KILLS=$(KILLS) $(TEST_ENVIRONMENT) $(BIN)/pytest -q -n 2 tests/lab/test_kill.py tests/lab/test_cluster.py
 
 # An environment in build/ that borrows the packages of .venv, but not its editable falloff: where a .pth file names a folder,
 # .pth files in that folder are not read. It has its own falloff, and its own torch if one is installed there.

@@ -35,7 +35,8 @@ def write_file(path: Path, content: bytes) -> None:
 def new_file(path: Path, size: int | None = None) -> Iterator[BufferedIOBase]:
     """Open a temporary file in the same folder for writing, and rename it when the context ends without an error.
 
-    The temporary file has a random name and must not exist yet, so that no planted link is followed.
+    The temporary file has a random name and must not exist yet, so that no planted link is followed. Content and name are on
+    the disk at the end, also if the power fails then.
 
     Args:
         path: what it is renamed to.
@@ -54,6 +55,7 @@ def new_file(path: Path, size: int | None = None) -> Iterator[BufferedIOBase]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _settle(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
@@ -62,6 +64,39 @@ def new_file(path: Path, size: int | None = None) -> Iterator[BufferedIOBase]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)  # it exists only after a failure
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder in which no other process is at work."""
+    for part in folder.glob(f"falloff-*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they exist, so that they outlast a loss of power.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _settle(path.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Have the system write the names in a folder to the disk now: a loss of power could undo a rename otherwise.
+
+    Not every system can: what was written is complete all the same, so that a failure is none of the caller's.
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_replaceable(path: Path) -> int | None:

@@ -166,6 +166,16 @@ def compare(
         float,
         typer.Option("--save-every", min=0.0, metavar="S", help="Store a training under way every S seconds."),
     ] = 60.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="local|ADDRESS",
+            help="Run several trials at once by Ray (extra `ray`): on the cores or GPUs of this machine, or of the cluster "
+            "at HOST:PORT, whose nodes share DIR.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -232,14 +242,16 @@ def compare(
         )
     try:
         with progress_for(silent=as_json) as progress:
-            comparison = compare_schemes(settings, folder, resume=resume, progress=progress, save_seconds=save_seconds)
+            comparison = compare_schemes(
+                settings, folder, resume=resume, progress=progress, save_seconds=save_seconds, cluster=cluster
+            )
     except KeyboardInterrupt:
-        print(f"falloff: stopped; continue with: {_resume_command(folder)}", file=sys.stderr)
+        print(f"falloff: stopped; continue with: {_resume_command(folder, cluster)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         if not _holds_run(folder):
             raise
-        reason = f"{error.strerror or error}; then continue with: {_resume_command(folder)}"
+        reason = f"{error.strerror or error}; then continue with: {_resume_command(folder, cluster)}"
         raise OSError(error.errno, reason, error.filename or str(folder)) from error
     if as_json:
         paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
@@ -249,13 +261,14 @@ def compare(
     print(f"Report: {comparison.folder.report_path}")
 
 
-def _resume_command(folder: Path) -> str:
+def _resume_command(folder: Path, cluster: str | None) -> str:
     """The command that continues a run. It names the schemes of the user's own again."""
     from falloff.lab.folder import RunFolder
 
     stored = RunFolder(folder).stored_config() if _holds_run(folder) else None
     own = [name for name in (stored["settings"]["schemes"] if stored else []) if is_own(name)]
-    return f"falloff compare --resume --out {folder}" + (f" --schemes {shlex.quote(','.join(own))}" if own else "")
+    command = f"falloff compare --resume --out {folder}" + (f" --schemes {shlex.quote(','.join(own))}" if own else "")
+    return command + (f" --cluster {shlex.quote(cluster)}" if cluster else "")
 
 
 def _holds_run(folder: Path) -> bool:

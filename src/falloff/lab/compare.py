@@ -1,6 +1,8 @@
 """The run behind `falloff compare`: the same model once per scheme, task and seed, trained short, tested long."""
 
 import hashlib
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 
 from falloff import environment
+from falloff.lab.cluster_start import check_cluster
 from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
 from falloff.lab.extras import require
@@ -16,7 +19,7 @@ from falloff.lab.model import Decoder, build_model, build_scheme
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress
 from falloff.lab.report import report_page
-from falloff.lab.results import MEASURES
+from falloff.lab.results import MEASURES, result_lines
 from falloff.lab.running import run_trial
 from falloff.lab.tasks import TASKS, Task
 from falloff.lab.training import cpu_threads
@@ -61,6 +64,7 @@ def compare_schemes(
     resume: bool = False,
     progress: Progress | None = None,
     save_seconds: float = SAVE_SECONDS,
+    cluster: str | None = None,
 ) -> Comparison:
     """Train and test one model for each task, scheme and seed, and write the folder of the run with its report.
 
@@ -72,6 +76,8 @@ def compare_schemes(
             adds. The numbers equal those of a run without interruption.
         progress: called with the progress, and with notes on damaged files and text that was left out.
         save_seconds: how often the state of a training is stored; at least 0, which stores it after every step.
+        cluster: None runs the trials in turn, in this process. "local" and an address run them on Ray (extra `ray`): see
+            `falloff.lab.cluster_start.connected`. The numbers are the same.
 
     Raises:
         ValueError: for text, settings or a folder that cannot be used; if another run is at work in the folder; if `resume`
@@ -83,6 +89,9 @@ def compare_schemes(
     """
     for module in ("accelerate", "safetensors.torch", "plotly", "scipy.stats"):
         require(module)  # fail before the work, not after it
+    if cluster is not None:
+        require("ray")
+        check_cluster(cluster, settings)
     progress = progress or Progress()
     folder = RunFolder(out)
     folder.check_usable()
@@ -99,33 +108,74 @@ def compare_schemes(
     with folder.locked():
         if folder.stored_config() != stored:
             raise ValueError(f"out: got {folder.path}, which another run has changed meanwhile, expected --resume again")
-        with cpu_threads(settings.threads):
+        with cpu_threads(_threads(settings, stored, cluster)):
             config = describe(settings, text, tasks, notes)
             if stored is not None:
                 check_same(stored, config)
                 config = _commits_kept(config, stored)
             folder.write_config(config)
-            run_trials(folder, config, tasks, progress, save_seconds)
-        comparison = Comparison(folder, config, folder.results(config))
-        folder.write_results(comparison.results)
+            results = run_trials(folder, config, tasks, progress, save_seconds, cluster)
+        comparison = Comparison(folder, config, results)
         write_report(comparison)
     return comparison
 
 
 def run_trials(
-    folder: RunFolder, config: dict[str, Any], tasks: dict[str, Task], progress: Progress, save_seconds: float
-) -> None:
-    """Run the trials of a run that are not complete, one after the other."""
+    folder: RunFolder,
+    config: dict[str, Any],
+    tasks: dict[str, Task],
+    progress: Progress,
+    save_seconds: float,
+    cluster: str | None = None,
+) -> list[dict[str, Any]]:
+    """Run the trials of a run that are not complete, in turn or on a cluster, and write results.jsonl as they come.
+
+    Returns:
+        The lines of results.jsonl.
+    """
     settings = Settings.from_json(config["settings"])
     done, lost = folder.completed(config)
     for line in lost:
         progress.note(line)
+    for trial in done:
+        folder.trial(trial, config).tidy()
     trials = trials_of(settings)
     left = [trial for trial in trials if trial not in done]
     progress.start(len(trials), len(done), sum(settings.steps + tasks[trial.task].work() for trial in left))
+    if cluster is None or not left:
+        found = _in_turn(folder, config, left, tasks, progress, save_seconds)
+    else:
+        from falloff.lab.cluster import on_cluster
+
+        found = on_cluster(cluster, folder, config, left, tasks, progress, save_seconds)
+    lines = _lines(trials, done)
+    with closing(found):
+        for trial, result in found:
+            done[trial] = result
+            lines = _lines(trials, done)
+            folder.write_results(lines)
+    if not left:
+        folder.write_results(lines)
+    return lines
+
+
+def _lines(trials: list[Trial], done: dict[Trial, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of results.jsonl, in the order of the trials, whichever was done first."""
+    return [line for trial in trials if trial in done for line in result_lines(done[trial])]
+
+
+def _in_turn(
+    folder: RunFolder,
+    config: dict[str, Any],
+    left: list[Trial],
+    tasks: dict[str, Task],
+    progress: Progress,
+    save_seconds: float,
+) -> Generator[tuple[Trial, dict[str, Any]]]:
+    """Run trials one after the other."""
+    settings = Settings.from_json(config["settings"])
     for trial in left:
-        run_trial(settings, trial, tasks[trial.task], folder.trial(trial, config), progress, save_seconds)
-        folder.write_results(folder.results(config))
+        yield trial, run_trial(settings, trial, tasks[trial.task], folder.trial(trial, config), progress, save_seconds)
 
 
 def _joined(before: Settings, now: Settings) -> Settings:
@@ -135,6 +185,15 @@ def _joined(before: Settings, now: Settings) -> Settings:
         return tuple(dict.fromkeys((*earlier, *later)))
 
     return now.changed(**{name: joined(getattr(before, name), getattr(now, name)) for name in ("schemes", "tasks", "seeds")})
+
+
+def _threads(settings: Settings, stored: dict[str, Any] | None, cluster: str | None) -> int | None:
+    """The threads of torch, which decide the last bits: those of the run that is resumed; on a cluster, one."""
+    if settings.threads is not None:
+        return settings.threads
+    if stored is not None:
+        return stored["machine"]["threads"]
+    return None if cluster is None else 1
 
 
 def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **changes: Any) -> tuple[Settings, Path]:

@@ -9,6 +9,7 @@ _EXTRAS = {
     "filelock": "lab",
     "huggingface_hub": "datasets",
     "plotly": "lab",
+    "ray": "ray",
     "rich": "lab",
     "safetensors": "lab",
     "scipy": "lab",

@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from falloff.files import PART, write_file
+from falloff.files import PART, make_folder, remove_parts, write_file
 from falloff.lab.checksums import checked, digest, with_checksum
 from falloff.lab.config import Settings
 from falloff.lab.results import result_lines
@@ -23,6 +23,10 @@ FORMAT = 2
 _NOT_DECIDING = frozenset({"preset", "schemes", "tasks", "seeds", "text", "dataset", "text_limit", "tokenizer", "device"})
 """Settings that may change with --resume: what is compared; where the text was read, since its hash is compared; and the
 number of the device, since its name is compared."""
+
+
+DECIDING_VERSIONS = ("falloff", "torch", "numpy", "accelerate")
+"""The libraries whose versions determine the results."""
 
 
 class RunFolder:
@@ -54,7 +58,7 @@ class RunFolder:
         Raises:
             ValueError: if another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = filelock.FileLock(self.lock_path, thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -64,6 +68,7 @@ class RunFolder:
                 "other, or give another --out"
             ) from None
         try:
+            remove_parts(self.path)  # of runs that were killed
             yield
         finally:
             lock.release()
@@ -156,7 +161,7 @@ class RunFolder:
         self._write(self.report_path, page)
 
     def _write(self, path: Path, content: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         # Bytes of a file name that are not UTF-8 cannot be encoded: they are written as escapes.
         write_file(path, content.encode("utf-8", "backslashreplace"))
 
@@ -197,5 +202,5 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in config["settings"].items() if name not in _NOT_DECIDING}
     found["text"] = None if config["text"] is None else config["text"]["sha256"]
     versions, machine = config["versions"], config["machine"]
-    found |= {name: versions.get(name) for name in ("falloff", "torch", "numpy", "accelerate")}
+    found |= {name: versions.get(name) for name in DECIDING_VERSIONS}
     return found | {name: machine.get(name) for name in ("cpu", "threads", "gpu")}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,13 +30,24 @@ class Progress:
         """The run begins: the number of trials, how many an earlier run has completed, and the work of the others."""
 
     def start_trial(self, name: str, work: int) -> None:
-        """A trial begins."""
+        """A trial begins; on a cluster, others may be under way."""
 
-    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
-        """Some work is done."""
+    def advance(
+        self,
+        work: int,
+        *,
+        doing: str,
+        loss: float | None = None,
+        tokens_per_second: float | None = None,
+        trial: str | None = None,
+    ) -> None:
+        """Some work is done, by the trial with this name; None means the one that began last."""
 
     def finish_trial(self, name: str, summary: str) -> None:
         """A trial is complete and stored."""
+
+    def drop_trial(self, name: str) -> None:
+        """A trial that began has stopped: it failed, or is begun again later."""
 
     def note(self, line: str) -> None:
         """A line that the reader of the results should know. Always printed, on stderr."""
@@ -50,17 +62,30 @@ class Progress:
         pass
 
 
+@dataclass
+class _UnderWay:
+    """A trial under way: its work, how much of it is done, when it began, and what it does now."""
+
+    name: str
+    work: int
+    began: float
+    done: int = 0
+    doing: str = ""
+
+
 class LineProgress(Progress):
     """Prints a line when a trial begins, when it is complete, and every `EVERY` seconds in between."""
 
     EVERY = 20.0
+    SHOWN = 4
+    """Of the trials under way, the most that a line names."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.trials = self.done = 0
-        self.name = ""
-        self.began = self.trial_began = self.said = 0.0
-        self.left = self.after = self.worked = 0  # work left now, after the trial under way, and what this run has done
+        self.under_way: dict[str, _UnderWay] = {}
+        self.began = self.said = 0.0
+        self.left = self.worked = 0  # work of the trials that are not complete, and what this run has done
 
     def start(self, trials: int, done: int, work_left: int) -> None:
         self.trials, self.done, self.left = trials, done, work_left
@@ -69,31 +94,48 @@ class LineProgress(Progress):
             self._say(f"{done} of {trials} trials were done by an earlier run")
 
     def start_trial(self, name: str, work: int) -> None:
-        self.trial_began = time.monotonic()
-        self.name = name
-        self.after = self.left - work
-        self._say(f"[{self.done + 1}/{self.trials}] {name} ...")
+        self.under_way[name] = _UnderWay(name, work, time.monotonic())
+        self._say(f"[{self.done + len(self.under_way)}/{self.trials}] {name} ...")
 
-    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+    def advance(
+        self,
+        work: int,
+        *,
+        doing: str,
+        loss: float | None = None,
+        tokens_per_second: float | None = None,
+        trial: str | None = None,
+    ) -> None:
+        one = self.under_way[trial or next(reversed(self.under_way))]
+        one.done += work
+        one.doing = _doing(doing, loss, tokens_per_second)
         self.worked += work
-        self.left -= work
         if time.monotonic() - self.said >= self.EVERY:
-            place = f"[{self.done + 1}/{self.trials}] {self.name}"
-            self._say(f"{place}: {_doing(doing, loss, tokens_per_second)}{self._rest()}")
+            self._say(f"[{self.done + 1}/{self.trials}] {self._all_under_way()}{self._rest()}")
 
     def finish_trial(self, name: str, summary: str) -> None:
         self.done += 1
-        self.left = self.after  # so that rounding of the work does not accumulate
-        spent = _clock(time.monotonic() - self.trial_began)
-        self._say(f"[{self.done}/{self.trials}] {name}: {summary}, {spent}{self._rest()}")
+        one = self.under_way.pop(name)
+        self.left -= one.work  # whatever its parts added up to, so that rounding does not accumulate
+        self._say(f"[{self.done}/{self.trials}] {name}: {summary}, {_clock(time.monotonic() - one.began)}{self._rest()}")
+
+    def drop_trial(self, name: str) -> None:
+        self.worked -= self.under_way.pop(name).done
 
     def note(self, line: str) -> None:
         self._say(f"Note: {line}")
 
+    def _all_under_way(self) -> str:
+        """What runs now, in one line, those that began first before the others."""
+        shown = [f"{one.name}: {one.doing}" for one in list(self.under_way.values())[: self.SHOWN]]
+        more = len(self.under_way) - len(shown)
+        return "; ".join(shown) + (f"; and {more} more" if more else "")
+
     def _rest(self) -> str:
-        if not self.left or not self.worked:
+        left = self.left - sum(one.done for one in self.under_way.values())
+        if left <= 0 or self.worked <= 0:
             return ""
-        return f", about {_clock((time.monotonic() - self.began) / self.worked * self.left)} left"
+        return f", about {_clock((time.monotonic() - self.began) / self.worked * left)} left"
 
     def _say(self, line: str) -> None:
         self.said = time.monotonic()
@@ -101,7 +143,10 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """Two rich bars: the current trial, with loss and tokens per second, and the whole run."""
+    """Rich bars: one for each trial under way, with loss and tokens per second, and one for the whole run."""
+
+    SHOWN = 16
+    """Of the trials under way, the most that have a bar: a terminal scrolls away what does not fit."""
 
     def __init__(self, stream: Stream) -> None:
         progress = require("rich.progress")
@@ -119,9 +164,8 @@ class BarProgress(Progress):
             expand=True,
         )
         self.whole: Any = None
-        self.trial: Any = None
+        self.under_way: dict[str, Any] = {}  # the bar of each trial
         self.counts = (0, 0)
-        self.after = 0  # work done once the trial under way is
 
     def start(self, trials: int, done: int, work_left: int) -> None:
         self.whole = self.bars.add_task("[bold]all trials", total=work_left, said="")
@@ -130,18 +174,38 @@ class BarProgress(Progress):
             self.bars.console.print(f"{done} of {trials} trials were done by an earlier run")
 
     def start_trial(self, name: str, work: int) -> None:
-        self.trial = self.bars.add_task(require("rich.markup").escape(name), total=work, said="")
-        self.after += work
+        visible = len(self.under_way) < self.SHOWN
+        self.under_way[name] = self.bars.add_task(require("rich.markup").escape(name), total=work, said="", visible=visible)
 
-    def advance(self, work: int, *, doing: str, loss: float | None = None, tokens_per_second: float | None = None) -> None:
-        self.bars.update(self.trial, advance=work, said=_doing(doing, loss, tokens_per_second))
+    def advance(
+        self,
+        work: int,
+        *,
+        doing: str,
+        loss: float | None = None,
+        tokens_per_second: float | None = None,
+        trial: str | None = None,
+    ) -> None:
+        bar = self.under_way[trial or next(reversed(self.under_way))]
+        self.bars.update(bar, advance=work, said=_doing(doing, loss, tokens_per_second))
         self.bars.update(self.whole, advance=work)
 
     def finish_trial(self, name: str, summary: str) -> None:
-        self.bars.remove_task(self.trial)
-        self.bars.update(self.whole, completed=self.after)  # so that rounding of the work does not accumulate
+        bar = self._removed(name)
+        self.bars.update(self.whole, advance=bar.total - bar.completed)  # so that rounding of the work does not accumulate
         self._count(self.counts[0], self.counts[1] + 1)
         self.bars.console.print(f"[bold]{require('rich.markup').escape(name)}[/bold]: {summary}")
+
+    def drop_trial(self, name: str) -> None:
+        self.bars.update(self.whole, advance=-self._removed(name).completed)
+
+    def _removed(self, name: str) -> Any:
+        """The bar of a trial, taken away, and one that had no room shown in its place."""
+        bar = next(bar for bar in self.bars.tasks if bar.id == self.under_way[name])
+        self.bars.remove_task(self.under_way.pop(name))
+        for hidden in list(self.under_way.values())[: self.SHOWN]:
+            self.bars.update(hidden, visible=True)
+        return bar
 
     def note(self, line: str) -> None:
         self.bars.console.print(f"Note: {line}", markup=False)

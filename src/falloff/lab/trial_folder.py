@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from torch import Tensor
 
-from falloff.files import write_file
+from falloff.files import make_folder, remove_parts, write_file
 from falloff.lab.checksums import checked, with_checksum
 from falloff.lab.extras import require
 
@@ -32,6 +35,40 @@ class TrialFolder:
         self.result_path = path / "result.json"
         self.model_path = path / "model.safetensors"
         self.state_path = path / "state.safetensors"
+        self.progress_path = path / "progress.json"
+        self.lock_path = path / "lock"
+
+    @contextmanager
+    def locked(self, waits: Callable[[], None]) -> Iterator[None]:
+        """Hold the folder for one process: the system lets go of it when the process ends, however it ends.
+
+        A worker that is taken for dead may be at work all the same: a second one waits for it, and should look then whether
+        the trial is complete.
+
+        Args:
+            waits: called once if another process holds it.
+        """
+        make_folder(self.path)
+        lock = filelock.FileLock(self.lock_path, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            waits()
+            lock.acquire(poll_interval=0.5)
+        try:
+            remove_parts(self.path)  # of processes that were killed: a state may be large
+            yield
+            self.tidy()
+        finally:
+            lock.release()
+
+    def tidy(self) -> None:
+        """Remove what a complete trial needs no more; a process that was killed just then has left it behind.
+
+        Even the lock, which another process may wait for: whoever gets it, or a new one, finds the trial complete.
+        """
+        for path in (self.state_path, self.progress_path, self.lock_path):
+            path.unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a complete trial; None if there is none yet.
@@ -63,7 +100,7 @@ class TrialFolder:
 
     def write_result(self, weights: dict[str, Tensor], result: dict[str, Any]) -> None:
         """Store a complete trial: its model first, then its result; then remove its state."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         content = require("safetensors.torch").save({name: tensor.contiguous() for name, tensor in weights.items()})
         write_file(self.model_path, content)
         result = {**result, "decides": self.decides, "model_sha256": hashlib.sha256(content).hexdigest()}
@@ -84,7 +121,7 @@ class TrialFolder:
 
     def write_state(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Store the state of training after so many steps, in place of an earlier one."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         facts = {_STEP: str(step), _DECIDES: self.decides, _DIGEST: _digest(step, tensors)}
         write_file(self.state_path, require("safetensors.torch").save(tensors, metadata=facts))
