@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from falloff.files import write_file
+from falloff.files import new_file, write_file
 
 
 def test_written_with_the_permissions_of_the_umask(tmp_path):
@@ -94,3 +94,24 @@ def test_a_real_limit_on_what_is_written_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1] == "falloff: grid.png: File too large"
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("size", "advice"), [(None, "free some space there"), (1000, "free at least 1,000 bytes there")])
+def test_a_file_that_is_written_in_parts(tmp_path, size, advice):
+    with new_file(tmp_path / "file", size) as file:
+        file.write(b"one, ")
+        file.write(b"two")
+        assert not (tmp_path / "file").exists()
+    assert (tmp_path / "file").read_bytes() == b"one, two"
+    with pytest.raises(OSError, match=f"No space left on device; {advice}") as caught, new_file(tmp_path / "file", size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "file")
+
+    def stopped():
+        with new_file(tmp_path / "file") as file:
+            file.write(b"a part")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"one, two")]

@@ -16,7 +16,7 @@ from falloff.lab.text_files import files_of, standard_library
 from falloff.lab.token_file import Contents, Tokens, open_tokens, text_sha256
 from falloff.lab.tokenizing import Tokenizer, tokenizer_of
 
-IN_MEMORY = 64_000_000
+IN_MEMORY = 128_000_000
 """A text of bytes stays in memory up to this size; a longer one, and one with a tokenizer, is in a file of the cache."""
 
 
