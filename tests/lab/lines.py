@@ -31,7 +31,13 @@ def config_of(schemes=tuple(KINDS), seeds=(0,), tasks=("text",), **changes):
         "lengths": [16, 32],
         "tail": 16,
         "tasks": {
-            name: {"summary": f"the task {name}", "needs_text": name == "text", "measures": MEASURES[name]} for name in tasks
+            name: {
+                "summary": f"the task {name}",
+                "needs_text": name == "text",
+                "measures": MEASURES[name],
+                "chance": [None if name == "text" else 1 / 24] * 2,
+            }
+            for name in tasks
         },
         "text": {"source": "<img src=x onerror=alert(1)>", "complete": False, "bytes": 40_000},
         "versions": {"torch": "2.13.0", "datasets": None},

@@ -11,6 +11,7 @@ import typer
 
 from falloff.lab.config import KNOWN_SCHEMES
 from falloff.lab.protocols import PROTOCOLS
+from falloff.lab.tasks import TASKS
 from falloff.named import OWN_NAMES, is_own, scheme_class
 
 _PANEL = "Overriding the preset"
@@ -115,7 +116,8 @@ def compare(
             "--tasks",
             "--task",
             metavar="a,b,...",
-            help="What is learned and tested: text (the default, language modelling), or others: see below.",
+            help=f"What is learned and tested: {', '.join(TASKS)}; by default text, language modelling. A small model needs "
+            "more steps for some: see the documentation.",
             show_default=False,
         ),
     ] = None,

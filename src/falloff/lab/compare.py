@@ -263,6 +263,7 @@ def describe(settings: Settings, text: Text | None, tasks: dict[str, Task], note
                 "needs_text": task.needs_text,
                 "vocabulary": task.vocabulary,
                 "measures": [asdict(measure) for measure in task.measures],
+                "chance": [task.chance(length) for length in settings.lengths],
             }
             for name, task in tasks.items()
         },

@@ -35,11 +35,10 @@ def shares_by_depth(results: list[dict[str, Any]], task: str) -> dict[str, Share
     }
 
 
-def depth_table(config: dict[str, Any], results: list[dict[str, Any]], task: str) -> Any:
-    """A rich table: for each scheme and length the share of exact matches, and how it is distributed over depths.
+def depth_table(results: list[dict[str, Any]], task: str) -> Any:
+    """A rich table: for each scheme and length the share of exact answers, and a bar for each depth, the beginning first.
 
     Args:
-        config: as in config.json.
         results: as in results.jsonl.
         task: one with depths.
     """
@@ -47,8 +46,7 @@ def depth_table(config: dict[str, Any], results: list[dict[str, Any]], task: str
     table = require("rich.table").Table(
         box=require("rich.box").SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold"
     )
-    (measure,) = (found for found in config["tasks"][task]["measures"] if found["name"] == "exact")
-    table.title = f"{task}: {measure['words']}, in percent, with a bar for each depth from beginning to end"
+    table.title = f"Task {task}: exact answers in percent, a bar for each depth"
     table.add_column("scheme", overflow="fold")
     shares = shares_by_depth(results, task)
     for length in next(iter(shares.values())):

@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from falloff.lab.report.elements import plot
-from falloff.lab.tables import TaskTable
+from falloff.lab.tables import TaskTable, written
 from falloff.lab.task_charts import depth_chart
 from falloff.lab.task_tables import shares_by_depth
 
@@ -23,9 +23,19 @@ def depths_section(table: TaskTable, config: dict[str, Any], results: list[dict[
     return f"""<section>
 <h2>{escape(heading)}</h2>
 <p class="note">Exact answers in percent, of all seeds together, by length (the trained one in bold) and depth:
-{escape(_depth(table, config))}. A scheme that sees only what is near fails at one end of the depths.</p>
+{escape(_depth(table, config))}. A scheme that sees only what is near fails at one end of the depths.
+{_chance(table, config)}</p>
 <div class="panels">{maps}</div>
 </section>"""
+
+
+def _chance(table: TaskTable, config: dict[str, Any]) -> str:
+    by_length = dict(zip(config["lengths"], config["tasks"][table.task]["chance"], strict=True))
+    percent = {"exponential": False}
+    if len(set(by_length.values())) == 1:
+        return f"Guessing well gives {written(by_length[config['lengths'][0]], percent)}."
+    listed = ", ".join(f"{written(share, percent)} at {length:,}" for length, share in by_length.items())
+    return f"Guessing well gives {listed}."
 
 
 def _depth(table: TaskTable, config: dict[str, Any]) -> str:

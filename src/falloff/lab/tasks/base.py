@@ -99,6 +99,11 @@ class Task(ABC):
             ValueError: if an outcome is not finite.
         """
 
+    @classmethod
+    def chance(cls, length: int) -> float | None:
+        """The value of the first measure by guessing, at this length; None where guessing is no measure."""
+        return None
+
     @abstractmethod
     def work(self) -> int:
         """The number of training steps that take about as long as `test`."""

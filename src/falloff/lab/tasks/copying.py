@@ -8,8 +8,6 @@ from falloff.lab.tasks.problems import Problem, ProblemTask
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 SEPARATOR = b"="
 
-_SHORTEST = 3  # letters of a string
-
 
 class Copying(ProblemTask):
     """A string, "=", and the string again. Longer problems have longer strings: half of the length.
@@ -18,9 +16,7 @@ class Copying(ProblemTask):
     strings much longer than that, the letter before does not say which comes next, and a model needs more context or the
     place.
 
-    In training, strings have 3 letters up to half the trained length and come again and again, so that more letters are
-    asked. A test asks the whole second string; exact match at a depth is of the one letter there, after all the right ones
-    before it.
+    The whole second string is asked; exact match at a depth is of the one letter there, after the right ones before it.
     """
 
     name = "copy"
@@ -32,7 +28,7 @@ class Copying(ProblemTask):
         Measure("exact", "share of letters copied right", exponential=False, lower_is_better=False),
         Measure("whole", "share of strings copied right as a whole", exponential=False, lower_is_better=False),
     )
-    least_length = 2 * _SHORTEST + 2
+    least_length = 8
 
     def problem(self, draw: np.random.Generator, length: int, depth: float) -> Problem:
         size = length // 2
@@ -42,11 +38,6 @@ class Copying(ProblemTask):
         # The first letter follows the separator alone, so that nothing but its place tells it.
         asked = first + 1 + round(depth * (size - 2))
         return Problem(tokens, tuple(range(first, length + 1)), depth, (asked,))
-
-    def exercise(self, draw: np.random.Generator, longest: int) -> Problem:
-        size = int(draw.integers(_SHORTEST, longest // 2 + 1))
-        tokens = (_string(draw, size) + SEPARATOR) * (longest // (size + 1) + 1)
-        return Problem(tokens[: longest + 1], tuple(range(size + 1, longest + 1)), 0.0)
 
     @classmethod
     def chance(cls, length: int) -> float:
