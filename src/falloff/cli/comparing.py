@@ -184,6 +184,15 @@ def compare(
             "--device", metavar="D", help="cpu, cuda or cuda:N; by default the GPU if there is one.", show_default=False
         ),
     ] = None,
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracker",
+            metavar="NAME",
+            help="Follow the training in tensorboard, wandb or trackio; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to write; by default runs/compare-PRESET.", show_default=False),
@@ -202,59 +211,103 @@ def compare(
     every minute. --resume continues, and runs damaged trials again; name a scheme of your own again, since this runs its
     code.
 
+    On several processes or machines: torchrun --nproc-per-node 2 -m falloff compare ..., or accelerate launch -m falloff
+    compare ...; they share every batch, by DDP, or by FSDP with --use_fsdp --fsdp_version 2.
+
     Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: task, protocol, scheme,
     kind, seed, train_length, length, measure, value, low, high, items, depths, together, parameters, bias_parameters,
-    seconds_per_step, tokens_per_second, peak_memory_mb, test_batch, test_seconds, test_tokens_per_second,
+    seconds_per_step, tokens_per_second, peak_memory_mb, processes, test_batch, test_seconds, test_tokens_per_second,
     test_peak_memory_mb, sha256).
 
     Example: falloff compare --preset quick --schemes t5,alibi,rope
     """
-    # Imported here, so that --help is fast.
-    from falloff.lab.compare import compare_schemes, resolve
-    from falloff.lab.progress import progress_for
+    from falloff.lab import processes  # here, so that --help is fast
 
     if more_text and text is None:
         raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
-    names = None if schemes is None else tuple(name.strip() for part in schemes for name in part.split(","))
-    for name in names or ():
+    named = _names(schemes)
+    given = {
+        "text": None if text is None else (*text, *(more_text or [])),
+        "dataset": dataset,
+        "schemes": named,
+        "train_length": train_length,
+        "steps": steps,
+        "tasks": _names(tasks),
+        "seeds": None if seeds is None else whole_numbers("seeds", seeds),
+        "protocol": protocol,
+        "length_multiples": None if lengths is None else whole_numbers("lengths", lengths),
+        "text_limit": text_limit,
+        "tokenizer": tokenizer,
+        "compile": compiled,
+        "device": device,
+    }
+    with processes.joined():
+        processes.everywhere(lambda: _run_own_code(named))
+        stored, path = processes.on_main(lambda: _resolved(preset, out, resume, given))
+        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()))
+
+
+def _names(parts: list[str] | None) -> tuple[str, ...] | None:
+    return None if parts is None else tuple(name.strip() for part in parts for name in part.split(","))
+
+
+def _run_own_code(schemes: tuple[str, ...] | None) -> None:
+    for name in schemes or ():
         if is_own(name):
             scheme_class(name, "schemes")  # the only place that runs its code
-    settings, folder = resolve(
-        preset,
-        out,
-        resume=resume,
-        text=None if text is None else (*text, *(more_text or [])),
-        dataset=dataset,
-        schemes=names,
-        train_length=train_length,
-        steps=steps,
-        tasks=None if tasks is None else tuple(name.strip() for part in tasks for name in part.split(",")),
-        seeds=None if seeds is None else whole_numbers("seeds", seeds),
-        protocol=protocol,
-        length_multiples=None if lengths is None else whole_numbers("lengths", lengths),
-        text_limit=text_limit,
-        tokenizer=tokenizer,
-        compile=compiled,
-        device=device,
-    )
-    if settings.preset == "gpu" and settings.device == "cpu" and device is None and not (resume and _holds_run(folder)):
+
+
+def _resolved(preset: str | None, out: Path | None, resume: bool, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings, as JSON, and the folder."""
+    from falloff.lab.compare import resolve
+
+    settings, folder = resolve(preset, out, resume=resume, **given)
+    chosen = given["device"] is not None or (resume and _holds_run(folder))
+    if settings.preset == "gpu" and settings.device == "cpu" and not chosen:
         raise ValueError(
             "preset: got 'gpu' on a machine without a GPU that PyTorch knows, where it would take weeks; expected quick or "
             "small, or --device cpu to run it anyway"
         )
+    return settings.to_json(), str(folder)
+
+
+def _compare(
+    stored: dict[str, Any],
+    folder: Path,
+    resume: bool,
+    as_json: bool,
+    save_seconds: float,
+    cluster: str | None,
+    trackers: tuple[str, ...],
+) -> None:
+    from falloff.lab import processes
+    from falloff.lab.compare import compare_schemes
+    from falloff.lab.config import Settings
+    from falloff.lab.progress import progress_for
+
+    main = processes.is_main()
     try:
-        with progress_for(silent=as_json) as progress:
+        with progress_for(silent=as_json or not main) as progress:
             comparison = compare_schemes(
-                settings, folder, resume=resume, progress=progress, save_seconds=save_seconds, cluster=cluster
+                Settings.from_json(stored),
+                folder,
+                resume=resume,
+                progress=progress,
+                save_seconds=save_seconds,
+                cluster=cluster,
+                trackers=trackers,
             )
     except KeyboardInterrupt:
-        print(f"falloff: stopped; continue with: {_resume_command(folder, cluster)}", file=sys.stderr)
+        if main:
+            print(f"falloff: stopped; continue with: {_resume_command(folder, cluster)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         if not _holds_run(folder):
             raise
         reason = f"{error.strerror or error}; then continue with: {_resume_command(folder, cluster)}"
         raise OSError(error.errno, reason, error.filename or str(folder)) from error
+    if not main:
+        return
     if as_json:
         paths = {"out": str(folder), "report": str(comparison.folder.report_path)}
         print(json.dumps({**paths, "config": comparison.config, "results": comparison.results}, allow_nan=False))

@@ -1,6 +1,8 @@
 """Errors on the command line: one line on stderr, exit status 2, no traceback."""
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,6 +11,9 @@ from typer.core import TyperGroup
 
 # Depending on its version, typer uses click or its own copy of click: so these classes are taken from typer's class.
 _USAGE_ERROR, _CLICK_EXCEPTION = cast(tuple[type[Exception], type[Exception]], typer.BadParameter.__mro__[1:3])
+
+_FIRST_HAS = 10.0
+"""Seconds for the first of several processes to say what is wrong, before another one does."""
 
 
 class OneLineErrors(TyperGroup):
@@ -74,6 +79,8 @@ def _usage_message(error: Any) -> str:
 
 
 def _fail(message: str) -> None:
+    if os.environ.get("RANK", "0") != "0":  # of several processes that fail alike, the first has the word
+        time.sleep(_FIRST_HAS)  # a launcher ends all processes when one ends: after this time, the first has not failed
     line = " ".join(message.splitlines())
     # Escape control characters, which a terminal would obey, and characters that are not UTF-8.
     print("falloff:", "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line), file=sys.stderr)

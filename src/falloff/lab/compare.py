@@ -2,26 +2,29 @@
 
 import hashlib
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from falloff import environment
+from falloff.lab import processes
 from falloff.lab.cluster_start import check_cluster
 from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
 from falloff.lab.extras import require
-from falloff.lab.folder import FORMAT, RunFolder, check_same
+from falloff.lab.folder import FORMAT, RunFolder, check_same, deciding
 from falloff.lab.model import Decoder, build_model, build_scheme
 from falloff.lab.presets import DEFAULT_PRESET
-from falloff.lab.progress import Progress
+from falloff.lab.progress import Progress, Silent
 from falloff.lab.report import report_page
 from falloff.lab.results import MEASURES, result_lines
 from falloff.lab.running import run_trial
 from falloff.lab.tasks import TASKS, Task
+from falloff.lab.trackers import check_trackers
 from falloff.lab.training import cpu_threads
 from falloff.lab.trials import Trial, trials_of
 from falloff.named import is_own, known_class, source_of
@@ -65,12 +68,15 @@ def compare_schemes(
     progress: Progress | None = None,
     save_seconds: float = SAVE_SECONDS,
     cluster: str | None = None,
+    trackers: tuple[str, ...] = (),
 ) -> Comparison:
     """Train and test one model for each task, scheme and seed, and write the folder of the run with its report.
 
+    Under `torchrun` or `accelerate launch`, all processes call it with the same arguments and run each trial together.
+
     Args:
         settings: what to compare, and how.
-        out: the output folder; new or empty, unless `resume`.
+        out: the output folder; new or empty, unless `resume`. Only the main process reads and writes it.
         resume: whether to continue the run in that folder. Complete trials are kept, and one under way continues from its
             last state. Run are trials that are missing or damaged, and those of the schemes, tasks and seeds that `settings`
             adds. The numbers equal those of a run without interruption.
@@ -78,10 +84,11 @@ def compare_schemes(
         save_seconds: how often the state of a training is stored; at least 0, which stores it after every step.
         cluster: None runs the trials in turn, in this process. "local" and an address run them on Ray (extra `ray`): see
             `falloff.lab.cluster_start.connected`. The numbers are the same.
+        trackers: names of `falloff.lab.trackers.TRACKERS` that follow each trial; not on Ray.
 
     Raises:
         ValueError: for text, settings or a folder that cannot be used; if another run is at work in the folder; if `resume`
-            finds the folder of another run.
+            finds the folder of another run; if processes have different texts, code or versions.
         ImportError: if an extra is missing.
         OSError: if a file cannot be written, naming it; `resume` continues from there.
 
@@ -92,32 +99,74 @@ def compare_schemes(
     if cluster is not None:
         require("ray")
         check_cluster(cluster, settings)
-    progress = progress or Progress()
+    check_trackers(trackers)
+    if cluster is not None and (trackers or processes.launched() > 1):
+        alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
+        raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
     folder = RunFolder(out)
+    with processes.joined(), ExitStack() as held:
+        progress = (progress or Progress()) if processes.is_main() else Silent()
+        stored = processes.on_main(lambda: _usable(folder, resume))
+        if stored is not None:
+            settings = _joined(Settings.from_json(stored["settings"]), settings)
+        threads = _threads(settings, stored, cluster)
+        tasks, own, left_out = processes.everywhere(lambda: _described(settings, threads, progress), main_first=True)
+        for line in left_out:
+            progress.note(line)
+        main = processes.on_main(lambda: own)
+        processes.everywhere(lambda: _check_alike(main, own))
+        processes.on_main(lambda: held.enter_context(folder.locked()))
+        config = processes.on_main(lambda: _written(folder, stored, main))
+        with cpu_threads(threads):
+            results = run_trials(folder, config, tasks, progress, save_seconds, cluster, trackers)
+        comparison = Comparison(folder, config, results)
+        processes.on_main(lambda: write_report(comparison))
+    return comparison
+
+
+def _usable(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The config of the run that the folder holds and that is to be resumed; None for a folder in which one can begin."""
     folder.check_usable()
     stored = folder.stored_config() if resume else None
     if stored is None:
         folder.check_free()
-    else:
-        settings = _joined(Settings.from_json(stored["settings"]), settings)
+    return stored
+
+
+def _described(
+    settings: Settings, threads: int | None, progress: Progress
+) -> tuple[dict[str, Task], dict[str, Any], tuple[str, ...]]:
+    """The tasks of a run, its config, and notes on text that was left out."""
+    processes.check_shares(settings.batch_size, settings.device)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None
     tasks = {name: TASKS[name](settings, text) for name in settings.tasks}
-    for line in () if text is None else text.left_out:
-        progress.note(line)
-    with folder.locked():
-        if folder.stored_config() != stored:
-            raise ValueError(f"out: got {folder.path}, which another run has changed meanwhile, expected --resume again")
-        with cpu_threads(_threads(settings, stored, cluster)):
-            config = describe(settings, text, tasks, notes)
-            if stored is not None:
-                check_same(stored, config)
-                config = _commits_kept(config, stored)
-            folder.write_config(config)
-            results = run_trials(folder, config, tasks, progress, save_seconds, cluster)
-        comparison = Comparison(folder, config, results)
-        write_report(comparison)
-    return comparison
+    with cpu_threads(threads):
+        config = describe(settings, text, tasks, notes)
+    return tasks, config, () if text is None else text.left_out
+
+
+def _check_alike(main: dict[str, Any], own: dict[str, Any]) -> None:
+    """Check that this process would compute what the main one does: processors may differ, but nothing else.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    theirs, ours = ({**deciding(config | {"machine": {}}), "code": config.get("code")} for config in (main, own))
+    differing = [f"{name} {ours[name]!r}, not {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise ValueError(f"processes: got one with {'; '.join(differing)}, expected the same as on the main process")
+
+
+def _written(folder: RunFolder, stored: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run, written to its folder."""
+    if folder.stored_config() != stored:
+        raise ValueError(f"out: got {folder.path}, which another run has changed meanwhile, expected --resume again")
+    if stored is not None:
+        check_same(stored, config)
+        config = _commits_kept(config, stored)
+    folder.write_config(config)
+    return config
 
 
 def run_trials(
@@ -127,6 +176,7 @@ def run_trials(
     progress: Progress,
     save_seconds: float,
     cluster: str | None = None,
+    trackers: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """Run the trials of a run that are not complete, in turn or on a cluster, and write results.jsonl as they come.
 
@@ -134,16 +184,22 @@ def run_trials(
         The lines of results.jsonl.
     """
     settings = Settings.from_json(config["settings"])
-    done, lost = folder.completed(config)
-    for line in lost:
-        progress.note(line)
-    for trial in done:
-        folder.trial(trial, config).tidy()
     trials = trials_of(settings)
+
+    def results_before() -> list[dict[str, Any] | None]:
+        done, lost = folder.completed(config)
+        for line in lost:
+            progress.note(line)
+        for trial in done:
+            folder.trial(trial, config).tidy()
+        return [done.get(trial) for trial in trials]
+
+    before = zip(trials, processes.on_main(results_before), strict=True)
+    done = {trial: result for trial, result in before if result is not None}
     left = [trial for trial in trials if trial not in done]
     progress.start(len(trials), len(done), sum(settings.steps + tasks[trial.task].work() for trial in left))
     if cluster is None or not left:
-        found = _in_turn(folder, config, left, tasks, progress, save_seconds)
+        found = _in_turn(folder, config, left, tasks, progress, save_seconds, trackers)
     else:
         from falloff.lab.cluster import on_cluster
 
@@ -153,9 +209,9 @@ def run_trials(
         for trial, result in found:
             done[trial] = result
             lines = _lines(trials, done)
-            folder.write_results(lines)
+            processes.on_main(partial(folder.write_results, lines))
     if not left:
-        folder.write_results(lines)
+        processes.on_main(partial(folder.write_results, lines))
     return lines
 
 
@@ -171,11 +227,13 @@ def _in_turn(
     tasks: dict[str, Task],
     progress: Progress,
     save_seconds: float,
+    trackers: tuple[str, ...],
 ) -> Generator[tuple[Trial, dict[str, Any]]]:
     """Run trials one after the other."""
     settings = Settings.from_json(config["settings"])
     for trial in left:
-        yield trial, run_trial(settings, trial, tasks[trial.task], folder.trial(trial, config), progress, save_seconds)
+        stored = folder.trial(trial, config)
+        yield trial, run_trial(settings, trial, tasks[trial.task], stored, progress, save_seconds, trackers)
 
 
 def _joined(before: Settings, now: Settings) -> Settings:
@@ -270,7 +328,7 @@ def describe(settings: Settings, text: Text | None, tasks: dict[str, Task], note
         "text": None if text is None else text.describe(),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
-        "machine": environment.machine(settings.device),
+        "machine": environment.machine(settings.device) | {"processes": processes.count()},
         "model": [*MODEL_NOTES, *notes],
         "measures": MEASURES,
     } | ({"code": code} if code else {})

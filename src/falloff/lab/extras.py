@@ -32,4 +32,5 @@ def require(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is installed, but one of its own dependencies is not
-        raise ImportError(f"{package} is not installed: pip install 'falloff[{_EXTRAS[package]}]'") from None
+        wanted = f"'falloff[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+        raise ImportError(f"{package} is not installed: pip install {wanted}") from None

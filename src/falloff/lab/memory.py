@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 MB = 1_000_000
 """Bytes in a megabyte."""
@@ -64,7 +65,7 @@ def held_bytes(*holders: nn.Module | torch.optim.Optimizer | Tensor) -> int:
             tensors += [value for state in holder.state.values() for value in state.values()]
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in tensors
+        for tensor in (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
         if isinstance(tensor, Tensor)
     }
     return sum(storages.values())

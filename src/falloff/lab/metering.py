@@ -1,37 +1,58 @@
-"""What a test costs at each length: time and memory of the model's forward pass, measured while it is tested."""
+"""A model to test: the processes share its batches, and time and memory of the forward pass are measured on the way."""
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from falloff.lab import processes
 from falloff.lab.memory import MB, peak_held
-from falloff.lab.tasks.base import Predict
+from falloff.lab.tasks.base import IGNORED
+from falloff.shapes import Bool, Float, Int
 
 
 class Metered:
-    """A model that notes how long each call takes; to call in place of it.
+    """A model as tasks test it (`Predict`), which notes how long each call takes on this process.
+
+    Logits never leave their process: with a large vocabulary they would be the most of all data.
 
     Args:
-        predict: the model, as it is tested.
+        predict: the model: tokens (B, N) to logits (B, N, V).
         device: where it runs.
     """
 
-    def __init__(self, predict: Predict, device: torch.device) -> None:
+    def __init__(self, predict: Callable[[Tensor], Tensor], device: torch.device) -> None:
         self.predict = predict
         self.device = device
         self.seconds: dict[tuple[int, int], list[float]] = {}  # by shape of the batch
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def nats(self, tokens: Int[Tensor, "B N"], targets: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        return self._shared(tokens, targets, partial(functional.cross_entropy, ignore_index=IGNORED, reduction="none"))
+
+    def right(self, tokens: Int[Tensor, "B N"], targets: Int[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+        return self._shared(tokens, targets, lambda logits, wanted: logits.argmax(1) == wanted)
+
+    def _shared(self, tokens: Tensor, targets: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What `read` gives of logits (b, V, N) and targets (b, N), each process with its own rows of the batch."""
+        logits = self._logits(processes.own_rows(tokens), len(tokens))
+        with torch.inference_mode():
+            own = read(logits.transpose(1, 2), processes.own_rows(targets).to(self.device))
+        return processes.gathered(own)[: len(tokens)]
+
+    def _logits(self, own: Tensor, batch: int) -> Tensor:
+        """The logits of this process's rows of a batch of so many."""
+        own = own.to(self.device)
         self._wait()
         began = time.perf_counter()
         with torch.inference_mode():
-            logits = self.predict(tokens)
+            logits = self.predict(own)
         self._wait()
-        self.seconds.setdefault((tokens.shape[0], tokens.shape[1]), []).append(time.perf_counter() - began)
+        self.seconds.setdefault((batch, own.shape[1]), []).append(time.perf_counter() - began)
         return logits
 
     def costs(self, *holders: nn.Module) -> list[dict[str, Any]]:
@@ -46,7 +67,7 @@ class Metered:
         found = []
         for length, batch in shapes.items():
             seconds = statistics.median(self.seconds[batch, length])
-            tokens = torch.zeros(batch, length, dtype=torch.int64, device=self.device)
+            tokens = processes.own_rows(torch.zeros(batch, length, dtype=torch.int64)).to(self.device)
             with torch.inference_mode():
                 peak = peak_held(partial(self.predict, tokens), self.device, *holders, tokens)
             found.append(

@@ -62,6 +62,13 @@ class Progress:
         pass
 
 
+class Silent(Progress):
+    """Prints nothing: of processes that run together, the main one has the word."""
+
+    def note(self, line: str) -> None:
+        pass
+
+
 @dataclass
 class _UnderWay:
     """A trial under way: its work, how much of it is done, when it began, and what it does now."""

@@ -23,7 +23,11 @@ MEASURES = {
     "seconds_per_step, tokens_per_second": "of training: median over optimizer steps after the first tenth",
     "peak_memory_mb": "10^6 bytes held by tensors during one training step: weights, optimizer, batch, activations",
     "test_seconds, test_tokens_per_second": "of one batch of tests at this length, forward only: median over batches",
-    "test_batch": "windows or problems in that batch",
+    "test_batch": "windows or problems in that batch, of all processes together",
+    "processes": (
+        "that trained and tested together: times and memory are those of the main one, tokens per second those of all; "
+        "losses of another number of processes differ by rounding"
+    ),
     "test_peak_memory_mb": "10^6 bytes held by tensors during that batch, weights included",
     "sha256": "of the result of the trial",
 }
@@ -57,7 +61,7 @@ def result_lines(result: dict[str, Any]) -> list[dict[str, Any]]:
     before = {key: result[key] for key in ("task", "protocol", "scheme", "kind", "seed", "train_length")}
     after = {
         key: result[key]
-        for key in ("parameters", "bias_parameters", "seconds_per_step", "tokens_per_second", "peak_memory_mb")
+        for key in ("parameters", "bias_parameters", "seconds_per_step", "tokens_per_second", "peak_memory_mb", "processes")
     }
     costs = {cost["length"]: {key: cost[key] for key in cost if key != "length"} for cost in result["costs"]}
     return [{**before, **score, **after, **costs[score["length"]], "sha256": result["sha256"]} for score in result["scores"]]

@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from falloff.lab import processes
+from falloff.lab.accelerating import accelerator_for, prepared
 from falloff.lab.config import Settings
-from falloff.lab.extras import require
 from falloff.lab.memory import peak_held
 from falloff.lab.model import Decoder, build_model
 from falloff.lab.progress import Progress
 from falloff.lab.state import Measured, restore, state_of
-from falloff.lab.tasks.base import IGNORED, Predict, Task
+from falloff.lab.tasks.base import IGNORED, Task
+from falloff.lab.trackers import LOGGED_EVERY, Log, no_log
 from falloff.lab.trial_folder import TrialFolder
 from falloff.lab.trials import Trial
+from falloff.shapes import Float, Int
 
 _LAST_RATE = 0.1  # the cosine ends at this share of the learning rate
 _BETAS = (0.9, 0.95)  # as GPT-3
@@ -51,13 +54,14 @@ class Trained:
 
     Args:
         model: the model itself, on its device.
-        predict: the model as Accelerate runs it: tokens (B, N) to logits (B, N, V), in the run's precision.
+        predict: the model as Accelerate runs it: tokens (B, N) to logits (B, N, V), in the run's precision. Several
+            processes call it together, with equal shapes.
         seconds_per_step: the median over steps after the first tenth.
         peak_bytes: the most memory held by tensors during a step: weights, optimizer, batch, activations, gradients.
     """
 
     model: Decoder
-    predict: Predict
+    predict: Callable[[Tensor], Tensor]
     seconds_per_step: float
     peak_bytes: int
 
@@ -94,9 +98,17 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def train(
-    settings: Settings, trial: Trial, task: Task, folder: TrialFolder, progress: Progress, save_seconds: float
+    settings: Settings,
+    trial: Trial,
+    task: Task,
+    folder: TrialFolder,
+    progress: Progress,
+    save_seconds: float,
+    log: Log = no_log,
 ) -> Trained:
     """Train the model of a trial, from its start weights or from the state that its folder holds.
+
+    All processes call it together: each trains on its share of every batch.
 
     Args:
         settings: of the run.
@@ -105,47 +117,48 @@ def train(
         folder: of the trial, for its state.
         progress: called after every step.
         save_seconds: the state is stored when so much time has passed since it was stored last.
+        log: called with the loss and the learning rate of every tenth step, and of the last one.
 
     Raises:
         ValueError: if the loss is no longer finite.
     """
-    accelerator_class = require("accelerate").Accelerator
     device = torch.device(settings.device)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        accelerator = accelerator_class(
-            cpu=device.type == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[settings.precision]
-        )
+        accelerator = accelerator_for(settings)
         model = build_model(settings, trial.scheme, trial.seed, task.vocabulary)
         optimizer = build_optimizer(model, settings)
-        predict, stepper = accelerator.prepare(torch.compile(model) if settings.compile else model, optimizer)
+        predict, stepper = prepared(accelerator, model, optimizer, settings)
         first, measured = _continued(folder, model, optimizer, progress)
         if first:
             progress.advance(first, doing=f"step {first}/{settings.steps}")
-        # The loader gets its own generator: it draws a seed, and torch's global generator must not change.
+        # The loader gets its own generator: it draws a seed, and torch's global generator must not change. Accelerate deals
+        # its batches out in turn, so that those of one step are one batch of one process.
         items = TrainingItems(task, settings, trial.seed, first)
+        share = settings.batch_size // processes.count()
         loader = accelerator.prepare(
-            DataLoader(items, settings.batch_size, shuffle=False, generator=torch.Generator()) if len(items) else []
+            DataLoader(items, share, shuffle=False, generator=torch.Generator()) if len(items) else []
         )
         rates = [group["lr"] for group in optimizer.param_groups]
-        loss = math.nan
+        saved = time.monotonic()
+        loss, save = math.nan, False
 
         def gradients(inputs: Tensor, targets: Tensor) -> Tensor:
-            logits = predict(inputs)
-            mean = functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=IGNORED)
-            accelerator.backward(mean)
-            return mean
+            own_part = loss_part(predict(inputs), targets)
+            accelerator.backward(own_part * processes.count())  # DDP and FSDP take the mean of the gradients
+            return own_part
 
         def step(index: int, inputs: Tensor, targets: Tensor) -> None:
-            nonlocal loss
+            nonlocal loss, save
             for group, at_most in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = at_most * rate(index, settings)
-            mean = gradients(inputs, targets)
+            own_part = gradients(inputs, targets)
             accelerator.clip_grad_norm_(predict.parameters(), settings.clip_norm)
             stepper.step()
             stepper.zero_grad()
-            loss = mean.item()  # waits for the device, so that the time of a step is complete
+            due = processes.is_main() and time.monotonic() - saved >= save_seconds  # all act by the clock of one
+            found = processes.total(torch.stack((own_part.detach(), own_part.new_tensor(due))))
+            loss, save = found[0].item(), bool(found[1])  # waits for the device, so that the time of a step is complete
 
-        saved = time.monotonic()
         for index, (inputs, targets) in enumerate(loader, start=first):
             last = index == settings.steps - 1
             if last and index == first:  # what a first step caches would count as memory of this one
@@ -162,29 +175,46 @@ def train(
                     f"learning_rate: got {settings.learning_rate}, with which the loss of {trial} is {loss} at step "
                     f"{index + 1}; expected one with which it stays finite"
                 )
-            speed = inputs.numel() / measured.seconds[-1] if measured.seconds else None
+            speed = processes.count() * inputs.numel() / measured.seconds[-1] if measured.seconds else None
             progress.advance(1, doing=f"step {index + 1}/{settings.steps}", loss=loss, tokens_per_second=speed)
-            if time.monotonic() - saved >= save_seconds:
-                folder.write_state(index + 1, state_of(model, optimizer, measured))
+            if last or index % LOGGED_EVERY == LOGGED_EVERY - 1:
+                log({"train/loss": loss, "train/learning_rate": optimizer.param_groups[0]["lr"]}, index + 1)
+            if save:
+                state = state_of(model, optimizer, measured)
+                processes.on_main(partial(folder.write_state, index + 1, state))
                 saved = time.monotonic()
         accelerator.free_memory()
     seconds = measured.seconds
     return Trained(model, predict, statistics.median(seconds[len(seconds) // 10 :]), measured.peak)
 
 
+def loss_part(logits: Float[Tensor, "B N V"], targets: Int[Tensor, "B N"]) -> Float[Tensor, ""]:
+    """What this process's targets add to the mean loss over those of all processes."""
+    asked = processes.total((targets != IGNORED).sum())  # each process may be asked another number of them
+    nats = functional.cross_entropy(
+        logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return nats / asked
+
+
 def _continued(
     folder: TrialFolder, model: Decoder, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> tuple[int, Measured]:
     """The step at which training goes on, and what it measured before: 0 and nothing without a state that can be used."""
-    try:
-        found = folder.state()
-    except ValueError as error:
-        progress.note(f"training begins anew: {error}")
-        return 0, Measured()
-    if found is None:
-        return 0, Measured()
-    step, tensors = found
-    return step, restore(model, optimizer, tensors)
+    tensors: dict[str, Tensor] = {}
+
+    def step_of_state() -> int:
+        try:
+            found = folder.state()
+        except ValueError as error:
+            progress.note(f"training begins anew: {error}")
+            return 0
+        if found is not None:
+            tensors.update(found[1])
+        return 0 if found is None else found[0]
+
+    step = processes.on_main(step_of_state)
+    return step, restore(model, optimizer, tensors) if step else Measured()
 
 
 def rate(step: int, settings: Settings) -> float:

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from falloff.lab.metering import Metered
 from falloff.lab.model import build_model
 from falloff.lab.progress import Progress
 from falloff.lab.tasks import TASKS
 from falloff.lab.tasks.base import IGNORED
 from falloff.lab.tasks.problems import LEVELS, PAD, Problem, ProblemTask, as_tensors
+
+
+def _metered(predict):
+    return Metered(predict, torch.device("cpu"))
+
 
 NAMES = [name for name, task in TASKS.items() if issubclass(task, ProblemTask)]
 IN_PARTS = {"copy", "addition"}  # the depth is of one token of the answer
@@ -182,7 +188,7 @@ def oracle(task, wrong=()):
 
 
 def test_the_right_model_solves_all(task):
-    outcomes = task.test(oracle(task), Progress())
+    outcomes = task.test(_metered(oracle(task)), Progress())
     assert {outcome.measure for outcome in outcomes} == {measure.name for measure in task.measures}
     for outcome in outcomes:
         assert outcome.items == (1.0,) * 16
@@ -192,13 +198,13 @@ def test_the_right_model_solves_all(task):
 
 
 def test_a_model_that_knows_nothing_solves_none(task):
-    outcomes = task.test(lambda tokens: torch.zeros(*tokens.shape, 256), Progress())
+    outcomes = task.test(_metered(lambda tokens: torch.zeros(*tokens.shape, 256)), Progress())
     assert all(outcome.items == (0.0,) * 16 for outcome in outcomes)
 
 
 def test_one_wrong_token_is_a_wrong_answer(task):
     """The last token of an answer: a string's last letter is that of depth 1, a sum's last digit of no depth."""
-    for outcome in task.test(oracle(task, wrong={0}), Progress()):
+    for outcome in task.test(_metered(oracle(task, wrong={0})), Progress()):
         right = [False] * 16
         if outcome.measure == "exact" and task.name in IN_PARTS:
             right = [task.name == "addition" or index % LEVELS < LEVELS - 1 for index in range(16)]
@@ -218,7 +224,7 @@ def test_exact_match_is_that_of_greedy_decoding(toy):
                 logits[row, place, line[min(source + 1, place)]] = 1.0
         return logits
 
-    for outcome in task.test(predict, Progress()):
+    for outcome in task.test(_metered(predict), Progress()):
         problems = [task.test_problem(outcome.length, index) for index in range(64)]
         greedy = []
         for problem in problems:
@@ -237,7 +243,7 @@ def test_a_model_is_asked_equally_often_with_equal_shapes(task):
         calls.append(tuple(tokens.shape))
         return torch.zeros(*tokens.shape, 256)
 
-    task.test(predict, Progress())
+    task.test(_metered(predict), Progress())
     batch, length = task.settings.batch_size, task.settings.train_length
     expected = []
     for multiple in (1, 2, 4, 8):
@@ -254,13 +260,13 @@ def test_progress_adds_up_to_the_work(task):
             self.total += work
 
     progress = Counting()
-    task.test(lambda tokens: torch.zeros(*tokens.shape, 256), progress)
+    task.test(_metered(lambda tokens: torch.zeros(*tokens.shape, 256)), progress)
     assert progress.total == task.work() > 0
 
 
 def test_a_real_model_runs_on_items_and_problems(task):
     model = build_model(task.settings, "t5", 0, task.vocabulary)
-    outcomes = task.test(model, Progress())
+    outcomes = task.test(_metered(model), Progress())
     assert all(item in (0.0, 1.0) for outcome in outcomes for item in outcome.items)
     inputs, _ = task.training_item(0, 0)
     assert model(inputs[None]).shape == (1, 16, 256)

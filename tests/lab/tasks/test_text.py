@@ -6,8 +6,14 @@ import torch
 
 from falloff.lab.corpus import Text
 from falloff.lab.evaluation import value
+from falloff.lab.metering import Metered
 from falloff.lab.progress import Progress
 from falloff.lab.tasks.text import LanguageModelling
+
+
+def _metered(predict):
+    return Metered(predict, torch.device("cpu"))
+
 
 HELD_OUT = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8)
 TRAIN = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 100, dtype=np.uint8)
@@ -26,7 +32,7 @@ def _uniform(tokens):
 )
 def test_a_model_that_knows_nothing(toy, protocol, measures):
     task = _task(toy(protocol=protocol))
-    outcomes = task.test(_uniform, Progress())
+    outcomes = task.test(_metered(_uniform), Progress())
     assert [(outcome.length, outcome.measure) for outcome in outcomes] == [
         (length, measure) for length in (16, 32, 64, 128) for measure in measures
     ]
@@ -46,7 +52,7 @@ def test_tail_is_the_end_of_the_window(toy):
                 logit[index, content[end + 1 + index]] = 1e4
         return logits
 
-    for outcome in _task(toy()).test(predict, Progress()):
+    for outcome in _task(toy()).test(_metered(predict), Progress()):
         expected = 0.0 if outcome.measure == "tail" else math.log(256) * (1 - 16 / outcome.length)
         assert outcome.items == pytest.approx([expected] * 8, rel=1e-6, abs=1e-8)
 
@@ -59,7 +65,7 @@ def test_tails_are_the_same_bytes_at_every_length(toy):
         return _uniform(tokens)
 
     settings = toy(windows=12)
-    _task(settings).test(predict, Progress())
+    _task(settings).test(_metered(predict), Progress())
     tails = [torch.cat(seen[length]) for length in settings.lengths]
     assert all(torch.equal(tail, tails[0]) for tail in tails)
     assert len(tails[0]) == 12
@@ -72,7 +78,7 @@ def test_windows_that_do_not_overlap_cover_the_same_bytes_at_every_length(toy):
         seen.setdefault(tokens.shape[1], []).append(tokens.flatten())
         return _uniform(tokens)
 
-    _task(toy(protocol="non-overlapping", windows=8)).test(predict, Progress())
+    _task(toy(protocol="non-overlapping", windows=8)).test(_metered(predict), Progress())
     texts = [torch.cat(parts) for parts in seen.values()]
     assert texts[0].tolist() == HELD_OUT[: 8 * 128].tolist()
     assert all(torch.equal(text, texts[0]) for text in texts)
@@ -108,14 +114,14 @@ def test_progress_adds_up_to_the_work(toy):
 
     progress = Counting()
     task = _task(toy(windows=20))
-    task.test(_uniform, progress)
+    task.test(_metered(_uniform), progress)
     assert progress.total == task.work() > 0
 
 
 def test_a_loss_that_is_not_finite_is_refused(toy):
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match=r"got the loss (nan|inf) at length 16, expected a finite number"):
-            _task(toy()).test(lambda tokens, v=bad: torch.full((*tokens.shape, 256), v), Progress())
+            _task(toy()).test(_metered(lambda tokens, v=bad: torch.full((*tokens.shape, 256), v)), Progress())
 
 
 def test_windows_depend_on_seed_and_index_alone(toy):

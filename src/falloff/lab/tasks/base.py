@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from falloff.shapes import Float, Int
+from falloff.shapes import Bool, Float, Int
 
 if TYPE_CHECKING:
     from falloff.lab.config import Settings
@@ -19,8 +18,16 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The target where nothing is asked, as `torch.nn.functional.cross_entropy` takes it."""
 
-Predict = Callable[[Int[Tensor, "B N"]], Float[Tensor, "B N V"]]
-"""A trained model: tokens to logits. Several processes call it together, equally often and with equal shapes."""
+
+@runtime_checkable
+class Predict(Protocol):
+    """A trained model, as a task tests it. Several processes call it together, each with the whole batch."""
+
+    def nats(self, tokens: Int[Tensor, "B N"], targets: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        """The loss of each target, on the CPU; 0 where it is `IGNORED`. The processes share the work."""
+
+    def right(self, tokens: Int[Tensor, "B N"], targets: Int[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+        """Whether each target has the largest logit, on the CPU. The processes share the work."""
 
 
 @dataclass(frozen=True)

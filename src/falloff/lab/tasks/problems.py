@@ -110,7 +110,7 @@ class ProblemTask(Task):
             for start in range(0, len(problems), at_once):
                 batch = problems[start : start + at_once]
                 inputs, targets = (torch.stack(parts) for parts in zip(*(as_tensors(p, length) for p in batch), strict=True))
-                rights.append(predict(inputs.to(settings.device)).argmax(-1).cpu() == targets)
+                rights.append(predict.right(inputs, targets))
                 done += inputs.numel()
                 progress.advance(self.work() * done // self._tokens() - reported, doing=f"testing at {length:,}")
                 reported = self.work() * done // self._tokens()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from falloff.lab.protocols import PROTOCOLS, cut
 from falloff.lab.tasks.base import Measure, Outcome, Predict, Task
@@ -60,10 +59,7 @@ class LanguageModelling(Task):
             for start in range(0, len(windows.ends), at_once):
                 ends = windows.ends[start : start + at_once]
                 batch = torch.from_numpy(held_out[ends[:, None] + np.arange(-length - 1, 0)].astype(np.int64))
-                batch = batch.to(settings.device)
-                logits = predict(batch[:, :-1])
-                nats = functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
-                losses.append(nats.double().cpu())
+                losses.append(predict.nats(batch[:, :-1], batch[:, 1:]).double())
                 done += length * len(batch)
                 progress.advance(self.work() * done // self._tokens() - reported, doing=f"testing at {length:,}")
                 reported = self.work() * done // self._tokens()
