@@ -55,6 +55,49 @@ def test_bars_on_a_terminal(monkeypatch):
     assert "perplexity 5" in stream.getvalue()
 
 
+def test_lines_of_trials_that_run_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = LineProgress(stream)
+    progress.start(trials=8, done=1, work_left=70)
+    names = ["t5", "rope", "none", "tisa", "fire"]
+    for name in names:
+        progress.start_trial(name, 10)
+        progress.advance(2, doing="step 2/10", trial=name)
+    progress.drop_trial("none")  # its worker died: what it did is done again
+    now[0] += 30
+    progress.advance(4, doing="step 6/10", trial="t5")
+    progress.start_trial("none", 10)
+    now[0] += 30
+    progress.advance(1, doing="step 1/10", trial="none")
+    progress.finish_trial("rope", "perplexity 5")
+    assert stream.getvalue().splitlines() == [
+        "1 of 8 trials were done by an earlier run",
+        *(f"[{place}/8] {name} ..." for place, name in enumerate(names, start=2)),
+        "[2/8] t5: step 6/10; rope: step 2/10; tisa: step 2/10; fire: step 2/10, about 2.4 min left",
+        "[6/8] none ...",
+        "[2/8] t5: step 6/10; rope: step 2/10; tisa: step 2/10; fire: step 2/10; and 1 more, about 4.4 min left",
+        "[2/8] rope: perplexity 5, 60 s, about 3.8 min left",
+    ]
+
+
+def test_bars_of_more_trials_than_a_terminal_has_room_for(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    bars = BarProgress(Terminal())
+    with bars:
+        bars.start(trials=20, done=0, work_left=200)
+        for index in range(20):
+            bars.start_trial(f"trial {index}", 10)
+            bars.advance(1, doing="step 1/10", trial=f"trial {index}")
+        assert [task.visible for task in bars.bars.tasks] == [True] * 17 + [False] * 4
+        bars.finish_trial("trial 0", "perplexity 5")
+        bars.drop_trial("trial 1")
+        assert [task.visible for task in bars.bars.tasks] == [True] * 17 + [False] * 2
+        assert bars.bars.tasks[0].completed == 10 + 18
+
+
 def test_silence(capfd):
     _run(Progress())
     assert capfd.readouterr() == ("", "")

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -61,6 +62,11 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do, and without their warning
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the terminal
+    if cluster == LOCAL:
+        # Ray listens on all networks, and who has the token runs code: by default, Ray keeps one for all to read in the
+        # home folder, which changes what a later `ray start` asks for.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = require("ray")
     if ray.is_initialized():
         raise ValueError("cluster: got a process that is connected to Ray already, expected ray.shutdown() before")

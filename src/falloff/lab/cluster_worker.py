@@ -92,8 +92,8 @@ def _read(folder: str, config_sha256: str) -> tuple[dict[str, Any], Text | None]
     config = run.stored_config()
     if config is None or with_checksum(config)["sha256"] != config_sha256:
         raise ValueError(
-            f"out: got {run.path}, where it sees {'no' if config is None else 'another'} config.json than the driver, "
-            "expected a folder on storage that all nodes share, by the same path"
+            f"out: got {run.path}, where it sees {'no config.json' if config is None else 'another config.json'}, not the "
+            "driver's; expected a folder on storage that all nodes share, by the same path"
         )
     mine, expected = environment.versions(), config["versions"]
     for name in DECIDING_VERSIONS:
