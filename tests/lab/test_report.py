@@ -4,7 +4,7 @@ import re
 import pytest
 
 from falloff import FIRE, ALiBi
-from falloff.lab.chart_style import on_dark, scheme_styles
+from falloff.lab.chart_style import log_ticks, on_dark, scheme_styles
 from falloff.lab.charts import bias_chart, length_chart
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.folder import RunFolder
@@ -260,6 +260,13 @@ def test_every_colour_has_its_like_on_a_dark_ground():
     dark = {name: likes[style.colour] for name, style in styles.items()}
     assert len(set(dark.values())) == len({style.colour for style in styles.values()})
     assert set(head_colours(4)) <= set(likes)
+
+
+def test_a_logarithmic_axis_has_some_ticks_and_not_many():
+    for low, high in ((1.0, 1e30), (6.0, 6.1), (0.95e5, 1.05e5), (5.0, 23.0), (2.0, 2.2)):
+        ticks = log_ticks(low, high)
+        assert 2 <= len(ticks) <= 10
+        assert low <= ticks[0] < ticks[-1] <= high
 
 
 def test_curves_carry_values_and_intervals():
