@@ -15,7 +15,7 @@ from falloff.lab.report.limits import limits
 from falloff.lab.report.page import Published
 from falloff.lab.tables import task_tables
 from falloff.views.palette import head_colours
-from lab.lines import answers_of, config_of, line, results_of
+from lab.lines import MEASURES, answers_of, config_of, line, results_of
 
 SEEDS = (0, 1, 2, 3)
 TASKS = ("text", "passkey")
@@ -279,6 +279,16 @@ def test_curves_carry_values_and_intervals():
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
     passkey = task_tables(config_of(tasks=("passkey",)), answers_of())[0]
     assert length_chart(passkey, passkey.measures[0], 16, "token").layout.yaxis.type is None
+
+
+def test_guessing_is_a_curve_of_the_measure_that_it_is_of():
+    config = config_of(tasks=("passkey",))
+    config["tasks"]["passkey"] |= {"chance": [0.1, 0.05], "measures": [*MEASURES["passkey"], MEASURES["text"][1]]}
+    (table,) = task_tables(config, [*answers_of(), *(one | {"task": "passkey"} for one in results_of())])
+    charts = [length_chart(table, measure, 16, "token").data for measure in table.measures]
+    (guessing,) = (trace for trace in charts[0] if trace.name == "guessing")
+    assert (list(guessing.x), list(guessing.y)) == ([16, 32], [0.1, 0.05])
+    assert "guessing" not in [trace.name for trace in charts[1]]
 
 
 def test_an_interval_without_an_end_is_not_drawn():

@@ -27,7 +27,7 @@ def results_section(table: TaskTable, config: dict[str, Any], heading: str) -> s
 are more certain than these intervals. ★ marks the {escape(marks_words(table))}; else ≈ marks the one in front and those that
 are not shown to differ from it.</p>
 {tabs("Columns of the table", groups, "columns", narrow=True)}
-<div class="scroll">{_table(table)}</div>
+<div class="scroll" tabindex="0">{_table(table)}</div>
 </section>"""
 
 
