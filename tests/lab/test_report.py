@@ -94,6 +94,7 @@ def test_level_schemes_are_not_crowned():
     page = without_plotly(report_page(config, [line(name, 16, "tail", items) for name, items in even.items()], {}))
     (fact,) = facts_of(page)
     assert fact[:2] == ("In front at the shortest length, 16", "t5, fire")
+    assert fact[2].startswith("7.39 to 7.48: no difference is shown between these 2")
     assert 'class="level edge">7.39' in page
     assert "best edge" not in page
     assert "Best at" not in page

@@ -96,9 +96,8 @@ def _front_fact(table: TaskTable, measure: dict[str, Any], length: int, where: s
         return fact(f"{word} at {where}", front, f"{value}: {measure['words']}")
     worst = max if measure["lower_is_better"] else min
     end = written(worst(column.estimates[name].value for name in level), measure)
-    return fact(
-        f"In front at {where}", listed(level), f"{value} to {end}: no difference is shown between these {len(level)}"
-    )
+    between = value if end == value else f"{value} to {end}"
+    return fact(f"In front at {where}", listed(level), f"{between}: no difference is shown between these {len(level)}")
 
 
 def _table(table: TaskTable) -> str:
