@@ -143,7 +143,7 @@ def test_a_run_of_one_seed_has_no_ranks_and_says_so(tmp_path):
 def test_a_folder_of_an_earlier_falloff_is_refused_in_one_line(tmp_path):
     config = with_checksum({"settings": {"train_length": 16}, "lengths": [16], "tail": 16})
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"config\.json.*it is of format 1, of an earlier or later falloff") as refused:
+    with pytest.raises(ValueError, match=r"config\.json.*it was written by another version of falloff") as refused:
         Run(tmp_path)
     assert "\n" not in str(refused.value)
 

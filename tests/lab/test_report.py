@@ -4,7 +4,7 @@ import re
 import pytest
 
 from falloff import FIRE, ALiBi
-from falloff.lab.chart_style import on_dark, scheme_styles
+from falloff.lab.chart_style import log_ticks, on_dark, scheme_styles
 from falloff.lab.charts import bias_chart, length_chart
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.folder import RunFolder
@@ -15,7 +15,7 @@ from falloff.lab.report.limits import limits
 from falloff.lab.report.page import Published
 from falloff.lab.tables import task_tables
 from falloff.views.palette import head_colours
-from lab.lines import answers_of, config_of, line, results_of
+from lab.lines import MEASURES, answers_of, config_of, line, results_of
 
 SEEDS = (0, 1, 2, 3)
 TASKS = ("text", "passkey")
@@ -94,6 +94,7 @@ def test_level_schemes_are_not_crowned():
     page = without_plotly(report_page(config, [line(name, 16, "tail", items) for name, items in even.items()], {}))
     (fact,) = facts_of(page)
     assert fact[:2] == ("In front at the shortest length, 16", "t5, fire")
+    assert fact[2].startswith("7.39 to 7.48: no difference is shown between these 2")
     assert 'class="level edge">7.39' in page
     assert "best edge" not in page
     assert "Best at" not in page
@@ -262,6 +263,13 @@ def test_every_colour_has_its_like_on_a_dark_ground():
     assert set(head_colours(4)) <= set(likes)
 
 
+def test_a_logarithmic_axis_has_some_ticks_and_not_many():
+    for low, high in ((1.0, 1e30), (6.0, 6.1), (0.95e5, 1.05e5), (5.0, 23.0), (2.0, 2.2)):
+        ticks = log_ticks(low, high)
+        assert 2 <= len(ticks) <= 10
+        assert low <= ticks[0] < ticks[-1] <= high
+
+
 def test_curves_carry_values_and_intervals():
     (table,) = task_tables(config_of(), results_of())
     figure = length_chart(table, table.measures[0], 16, "byte")
@@ -272,6 +280,16 @@ def test_curves_carry_values_and_intervals():
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
     passkey = task_tables(config_of(tasks=("passkey",)), answers_of())[0]
     assert length_chart(passkey, passkey.measures[0], 16, "token").layout.yaxis.type is None
+
+
+def test_guessing_is_a_curve_of_the_measure_that_it_is_of():
+    config = config_of(tasks=("passkey",))
+    config["tasks"]["passkey"] |= {"chance": [0.1, 0.05], "measures": [*MEASURES["passkey"], MEASURES["text"][1]]}
+    (table,) = task_tables(config, [*answers_of(), *(one | {"task": "passkey"} for one in results_of())])
+    charts = [length_chart(table, measure, 16, "token").data for measure in table.measures]
+    (guessing,) = (trace for trace in charts[0] if trace.name == "guessing")
+    assert (list(guessing.x), list(guessing.y)) == ([16, 32], [0.1, 0.05])
+    assert "guessing" not in [trace.name for trace in charts[1]]
 
 
 def test_an_interval_without_an_end_is_not_drawn():

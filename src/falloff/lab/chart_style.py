@@ -1,5 +1,6 @@
 """What all charts of the report share: colours, layout, axes."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,14 +113,19 @@ def legend(**settings: Any) -> dict[str, Any]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from low to high, few enough to read.
+    """Round numbers from low to high, few enough to read, and at least two.
 
-    >>> log_ticks(5.1, 23.0)
-    [6, 8, 10, 15, 20]
+    >>> log_ticks(5.1, 23.0), log_ticks(13.2, 16.7)
+    ([6, 8, 10, 15, 20], [14, 15, 16])
     """
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
         ticks = [step * 10.0**power for power in range(-1, 40) for step in steps]
-        inside = [int(tick) if tick >= 1 and tick == int(tick) else tick for tick in ticks if low <= tick <= high]
+        inside = [tick for tick in ticks if low <= tick <= high]
         if len(inside) <= 10:
             break
-    return inside or [round(low, 3)]
+    if len(inside) < 2:  # a range so narrow that even steps look even
+        step = 10.0 ** math.floor(math.log10((high - low) / 2))
+        step *= max(factor for factor in (1, 2, 5) if factor * step <= (high - low) / 2)
+        inside = [round(place * step, 9) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    inside = inside[:: -(-len(inside) // 10)]
+    return [int(tick) if tick == int(tick) else tick for tick in inside]

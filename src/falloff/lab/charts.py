@@ -53,6 +53,10 @@ def length_chart(table: TaskTable, measure: dict[str, Any], train_length: int, u
                 hovertemplate="%{customdata[1]} at %{customdata[0]}<br>95% interval %{customdata[2]} to %{customdata[3]}",
             )
         )
+    if table.chance and measure == table.measures[0]:
+        line = {"color": "#8a94a3", "dash": "longdash", "width": 1.5}
+        guessed = {"x": list(table.chance), "y": list(table.chance.values()), "mode": "lines", "line": line}
+        figure.add_trace(go.Scatter(**guessed, name="guessing", hovertemplate="%{y:.1%} at %{x:,}"))
     lengths = sorted(columns)
     figure.update_layout(
         **layout(560),

@@ -42,7 +42,7 @@ def rank_chart(table: TaskTable, measure: str, length: int) -> Any:
         )
     figure.update_layout(
         **layout(80 + 26 * len(ranked)) | {"margin": {"l": 96, "r": 12, "t": 8, "b": 44}},
-        xaxis=axis("rank within a seed (1: the best)", range=[0.5, len(ranked) + 0.5], nticks=12, tickformat="d"),
+        xaxis=axis("rank within a seed (1: the best)", range=[0.5, len(ranked) + 0.5], dtick=-(-len(ranked) // 12), tick0=1),
         yaxis=axis(
             "",
             tickvals=list(range(len(ranked))),

@@ -31,6 +31,7 @@ class TaskTable:
         columns: by measure and length.
         rows: in groups (learned, heuristic, baseline), the best at the longest length first.
         seeds: of all schemes.
+        chance: by length, what guessing gives by the first measure; empty where guessing is no measure.
     """
 
     task: str
@@ -39,6 +40,7 @@ class TaskTable:
     columns: dict[tuple[str, int], Column]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
+    chance: dict[int, float]
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -56,10 +58,17 @@ def task_tables(config: dict[str, Any], results: list[dict[str, Any]]) -> list[T
     columns: dict[str, dict[tuple[str, int], Column]] = {}
     for column in columns_of(config, results):
         columns.setdefault(column.task, {})[column.measure["name"], column.length] = column
-    return [_table(task, found, [line for line in results if line["task"] == task]) for task, found in columns.items()]
+    tables = []
+    for task, found in columns.items():
+        shares = config["tasks"][task].get("chance", [])
+        chance = {length: share for length, share in zip(config["lengths"], shares, strict=False) if share is not None}
+        tables.append(_table(task, found, [line for line in results if line["task"] == task], chance))
+    return tables
 
 
-def _table(task: str, columns: dict[tuple[str, int], Column], lines: list[dict[str, Any]]) -> TaskTable:
+def _table(
+    task: str, columns: dict[tuple[str, int], Column], lines: list[dict[str, Any]], chance: dict[int, float]
+) -> TaskTable:
     measures = {name: column.measure for (name, _), column in columns.items()}
     first = next(iter(measures))
     longest = max(length for name, length in columns if name == first)
@@ -84,6 +93,7 @@ def _table(task: str, columns: dict[tuple[str, int], Column], lines: list[dict[s
         columns,
         tuple(sorted(rows, key=lambda row: (list(GROUPS).index(row.kind), places[row.scheme]))),
         tuple(sorted({line["seed"] for line in lines})),
+        chance,
     )
 
 

@@ -54,7 +54,7 @@ def _of_task(table: TaskTable, unit: str) -> str:
 <div class="chart"><h3>Peak memory of testing by length</h3>{plot(held)}</div>
 </div>
 {tabs("Columns of the table of costs", groups, "columns")}
-<div class="scroll">{_table(table)}</div>"""
+<div class="scroll" tabindex="0">{_table(table)}</div>"""
 
 
 def _table(table: TaskTable) -> str:

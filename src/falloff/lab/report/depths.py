@@ -24,17 +24,18 @@ def depths_section(table: TaskTable, config: dict[str, Any], results: list[dict[
 <h2>{escape(heading)}</h2>
 <p class="note">Exact answers in percent, of all seeds together, by length (the trained one in bold) and depth:
 {escape(_depth(table, config))}. A scheme that sees only what is near fails at one end of the depths.
-{_chance(table, config)}</p>
+{_chance(table)}</p>
 <div class="panels">{maps}</div>
 </section>"""
 
 
-def _chance(table: TaskTable, config: dict[str, Any]) -> str:
-    by_length = dict(zip(config["lengths"], config["tasks"][table.task]["chance"], strict=True))
+def _chance(table: TaskTable) -> str:
     percent = {"exponential": False}
-    if len(set(by_length.values())) == 1:
-        return f"Guessing well gives {written(by_length[config['lengths'][0]], percent)}."
-    listed = ", ".join(f"{written(share, percent)} at {length:,}" for length, share in by_length.items())
+    if not table.chance:
+        return ""
+    if len(set(table.chance.values())) == 1:
+        return f"Guessing well gives {written(next(iter(table.chance.values())), percent)}."
+    listed = ", ".join(f"{written(share, percent)} at {length:,}" for length, share in table.chance.items())
     return f"Guessing well gives {listed}."
 
 

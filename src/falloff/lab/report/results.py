@@ -27,7 +27,7 @@ def results_section(table: TaskTable, config: dict[str, Any], heading: str) -> s
 are more certain than these intervals. ★ marks the {escape(marks_words(table))}; else ≈ marks the one in front and those that
 are not shown to differ from it.</p>
 {tabs("Columns of the table", groups, "columns", narrow=True)}
-<div class="scroll">{_table(table)}</div>
+<div class="scroll" tabindex="0">{_table(table)}</div>
 </section>"""
 
 
@@ -96,9 +96,8 @@ def _front_fact(table: TaskTable, measure: dict[str, Any], length: int, where: s
         return fact(f"{word} at {where}", front, f"{value}: {measure['words']}")
     worst = max if measure["lower_is_better"] else min
     end = written(worst(column.estimates[name].value for name in level), measure)
-    return fact(
-        f"In front at {where}", listed(level), f"{value} to {end}: no difference is shown between these {len(level)}"
-    )
+    between = value if end == value else f"{value} to {end}"
+    return fact(f"In front at {where}", listed(level), f"{between}: no difference is shown between these {len(level)}")
 
 
 def _table(table: TaskTable) -> str:

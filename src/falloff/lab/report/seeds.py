@@ -56,7 +56,9 @@ def _pairs(column: Column) -> str:
 <p class="note">Row against column, in {_unit(column.measure)}; below it the p of {_test(column)}, adjusted by Holm for all
 {len(column.differences)} pairs. Green: the row is better; orange: it is worse, both with p &lt; .05. Without a colour no
 difference is shown, which does not mean that there is none.</p>
-<div class="scroll"><table class="pairs"><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<div class="scroll" tabindex="0">
+<table class="pairs"><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>
+</div>
 {_against_front(column)}"""
 
 
@@ -78,7 +80,7 @@ def _against_front(column: Column) -> str:
     observation = "Seeds" if column.over == "seeds" else "Items"
     return f"""<details><summary>Each scheme against {escape(front)}, which is in front
 ({written(column.estimates[front].value, column.measure)})</summary>
-<div class="scroll"><table><thead><tr><th>Scheme</th><th>Difference, {unit}</th><th>95% interval</th><th>p</th>
+<div class="scroll" tabindex="0"><table><thead><tr><th>Scheme</th><th>Difference, {unit}</th><th>95% interval</th><th>p</th>
 <th>p, adjusted</th><th>{observation}</th></tr></thead><tbody>{rows}</tbody></table></div></details>"""
 
 
