@@ -164,8 +164,10 @@ class Settings:
         if preset not in PRESETS:
             raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
         chosen = {name: value for name, value in changes.items() if value is not None}
-        settings: dict[str, Any] = {"preset": preset, "schemes": DEFAULT_SCHEMES}
-        return cls(**{**settings, **PRESETS[preset].settings, **chosen})
+        settings: dict[str, Any] = {"preset": preset, "schemes": DEFAULT_SCHEMES, **PRESETS[preset].settings}
+        if chosen.get("text"):
+            settings.pop("dataset", None)
+        return cls(**{**settings, **chosen})
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Settings":
