@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+from falloff.installed import declared
 from falloff.lab.config import BASELINES, KNOWN_SCHEMES
 from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import PROTOCOLS
@@ -13,7 +14,10 @@ _BASELINES = {"rope": "No bias: queries and keys are rotated by their positions.
 
 
 def _schemes() -> dict[str, str]:
-    return {name: _BASELINES[name] if name in BASELINES else SCHEMES[name].reading for name in KNOWN_SCHEMES}
+    """With those of installed packages, none of whose code runs."""
+    ours = {name: _BASELINES[name] if name in BASELINES else SCHEMES[name].reading for name in KNOWN_SCHEMES}
+    theirs = [(one.name, f"Of the package {one.package}.") for one in declared() if one.refused is None]
+    return {**ours, **dict(theirs)}
 
 
 CHOICES: dict[str, Callable[[], dict[str, str]]] = {
