@@ -94,7 +94,7 @@ def test_a_file_and_a_definition_are_all_that_a_scheme_needs(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, cwd=tmp_path, env=env | {"COLUMNS": "80"}
     )
-    assert "[1/1] inverse: perplexity" in done.stderr, done.stderr
+    assert "[1/1] inverse, text, seed 0: perplexity" in done.stderr, done.stderr
     printed = " ".join(done.stdout.replace("│", " ").split())  # help is a table, whose cells wrap
     assert printed.startswith("True Inverse inverse (scale=3): bias of head 0 of 8")
     assert printed.count("status 0") == 6
