@@ -64,8 +64,8 @@ def _table(table: dict[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(scheme)}</th>{_cells(cells)}</tr>' for scheme, cells in table["rows"].items()
     )
-    return f"""<div class="scroll"><table>
-<caption>{escape(table["title"])} <small>(published: {escape(table["where"])})</small></caption>
+    return f"""<h3>{escape(table["title"])} (published: {escape(table["where"])})</h3>
+<div class="scroll"><table>
 <thead><tr><th>Scheme</th>{heads}</tr></thead>
 <tbody>{rows}</tbody>
 </table></div>"""
