@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from falloff.cli import app
-from making import commands, fences, results
+from making import commands, fences, results, schemes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -86,12 +86,32 @@ def test_every_page_is_in_the_navigation():
         assert f"- {page.relative_to(ROOT / 'docs' / 'pages')}\n" in navigation, page
 
 
-def test_every_scheme_has_a_page():
-    from falloff import SCHEMES
+def test_a_scheme_without_a_page_gets_its_entry_from_its_class(monkeypatch):
+    from falloff import SCHEMES, Scheme
 
-    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "schemes")
-    for scheme in SCHEMES.values():
-        assert f"::: falloff.{scheme.__name__}\n" in text, scheme
+    folder = ROOT / "docs" / "pages" / "schemes"
+    assert schemes.without_page(folder) == []
+    assert schemes.section([]) == ""
+
+    class Inverse(Scheme):
+        name = "inverse"
+        formula = "1 / (1 + |n|)"
+
+        def __init__(self, num_heads):
+            super().__init__()
+            self.num_heads = num_heads
+
+        def at(self, offsets):
+            return (1 / (1 + offsets.abs())).expand(self.num_heads, -1)
+
+    monkeypatch.setitem(SCHEMES, "inverse", Inverse)
+    others = schemes.without_page(folder)
+    assert others == [Inverse]
+    (name, figure), *_ = schemes.figures(others)
+    assert figure.axes
+    assert f"generated/{name}.svg" in schemes.section(others)
+    assert "`1 / (1 + |n|)`" in schemes.section(others)
+    assert "::: falloff.Inverse\n" in schemes.section(others)
 
 
 def test_the_figures_of_readme_are_those_of_the_stored_run():

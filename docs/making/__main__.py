@@ -7,7 +7,7 @@ from pathlib import Path
 
 from falloff import views
 from falloff.views.figures import save_figure
-from making import check, fences, results
+from making import check, fences, results, schemes
 from making.drawings import drawings
 from making.figures import figures
 from making.mathematics import write_font
@@ -25,7 +25,8 @@ def generate() -> None:
     SNIPPETS.mkdir(parents=True, exist_ok=True)
     (GENERATED / "results").mkdir(parents=True)
     write_font(GENERATED / "mathematics.woff")
-    for name, figure in figures():
+    others = schemes.without_page(PAGES / "schemes")
+    for name, figure in (*figures(), *schemes.figures(others)):
         save_figure(figure, GENERATED / f"{name}.svg")
     for name, svg in drawings():
         (GENERATED / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -36,6 +37,7 @@ def generate() -> None:
         shutil.copy(results.FOLDER / name, GENERATED / "results")
     entries = "\n\n".join(f"::: falloff.views.{name}" for name in views.__all__)
     (SNIPPETS / "falloff.views.md").write_text(entries, encoding="utf-8")
+    (SNIPPETS / "schemes.md").write_text(schemes.section(others), encoding="utf-8")
     (SNIPPETS / "speed.md").write_text(results.speed_page(), encoding="utf-8")
     fences.write_outputs(sorted(PAGES.rglob("*.md")))
 

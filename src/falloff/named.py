@@ -1,4 +1,4 @@
-"""A scheme by its name: a published one, or `module:Class` and `file.py:Class` for one of your own."""
+"""A scheme by its name: a published one, one of an installed package, or `module:Class` and `file.py:Class`: your own."""
 
 import difflib
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
+from falloff.installed import NO_SCHEMES, Declared, declared, installed, written
 from falloff.schemes import SCHEMES, Scheme
 from falloff.schemes.settings import make, setting_parameters
 
@@ -27,22 +28,22 @@ _FILES: dict[tuple[Path, int, int], ModuleType] = {}
 
 
 def is_own(name: str) -> bool:
-    """Whether a name refers to code outside falloff.
+    """Whether a name refers to code outside falloff: a file, a module, or what an installed package declares.
 
     >>> is_own("my.py:Mine"), is_own("t5")
     (True, False)
     """
-    return ":" in name
+    return ":" in name or installed(name) is not None
 
 
 def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
-    """The class of a scheme by its name. **A name of your own runs the code of its file or module.**
+    """The class of a scheme by its name. **A name of your own, or of an installed package, runs the code behind it.**
 
     Pass only a name that the user wrote in this command or call. A name read from a file goes to `known_class`.
 
     Args:
-        name: one of `SCHEMES`, in upper or lower case and with - or _; or `module:Class`, where the module is importable or
-            in the current folder; or `file.py:Class`.
+        name: one of `SCHEMES`, or that of an installed package, in upper or lower case and with - or _; or `module:Class`,
+            where the module is importable or in the current folder; or `file.py:Class`.
         argument: the argument that errors name.
 
     Raises:
@@ -54,6 +55,9 @@ def scheme_class(name: str, argument: str = "name") -> type[Scheme]:
     """
     if not is_own(name):
         return known_class(name, argument)
+    if ":" not in name and (found_there := installed(name)) is not None:
+        _OWN[written(name)] = _declared_class(found_there, argument)
+        return _OWN[written(name)]
     where, _, wanted = name.rpartition(":")
     if where.endswith(".py"):
         module = _run_file(Path(where), name, argument)
@@ -79,13 +83,15 @@ def known_class(name: str, argument: str = "name") -> type[Scheme]:
         ValueError: for any other name.
     """
     if is_own(name):
-        if name not in _OWN:
+        key = name if ":" in name else written(name)
+        if key not in _OWN:
             _refuse(argument, name, f"whose code runs only if you write its name, expected {argument} {name} here too")
-        return _OWN[name]
+        return _OWN[key]
     try:
-        return SCHEMES[name.lower().replace("_", "-")]
+        return SCHEMES[written(name)]
     except KeyError:
-        _refuse(argument, name, f"expected one of {', '.join(SCHEMES)}, or {OWN_NAMES}{_hint(name)}")
+        names = [*SCHEMES, *(one.name for one in declared() if one.refused is None)]
+        _refuse(argument, name, f"expected one of {', '.join(names)}, or {OWN_NAMES}{_hint(name, names)}")
 
 
 def make_own(cls: type[Scheme], argument: str, num_heads: int, settings: dict[str, Any]) -> Scheme:
@@ -108,6 +114,20 @@ def source_of(cls: type[Scheme]) -> Path | None:
     """The file that defines a class, or None."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return None if file is None else Path(file)
+
+
+def _declared_class(scheme: Declared, argument: str) -> type[Scheme]:
+    """The class that a package declares."""
+    whose = f"which {scheme.package} declares as {scheme.point.value}"
+    try:
+        found = scheme.point.load()
+    except (Exception, SystemExit) as error:
+        _refuse(
+            argument, scheme.name, f"{whose}, expected a class that can be imported: {_summary(error, scheme.point.module)}"
+        )
+    if not _is_scheme(found):
+        _refuse(argument, scheme.name, f"{whose}, expected a class derived from falloff.Scheme")
+    return found
 
 
 def _run_file(path: Path, name: str, argument: str) -> ModuleType:
@@ -183,16 +203,19 @@ def _line_of(error: BaseException, module: str) -> int | None:
     return lines[-1] if lines else None
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, names: list[str]) -> str:
     """What somebody may have meant who wrote this name."""
     if name.endswith(".py"):
         return f" ({name}:Class)"
-    wanted = name.lower().replace("_", "-")
-    if wanted in ("rope", "none"):
+    wanted = written(name)
+    if wanted in NO_SCHEMES:
         return f" ({wanted} is no bias: `falloff explain {wanted}`)"
+    refused = next((one for one in declared() if one.name == wanted and one.refused is not None), None)
+    if refused is not None:
+        return f" ({wanted} of {refused.package} is not taken: {refused.refused})"
     by_class = {cls.__name__.lower(): known for known, cls in SCHEMES.items()}
-    meant = [by_class[wanted]] if wanted in by_class else [known for known in SCHEMES if known.startswith(f"{wanted}-")]
-    meant = meant or difflib.get_close_matches(wanted, SCHEMES, n=3)
+    meant = [by_class[wanted]] if wanted in by_class else [known for known in names if known.startswith(f"{wanted}-")]
+    meant = meant or difflib.get_close_matches(wanted, names, n=3)
     return f" (did you mean {' or '.join(meant)}?)" if meant else ""
 
 

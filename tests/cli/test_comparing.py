@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,7 @@ def test_the_gpu_preset_is_for_gpus(capsys, tmp_path, text, monkeypatch):
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
     sizes = {"train_length": 16, "steps": 3, "batch_size": 2, "layers": 1, "width": 16, "heads": 2, "windows": 8}
-    monkeypatch.setitem(PRESETS, "gpu", PRESETS["gpu"] | sizes)
+    monkeypatch.setitem(PRESETS, "gpu", replace(PRESETS["gpu"], settings={**PRESETS["gpu"].settings, **sizes}))
     for more in (["--device", "cpu"], ["--resume"], ["--resume", "--device", "cpu"]):
         assert _falloff(capsys, *gpu, *more)[0] == 0
 

@@ -17,7 +17,7 @@ def _info(*arguments):
 
 def test_json():
     found = json.loads(_info("--json"))
-    assert list(found) == ["implementations", "instruction_set", "threads", "versions", "devices"]
+    assert list(found) == ["implementations", "instruction_set", "threads", "versions", "devices", "schemes"]
     assert [entry["name"] for entry in found["implementations"]] == [*implementations.IMPLEMENTATIONS, "reference"]
     assert all(entry["runs"] == (entry["why"] is None) for entry in found["implementations"])
     assert list(found["instruction_set"]) == ["in_use", "available", "forced"]

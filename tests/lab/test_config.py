@@ -84,7 +84,8 @@ def test_refuses_an_unknown_preset():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_survive_json(preset):
     settings = Settings.of_preset(preset, text=("a", "b"))
-    assert settings.schemes == DEFAULT_SCHEMES
+    assert settings.dataset is None  # a text that is given takes the place of the preset's
+    assert settings.schemes == PRESETS[preset].settings.get("schemes", DEFAULT_SCHEMES)
     assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 

@@ -9,10 +9,10 @@ from falloff.lab.charts import bias_chart, length_chart
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
 from falloff.lab.folder import RunFolder
 from falloff.lab.protocols import PROTOCOLS
+from falloff.lab.published import published_section
 from falloff.lab.rank_chart import rank_chart
 from falloff.lab.report import report_page
 from falloff.lab.report.limits import limits
-from falloff.lab.report.page import Published
 from falloff.lab.tables import task_tables
 from falloff.views.palette import head_colours
 from lab.lines import MEASURES, answers_of, config_of, line, results_of
@@ -192,11 +192,10 @@ def test_depths_have_a_map_for_each_scheme():
 
 
 def test_a_place_for_published_figures():
-    published = Published("A & B 2020, table 1", "Their text is larger", ("scheme", "512"), (("t5", "19.1"), ("<b>", "2")))
-    page = without_plotly(report_page(config_of(), results_of(), {}, published))
-    section = page[page.index('id="published"') :]
-    assert "A &amp; B 2020, table 1. Their text is larger" in section
-    assert '<th scope="row">&lt;b&gt;</th><td>2</td>' in section
+    page = without_plotly(report_page(config_of(), results_of(), {}, published_section("paper-kerple")))
+    assert page.count('<section id="published">') == 1
+    assert page.index('id="published"') < page.index('id="limits"')
+    assert "published" not in without_plotly(report_page(config_of(), results_of(), {}))
 
 
 def test_names_that_are_no_utf_8_can_be_written(tmp_path):

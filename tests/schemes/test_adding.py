@@ -1,4 +1,4 @@
-"""A scheme is added by its file: everything finds it by itself."""
+"""A scheme is added by its file, and its definition for the tests: everything finds them by itself."""
 
 import os
 import shutil
@@ -30,6 +30,12 @@ class Inverse(Scheme):
         return {"scale": trained_length / 2}
 """
 
+DEFINITION = """
+
+def inverse(scheme, i, j):
+    return [strength / (1 + abs(i - j) / scheme.scale) for strength in scheme.strength]
+"""
+
 CODE = """
 import sys
 
@@ -45,6 +51,13 @@ assert falloff.SCHEMES["inverse"] is Inverse
 assert "inverse" in DEFAULT_SCHEMES
 print(len(set(scheme_styles(dict.fromkeys(DEFAULT_SCHEMES, "learned")).values())) == len(DEFAULT_SCHEMES))
 
+from schemes.drawn import SIZES
+from schemes.test_definitions import CASES, test_dense_and_form_are_the_definition
+
+assert "inverse" in CASES
+for size in SIZES:
+    test_dense_and_form_are_the_definition("inverse", size)
+
 import transformers
 
 sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
@@ -58,6 +71,7 @@ for command in (
     ["show", "--help"],
     ["explain", "inverse"],
     ["compare", "--help"],
+    ["compare", "--list", "schemes"],
     ["compare", "--preset", "quick", "--scheme", "inverse", *sizes],
 ):
     try:
@@ -67,9 +81,12 @@ for command in (
 """
 
 
-def test_a_file_is_all_that_a_scheme_needs(tmp_path):
+def test_a_file_and_a_definition_are_all_that_a_scheme_needs(tmp_path):
     shutil.copytree(SOURCE, tmp_path / "falloff", ignore=shutil.ignore_patterns("*.so", "__pycache__", "csrc"))
     (tmp_path / "falloff" / "schemes" / "inverse.py").write_text(INVERSE)
+    shutil.copytree(Path(__file__).parent, tmp_path / "schemes", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "schemes" / "definitions.py").open("a") as file:
+        file.write(DEFINITION)
     (tmp_path / "text.txt").write_text("a text of some words that come again and again. " * 400)
     env = {
         name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
@@ -80,7 +97,7 @@ def test_a_file_is_all_that_a_scheme_needs(tmp_path):
     assert "[1/1] inverse, text, seed 0: perplexity" in done.stderr, done.stderr
     printed = " ".join(done.stdout.replace("│", " ").split())  # help is a table, whose cells wrap
     assert printed.startswith("True Inverse inverse (scale=3): bias of head 0 of 8")
-    assert printed.count("status 0") == 5
+    assert printed.count("status 0") == 6
     assert "For inverse (default 1.0)" in printed
     assert "s_h / (1 + |n| / scale)" in printed
     assert "inverse" in (tmp_path / "run" / "report.html").read_text()

@@ -16,25 +16,23 @@ from falloff import (
     attention,
 )
 from schemes import content_definitions as definitions
-from schemes.drawn import SIZES, moved
+from schemes.drawn import SIZES, cases, moved
 
 H, D = 2, 4
-CASES = {
-    "shaw": (definitions.shaw, lambda: ShawBias(H, D, 3)),
-    "shaw, other future": (definitions.shaw, lambda: ShawBias(H, D, 4, future_distance=1)),
-    "transformer-xl": (definitions.transformer_xl, lambda: TransformerXLBias(H, D)),
-    "transformer-xl bidirectional": (
-        definitions.transformer_xl,
-        lambda: TransformerXLBias(H, D, bidirectional=True, interleaved=False, model_dim=6),
-    ),
-    "disentangled": (definitions.disentangled, lambda: DisentangledBias(H, D, 6, 9)),
-    "disentangled, one term": (definitions.disentangled, lambda: DisentangledBias(H, D, 8, 20, "p2c", model_dim=5)),
-    "disentangled, other term": (definitions.disentangled, lambda: DisentangledBias(H, D, 4, 5, "c2p")),
-    "disentangled, no buckets": (definitions.disentangled, lambda: DisentangledBias(H, D, -1, 4)),
-    "gated-t5": (definitions.gated_t5, lambda: GatedT5Bias(H, D, 8, 7, std=1.0)),
-    "forgetting": (definitions.forgetting, lambda: ForgettingBias(H)),
-    "cable": (definitions.cable, lambda: Cable(H)),
+OTHERS = {
+    "shaw": lambda: ShawBias(H, D, 3),
+    "shaw, other future": lambda: ShawBias(H, D, 4, future_distance=1),
+    "transformer-xl": lambda: TransformerXLBias(H, D),
+    "transformer-xl bidirectional": lambda: TransformerXLBias(H, D, bidirectional=True, interleaved=False, model_dim=6),
+    "disentangled": lambda: DisentangledBias(H, D, 6, 9),
+    "disentangled, one term": lambda: DisentangledBias(H, D, 8, 20, "p2c", model_dim=5),
+    "disentangled, other term": lambda: DisentangledBias(H, D, 4, 5, "c2p"),
+    "disentangled, no buckets": lambda: DisentangledBias(H, D, -1, 4),
+    "gated-t5": lambda: GatedT5Bias(H, D, 8, 7, std=1.0),
 }
+# test_definitions.py has the profile mixture.
+WITH_CONTENT = [cls for cls in SCHEMES.values() if cls.needs_content and cls is not ProfileMixture]
+CASES = cases(definitions, WITH_CONTENT, OTHERS, H, D)
 
 
 def scheme_of(name):

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+from falloff.cli.choices import CHOICES, print_choices
+from falloff.cli.planning import print_plan
 from falloff.lab.config import KNOWN_SCHEMES
+from falloff.lab.gpus import GPUS, USUAL_UTILISATION
+from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import PROTOCOLS
+from falloff.lab.published import published_names
 from falloff.lab.tasks import TASKS
 from falloff.named import OWN_NAMES, is_own, scheme_class
 
 _PANEL = "Overriding the preset"
+_PLAN = "Before a long run"
 
 
 def _whole(value: str) -> int:
@@ -92,7 +98,8 @@ def compare(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="quick (2 minutes on 2 cores), small (the default; 6), or gpu.",
+            help="quick (2 minutes on 2 cores), small (the default; 6), gpu, or a published protocol: "
+            f"{', '.join(name for name, preset in PRESETS.items() if preset.paper)}. --list presets says more.",
             show_default=False,
         ),
     ] = None,
@@ -117,7 +124,7 @@ def compare(
             "--task",
             metavar="a,b,...",
             help=f"What is learned and tested: {', '.join(TASKS)}; by default text, language modelling. A small model needs "
-            "more steps for some: see the documentation.",
+            "more steps for some: see the documentation. --list tasks says more.",
             show_default=False,
         ),
     ] = None,
@@ -163,6 +170,63 @@ def compare(
     compiled: Annotated[
         bool | None,
         typer.Option("--compile/--no-compile", help="Compile the model by torch.compile.", rich_help_panel=_PANEL),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            "--accumulate",
+            parser=_whole,
+            metavar="N",
+            help="Train each batch in N parts that follow one another: less memory.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan only: tokens, parameters, memory of a step and hours. Needs no text and no network.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help=f"With --dry-run: hours on {', '.join(GPUS)}; by default a step on this machine is measured.",
+            rich_help_panel=_PLAN,
+            show_default=False,
+        ),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(
+            "--utilisation",
+            metavar="U",
+            help=f"The share of that GPU's peak that is assumed; by default {USUAL_UTILISATION}.",
+            rich_help_panel=_PLAN,
+            show_default=False,
+        ),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published",
+            metavar="NAME",
+            help=f"Show the figures of a paper in the report, as its own: {', '.join(published_names())}; by default those "
+            "of the preset's paper.",
+            show_default=False,
+        ),
+    ] = None,
+    listed: Annotated[
+        str | None,
+        typer.Option(
+            "--list",
+            metavar="WHAT",
+            help=f"Print the choices with a sentence each, and nothing else: {', '.join(CHOICES)}.",
+            show_default=False,
+        ),
     ] = None,
     save_seconds: Annotated[
         float,
@@ -219,10 +283,21 @@ def compare(
     seconds_per_step, tokens_per_second, peak_memory_mb, processes, test_batch, test_seconds, test_tokens_per_second,
     test_peak_memory_mb, sha256).
 
+    Keys of --dry-run --json: preset, settings, vocabulary, steps, tokens_per_step, training_tokens and test_tokens of a
+    trial, trials, schemes (list of scheme, parameters, bias_parameters, flops_per_step, flops and hours of a trial, and
+    memory: the bytes of weights, optimizer, gradients, activations, logits, and peak), total_flops, total_hours,
+    flops_per_second, speed (where that is from) and paper (null, or reference, text, tokens, sources, chosen, differs). Of
+    --list --json: a list of name and summary.
+
     Example: falloff compare --preset quick --schemes t5,alibi,rope
     """
     from falloff.lab import processes  # here, so that --help is fast
 
+    if listed is not None:
+        print_choices(listed, as_json=as_json)
+        return
+    if (gpu is not None or utilisation is not None) and not dry_run:
+        raise ValueError("gpu: got it without --dry-run, expected both: it is for the plan")
     if more_text and text is None:
         raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
     named = _names(schemes)
@@ -239,12 +314,16 @@ def compare(
         "text_limit": text_limit,
         "tokenizer": tokenizer,
         "compile": compiled,
+        "accumulate": accumulate,
         "device": device,
     }
     with processes.joined():
         processes.everywhere(lambda: _run_own_code(named))
-        stored, path = processes.on_main(lambda: _resolved(preset, out, resume, given))
-        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()))
+        stored, path = processes.on_main(lambda: _resolved(preset, out, resume, given, dry_run=dry_run))
+        if dry_run:
+            processes.on_main(lambda: print_plan(stored, gpu, utilisation, as_json=as_json))
+            return
+        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()), published)
 
 
 def _names(parts: list[str] | None) -> tuple[str, ...] | None:
@@ -257,16 +336,19 @@ def _run_own_code(schemes: tuple[str, ...] | None) -> None:
             scheme_class(name, "schemes")  # the only place that runs its code
 
 
-def _resolved(preset: str | None, out: Path | None, resume: bool, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _resolved(
+    preset: str | None, out: Path | None, resume: bool, given: dict[str, Any], *, dry_run: bool
+) -> tuple[dict[str, Any], str]:
     """The settings, as JSON, and the folder."""
     from falloff.lab.compare import resolve
 
     settings, folder = resolve(preset, out, resume=resume, **given)
     chosen = given["device"] is not None or (resume and _holds_run(folder))
-    if settings.preset == "gpu" and settings.device == "cpu" and not chosen:
+    needs_gpu = settings.preset in PRESETS and PRESETS[settings.preset].needs_gpu
+    if needs_gpu and settings.device == "cpu" and not chosen and not dry_run:
         raise ValueError(
-            "preset: got 'gpu' on a machine without a GPU that PyTorch knows, where it would take weeks; expected quick or "
-            "small, or --device cpu to run it anyway"
+            f"preset: got {settings.preset!r} on a machine without a GPU that PyTorch knows, where it would take "
+            "weeks; expected quick or small, or --device cpu to run it anyway"
         )
     return settings.to_json(), str(folder)
 
@@ -279,6 +361,7 @@ def _compare(
     save_seconds: float,
     cluster: str | None,
     trackers: tuple[str, ...],
+    published: str | None,
 ) -> None:
     from falloff.lab import processes
     from falloff.lab.compare import compare_schemes
@@ -296,6 +379,7 @@ def _compare(
                 save_seconds=save_seconds,
                 cluster=cluster,
                 trackers=trackers,
+                published=published,
             )
     except KeyboardInterrupt:
         if main:

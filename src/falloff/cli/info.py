@@ -15,6 +15,7 @@ from rich.text import Text
 import falloff
 from falloff.cli.json_keys import print_json
 from falloff.cli.settings import Json
+from falloff.installed import declared
 from falloff.ops import cpu, implementations
 
 _DESCRIPTIONS = {
@@ -32,8 +33,9 @@ def info(as_json: Json = False) -> None:
 
     Keys of --json: implementations (list of name, runs, why: null if it runs; in the order in which impl="auto" tries
     them, then reference, which only runs by name), instruction_set (in_use, available, forced), threads, versions
-    (python, falloff, torch, triton, and compiler, which built the CPU kernels; null if there is none) and devices (list
-    of device and name).
+    (python, falloff, torch, triton, and compiler, which built the CPU kernels; null if there is none), devices (list
+    of device and name) and schemes (list of name, package, class and refused: why the name is not taken, or null), which
+    installed packages declare.
 
     Example: falloff info
     """
@@ -64,6 +66,10 @@ def facts() -> dict[str, Any]:
             "compiler": _compiler(),
         },
         "devices": devices,
+        "schemes": [
+            {"name": one.name, "package": one.package, "class": one.point.value, "refused": one.refused}
+            for one in declared()
+        ],
     }
 
 
@@ -120,6 +126,9 @@ def _print(found: dict[str, Any]) -> None:
     facts_table.add_row("versions", versions)
     for entry in found["devices"]:
         facts_table.add_row(entry["device"], Text(entry["name"]))
+    for entry in found["schemes"]:
+        fate = "" if entry["refused"] is None else f", not taken: {entry['refused']}"
+        facts_table.add_row("scheme", Text(f"{entry['name']} of {entry['package']} ({entry['class']}){fate}"))
     console = Console(highlight=False)
     console.print(table)
     console.print(facts_table)

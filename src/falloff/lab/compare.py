@@ -18,8 +18,10 @@ from falloff.lab.corpus import Text, read_text
 from falloff.lab.extras import require
 from falloff.lab.folder import FORMAT, RunFolder, check_same, deciding
 from falloff.lab.model import Decoder, build_model, build_scheme
+from falloff.lab.paper_text import check_text
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress, Silent
+from falloff.lab.published import section_for
 from falloff.lab.report import report_page
 from falloff.lab.results import MEASURES, result_lines
 from falloff.lab.running import run_trial
@@ -69,6 +71,7 @@ def compare_schemes(
     save_seconds: float = SAVE_SECONDS,
     cluster: str | None = None,
     trackers: tuple[str, ...] = (),
+    published: str | None = None,
 ) -> Comparison:
     """Train and test one model for each task, scheme and seed, and write the folder of the run with its report.
 
@@ -85,6 +88,8 @@ def compare_schemes(
         cluster: None runs the trials in turn, in this process. "local" and an address run them on Ray (extra `ray`): see
             `falloff.lab.cluster_start.connected`. The numbers are the same.
         trackers: names of `falloff.lab.trackers.TRACKERS` that follow each trial; not on Ray.
+        published: the preset of a paper whose figures stand beside the results in the report; by default those of the
+            preset itself, if it is a paper's.
 
     Raises:
         ValueError: for text, settings or a folder that cannot be used; if another run is at work in the folder; if `resume`
@@ -103,6 +108,7 @@ def compare_schemes(
     if cluster is not None and (trackers or processes.launched() > 1):
         alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
         raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
+    section = section_for(settings.preset, published)
     folder = RunFolder(out)
     with processes.joined(), ExitStack() as held:
         progress = (progress or Progress()) if processes.is_main() else Silent()
@@ -120,7 +126,7 @@ def compare_schemes(
         with cpu_threads(threads):
             results = run_trials(folder, config, tasks, progress, save_seconds, cluster, trackers)
         comparison = Comparison(folder, config, results)
-        processes.on_main(lambda: write_report(comparison))
+        processes.on_main(lambda: write_report(comparison, section))
     return comparison
 
 
@@ -138,6 +144,7 @@ def _described(
 ) -> tuple[dict[str, Task], dict[str, Any], tuple[str, ...]]:
     """The tasks of a run, its config, and notes on text that was left out."""
     processes.check_shares(settings.batch_size, settings.device)
+    check_text(settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None
     tasks = {name: TASKS[name](settings, text) for name in settings.tasks}
@@ -358,11 +365,14 @@ def load_model(folder: RunFolder, config: dict[str, Any], trial: Trial) -> Decod
 
 
 @torch.no_grad()
-def write_report(comparison: Comparison) -> None:
-    """Write report.html from the content of the folder. Biases are drawn of the first task and seed."""
+def write_report(comparison: Comparison, published: str | None = None) -> None:
+    """Write report.html from the content of the folder, with a section of published figures if there is one.
+
+    Biases are drawn of the first task and seed.
+    """
     settings = Settings.from_json(comparison.config["settings"])
     shown = [Trial(settings.tasks[0], name, settings.seeds[0]) for name in settings.schemes]
     models = {trial.scheme: load_model(comparison.folder, comparison.config, trial) for trial in shown}
     # A bias that depends on what the tokens say has no values to draw.
     schemes = {name: model.scheme for name, model in models.items() if model.scheme and not model.scheme.needs_content}
-    comparison.folder.write_report(report_page(comparison.config, comparison.results, schemes))
+    comparison.folder.write_report(report_page(comparison.config, comparison.results, schemes, published))

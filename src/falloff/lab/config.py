@@ -37,6 +37,7 @@ class Settings:
         train_length: T, the tokens that a training window predicts, 8 .. 16384.
         steps: optimizer steps for each trial, 2 .. 1,000,000. Memory is measured in the last step, time in the others.
         batch_size: windows in a batch.
+        accumulate: parts of a batch that follow one another, so that less memory is needed; `batch_size` is a multiple.
         layers, width, heads: of the model.
         learning_rate: at the end of the warm-up, for the model; `bias_learning_rate` for the scheme's own parameters.
         weight_decay: of AdamW, on matrices only.
@@ -76,6 +77,7 @@ class Settings:
     learning_rate: float
     bias_learning_rate: float
     windows: int
+    accumulate: int = 1
     weight_decay: float = 0.1
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -106,6 +108,7 @@ class Settings:
             ("train_length", 8, 16_384),
             ("steps", 2, 1_000_000),
             ("batch_size", 1, 65_536),
+            ("accumulate", 1, self.batch_size),
             ("layers", 1, 256),
             ("heads", 1, 256),
             ("windows", LEAST_WINDOWS, 65_536),
@@ -115,6 +118,8 @@ class Settings:
             _check_int(name, getattr(self, name), least, most)
         if self.text_limit is not None:
             _check_int("text_limit", self.text_limit, 1, 2**50)
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: got {self.accumulate}, expected a divisor of batch_size = {self.batch_size}")
         _check_whole_numbers("length_multiples", self.length_multiples, 1, LONGEST_TEST // self.train_length)
         if list(self.length_multiples) != sorted(self.length_multiples):
             raise ValueError(f"length_multiples: got {self.length_multiples!r}, expected them in rising order")
@@ -159,8 +164,10 @@ class Settings:
         if preset not in PRESETS:
             raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
         chosen = {name: value for name, value in changes.items() if value is not None}
-        settings: dict[str, Any] = {"preset": preset, "schemes": DEFAULT_SCHEMES}
-        return cls(**settings | PRESETS[preset] | chosen)
+        settings: dict[str, Any] = {"preset": preset, "schemes": DEFAULT_SCHEMES, **PRESETS[preset].settings}
+        if chosen.get("text"):
+            settings.pop("dataset", None)
+        return cls(**{**settings, **chosen})
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Settings":

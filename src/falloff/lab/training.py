@@ -143,9 +143,13 @@ def train(
         loss, save = math.nan, False
 
         def gradients(inputs: Tensor, targets: Tensor) -> Tensor:
-            own_part = loss_part(predict(inputs), targets)
-            accelerator.backward(own_part * processes.count())  # DDP and FSDP take the mean of the gradients
-            return own_part
+            asked = processes.total((targets != IGNORED).sum())  # each process may be asked another number of them
+            own_parts = []
+            for tokens, wanted in zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True):
+                own_part = loss_part(predict(tokens), wanted, asked)
+                accelerator.backward(own_part * processes.count())  # DDP and FSDP take the mean of the gradients
+                own_parts.append(own_part.detach())
+            return torch.stack(own_parts).sum()
 
         def step(index: int, inputs: Tensor, targets: Tensor) -> None:
             nonlocal loss, save
@@ -188,9 +192,8 @@ def train(
     return Trained(model, predict, statistics.median(seconds[len(seconds) // 10 :]), measured.peak)
 
 
-def loss_part(logits: Float[Tensor, "B N V"], targets: Int[Tensor, "B N"]) -> Float[Tensor, ""]:
-    """What this process's targets add to the mean loss over those of all processes."""
-    asked = processes.total((targets != IGNORED).sum())  # each process may be asked another number of them
+def loss_part(logits: Float[Tensor, "B N V"], targets: Int[Tensor, "B N"], asked: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    """What these targets add to the mean loss over all that are asked for in a step."""
     nats = functional.cross_entropy(
         logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )

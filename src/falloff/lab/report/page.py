@@ -1,6 +1,5 @@
 """The whole page."""
 
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from json import dumps
@@ -20,27 +19,11 @@ from falloff.lab.tables import TaskTable, task_tables, unit_of
 from falloff.schemes import Scheme
 
 
-@dataclass(frozen=True)
-class Published:
-    """Figures of a publication, to be shown beside the results.
-
-    Args:
-        source: the publication, and which of its tables.
-        note: how its setup differs from this run's.
-        header, rows: the table, as text.
-    """
-
-    source: str
-    note: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
 def report_page(
     config: dict[str, Any],
     results: list[dict[str, Any]],
     schemes: dict[str, Scheme],
-    published: Published | None = None,
+    published: str | None = None,
 ) -> str:
     """The page.
 
@@ -48,7 +31,7 @@ def report_page(
         config: as in config.json.
         results: as in results.jsonl, at least one complete trial.
         schemes: the trained bias of each scheme that has one.
-        published: figures that the preset repeats, if there are any.
+        published: a section of figures that were not measured here, if there are any: `falloff.lab.published`.
 
     Returns:
         HTML with Plotly's source included: about 5 MB.
@@ -76,10 +59,10 @@ def report_page(
 <p class="eyebrow">falloff compare</p>
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(_introduction(tables, config))}</p>
-{_contents(tables, schemes)}
+{_contents(tables, schemes, published)}
 </header>
 {sections}
-{_published(published)}
+{published or ""}
 {limits_section(tables, config)}
 {biases_section([row.scheme for row in tables[0].rows], schemes, config)}
 {costs_section(tables, config)}
@@ -106,9 +89,11 @@ def _introduction(tables: list[TaskTable], config: dict[str, Any]) -> str:
     )
 
 
-def _contents(tables: list[TaskTable], schemes: dict[str, Scheme]) -> str:
+def _contents(tables: list[TaskTable], schemes: dict[str, Scheme], published: str | None) -> str:
     """Links to the parts of the page."""
     parts = [(task_id(table.task), "Results" if len(tables) == 1 else f"Task {table.task}") for table in tables]
+    if published:
+        parts.append(("published", "Published"))
     parts.append(("limits", "What this can show"))
     if schemes:
         parts.append(("biases", "Biases"))
@@ -129,18 +114,3 @@ def _task_sections(table: TaskTable, config: dict[str, Any], results: list[dict[
         + depths_section(table, config, results, heading("by length and depth"))
         + seeds_section(table, heading("seed by seed, pair by pair" if len(table.seeds) > 1 else "pair by pair"))
     )
-
-
-def _published(published: Published | None) -> str:
-    if published is None:
-        return ""
-    heads = "".join(f"<th>{escape(name)}</th>" for name in published.header)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in published.rows
-    )
-    return f"""<section id="published">
-<h2>As published</h2>
-<p class="note">{escape(published.source)}. {escape(published.note)}</p>
-<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
-</section>"""
