@@ -7,10 +7,11 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -62,7 +63,6 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do, and without their warning
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the terminal
     if cluster == LOCAL:
         # Ray listens on all networks, and who has the token runs code: by default, Ray keeps one for all to read in the
         # home folder, which changes what a later `ray start` asks for.
@@ -89,7 +89,8 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
         # Ray prints on stdout that a worker died, which the run says itself; with --json, stdout is for the results.
         with redirect_stdout(StringIO()):
             try:
-                ray.init(**options)
+                with nullcontext() if cluster == LOCAL else _without_stderr():
+                    ray.init(**options)
             except Exception as error:  # Ray lets errors of many kinds through
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"cluster: got {cluster!r}, expected a Ray that can be used: {reason}") from None
@@ -99,6 +100,20 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what is written to file descriptor 2: Ray's C++ part reports each of its attempts to connect there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
