@@ -93,6 +93,8 @@ def connected(cluster: str, threads: int, on_gpu: bool) -> Iterator[ModuleType]:
                     ray.init(**options)
             except Exception as error:  # Ray lets errors of many kinds through
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                if cluster != LOCAL and "RAY_AUTH_MODE" not in os.environ:
+                    reason += " (if it asks for a token, set RAY_AUTH_MODE=token)"
                 raise ValueError(f"cluster: got {cluster!r}, expected a Ray that can be used: {reason}") from None
             with _stopped_by_sigterm():
                 yield ray
