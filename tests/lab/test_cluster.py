@@ -7,6 +7,7 @@ import random
 import signal
 import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,19 @@ def _under_way(out):
     return [path.parent for path in states if not (path.parent / "result.json").exists()]
 
 
+def _killed_at_work(out):
+    """Kill the worker of a trial that is under way, if there is one."""
+    for trial in _under_way(out):
+        if (trial / "progress.json").exists():
+            pid = json.loads((trial / "progress.json").read_bytes())["pid"]
+            os.kill(pid, signal.SIGSTOP)
+            if not (trial / "result.json").exists():  # it was not about to begin another one
+                os.kill(pid, signal.SIGKILL)
+                return True
+            os.kill(pid, signal.SIGCONT)
+    return False
+
+
 def test_a_killed_driver_and_a_killed_worker_lose_nothing(tmp_path):
     text = words(tmp_path / "words.txt")
     reference = tmp_path / "in turn"
@@ -58,13 +72,17 @@ def test_a_killed_driver_and_a_killed_worker_lose_nothing(tmp_path):
         assert before.items() <= after.items()
         before = after
 
-    # Trials go on with the workers of another Ray; those of the old one may be at work for a moment still.
+    for path in out.rglob("progress.json"):  # the old Ray's workers end by themselves
+        pid = json.loads(path.read_bytes())["pid"]
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        path.unlink()
     log = tmp_path / "log of the last"
     process = start(command, log)
-    _until(lambda: stored(out) and _under_way(out), process, log)
+    _until(lambda: stored(out) and _killed_at_work(out), process, log)
     before = stored(out)
-    (trial, *_) = _under_way(out)
-    os.kill(json.loads((trial / "progress.json").read_bytes())["pid"], signal.SIGKILL)
     process.join()
     said = log.read_text()
     assert process.exitcode == 0, said

@@ -21,11 +21,13 @@ def test_another_process_reads_how_far_an_attempt_is(tmp_path, monkeypatch):
     assert [found[name] for name in ("done", "doing", "loss", "tokens_per_second")] == [4, "step 4/8", 1.25, 90.0]
     progress.note("a line")
     assert progress.notes == ["a line"]
+    assert read_progress(path, "first")["doing"] == "a line"
     path.write_bytes(b"{")
     assert read_progress(path, "first") is None
 
 
 def test_progress_that_cannot_be_written_stops_nothing(tmp_path):
-    progress = WrittenProgress(tmp_path / "missing" / "progress.json", "first")
+    (tmp_path / "file").write_text("no folder")
+    progress = WrittenProgress(tmp_path / "file" / "progress.json", "first")
     progress.start_trial("t5", 10)
     progress.advance(1, doing="step 1/8")

@@ -36,6 +36,7 @@ class _Attempt:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float | None = None  # when it was first seen at work
     done: int = 0  # of its work, as shown
+    doing: str = "begins"  # as shown
 
 
 def on_cluster(
@@ -183,7 +184,8 @@ class _Driver:
             return
         attempt.began = attempt.began or time.monotonic()
         self._begin(trial)
-        if state["done"] != attempt.done:
+        if (state["done"], state["doing"]) != (attempt.done, attempt.doing):
+            attempt.doing = state["doing"]
             more, attempt.done = state["done"] - attempt.done, state["done"]
             speed = {key: state[key] for key in ("doing", "loss", "tokens_per_second")}
             self.progress.advance(more, trial=str(trial), **speed)

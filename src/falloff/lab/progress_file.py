@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from falloff.files import write_file
+from falloff.files import make_folder, write_file
 from falloff.lab.progress import Progress
 
 
@@ -25,11 +25,14 @@ class WrittenProgress(Progress):
     def __init__(self, path: Path, attempt: str) -> None:
         self.path = path
         self.notes: list[str] = []
-        self.state: dict[str, Any] = {"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}
+        self.state: dict[str, Any] = {
+            **{"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()},
+            **{"work": 0, "done": 0, "doing": "begins", "loss": None, "tokens_per_second": None},
+        }
         self.written = 0.0
 
     def start_trial(self, name: str, work: int) -> None:
-        self.state |= {"work": work, "done": 0, "doing": "begins", "loss": None, "tokens_per_second": None}
+        self.state["work"] = work
         self._write()
 
     def advance(
@@ -48,10 +51,13 @@ class WrittenProgress(Progress):
 
     def note(self, line: str) -> None:
         self.notes.append(line)
+        self.state["doing"] = line  # such as what it waits for
+        self._write()
 
     def _write(self) -> None:
         self.written = time.monotonic()
         with suppress(OSError):  # a full disk is the business of what must be stored
+            make_folder(self.path.parent)
             write_file(self.path, json.dumps(self.state).encode())
 
 
