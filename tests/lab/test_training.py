@@ -8,6 +8,7 @@ from falloff.lab.corpus import Text
 from falloff.lab.model import build_model
 from falloff.lab.progress import Progress
 from falloff.lab.tasks.text import LanguageModelling
+from falloff.lab.token_file import Contents
 from falloff.lab.training import build_optimizer, cpu_threads, deterministic, rate, train
 from falloff.lab.trial_folder import TrialFolder
 from falloff.lab.trials import Trial
@@ -16,7 +17,8 @@ TEXT = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 100, dty
 
 
 def _train(settings, scheme, folder, progress=None, save_seconds=1e9):
-    task = LanguageModelling(settings, Text(TEXT, TEXT, "a source", "a split", 1, True))
+    contents = Contents((0, len(TEXT)), (0, len(TEXT)), len(TEXT), len(TEXT), "a split", 1, True, ())
+    task = LanguageModelling(settings, Text(TEXT, TEXT, "a source", contents, "0" * 64))
     trial = Trial("text", scheme, 0)
     return train(settings, trial, task, TrialFolder(folder, "x"), progress or Progress(), save_seconds)
 
