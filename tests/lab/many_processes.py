@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,6 +36,9 @@ class Ragged(LanguageModelling):
 
 
 SCHEMES = ("t5", "fire", "shaw")  # a strip; a warp, with buffers; a bias that depends on content
+
+
+COMPILED = {"schemes": ("t5",), "layers": 1, "steps": 2, "length_multiples": (1,), "compile": True}
 
 
 def settings_for(text, **changes):
@@ -83,12 +87,11 @@ def use_fsdp2_on_cpu():
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "true"  # the default of accelerate launch
 
 
-def run(folder, name, **options):
+def run(folder, name, *, resume=False, **changes):
     """A comparison in folder/name, stored after every step."""
-    progress = Losses(folder / name, folder / f"{name}-stopped" if "resume" not in options else None)
-    comparison = compare_schemes(
-        settings_for(folder / "words.txt"), folder / name, progress=progress, save_seconds=0.0, **options
-    )
+    progress = Losses(folder / name, None if resume or changes else folder / f"{name}-stopped")
+    settings = settings_for(folder / "words.txt", **changes)
+    comparison = compare_schemes(settings, folder / name, resume=resume, progress=progress, save_seconds=0.0)
     kind = PartialState().distributed_type.value
     return {"kind": kind, "losses": progress.losses, "continued": progress.continued, "results": comparison.results}
 
@@ -121,12 +124,27 @@ def refused(folder):
     }
 
 
+def compiled(folder):
+    """A comparison of compiled models.
+
+    Torch's compiler traces and differentiates them, and eager operators run them: C++ would take a minute to compile.
+    """
+    compile_ = torch.compile
+    torch.compile = partial(compile_, backend="aot_eager")
+    try:
+        found = run(folder, "compiled", **COMPILED)
+    finally:
+        torch.compile = compile_
+    return found | {"frames": torch._dynamo.utils.counters["frames"]["ok"]}
+
+
 def main(folder):
     torch.set_num_threads(1)
     TASKS["text"] = Ragged
     with processes.joined():
         found = {"ddp": run(folder, "ddp"), "ddp resumes one": run(folder, "stopped", resume=True)}
         found["refused"] = refused(folder)
+        found["compiled"] = compiled(folder)
         use_fsdp2_on_cpu()
         found["fsdp"] = run(folder, "fsdp")
         found["fsdp resumes ddp"] = run(folder, "ddp-stopped", resume=True)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from falloff.lab.tasks import TASKS
 from lab import many_processes
@@ -60,6 +61,18 @@ def _check_results(found, expected):
         assert len(line["items"]) == 9
         assert line["items"] == pytest.approx(wanted["items"], abs=ROUNDING, rel=0)
         assert 0 < line["peak_memory_mb"] < wanted["peak_memory_mb"]
+
+
+def test_a_compiled_model_gives_the_losses_of_one_that_is_not(job):
+    folder, _, (main, _) = job
+    found = main["compiled"]
+    assert found["frames"] > 0
+    trial = "t5, text, seed 0"
+    plain = many_processes.run(folder, "plain", **many_processes.COMPILED | {"compile": False})
+    assert found["losses"] == {trial: pytest.approx(plain["losses"][trial], abs=ROUNDING, rel=0)}
+    _check_results(found["results"], plain["results"])
+    models = [folder / name / "trials/text/t5/0/model.safetensors" for name in ("plain", "compiled")]
+    assert load_file(models[0]).keys() == load_file(models[1]).keys()
 
 
 @pytest.mark.parametrize("name", ["ddp resumes one", "fsdp resumes ddp"])

@@ -194,9 +194,7 @@ def train(
 
 def loss_part(logits: Float[Tensor, "B N V"], targets: Int[Tensor, "B N"], asked: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """What these targets add to the mean loss over all that are asked for in a step."""
-    nats = functional.cross_entropy(
-        logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return nats / asked
 
 
