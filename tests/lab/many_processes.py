@@ -44,7 +44,14 @@ COMPILED = {"schemes": ("t5",), "layers": 1, "steps": 2, "length_multiples": (1,
 def settings_for(text, **changes):
     sizes = {"train_length": 16, "steps": 6, "batch_size": 4, "layers": 2, "width": 16, "heads": 2, "windows": 9}
     sizes["length_multiples"] = (1, 4)
-    options = {"resamples": 100, "device": "cpu", "clip_norm": 0.1, "text": (str(text),), "schemes": SCHEMES}
+    options = {
+        "resamples": 100,
+        "accumulate": 2,
+        "device": "cpu",
+        "clip_norm": 0.1,
+        "text": (str(text),),
+        "schemes": SCHEMES,
+    }
     return Settings.of_preset("quick", **options | sizes | changes)
 
 
