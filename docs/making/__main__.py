@@ -7,7 +7,7 @@ from pathlib import Path
 
 from falloff import views
 from falloff.views.figures import save_figure
-from making import check, fences, results, schemes
+from making import check, comparison, fences, results, schemes
 from making.drawings import drawings
 from making.figures import figures
 from making.mathematics import write_font
@@ -30,7 +30,7 @@ def generate() -> None:
         save_figure(figure, GENERATED / f"{name}.svg")
     for name, svg in drawings():
         (GENERATED / f"{name}.svg").write_text(svg, encoding="utf-8")
-    for picture in ("report.png", "t5-grid.png"):
+    for picture in ("comparison.png", "report.png", "t5-grid.png"):
         shutil.copy(ROOT / "docs" / picture, GENERATED)
     shutil.copytree(ROOT / "docs/explore", GENERATED / "explore")
     for name in results.results():
@@ -38,6 +38,8 @@ def generate() -> None:
     entries = "\n\n".join(f"::: falloff.views.{name}" for name in views.__all__)
     (SNIPPETS / "falloff.views.md").write_text(entries, encoding="utf-8")
     (SNIPPETS / "schemes.md").write_text(schemes.section(others), encoding="utf-8")
+    (GENERATED / "comparison.html").write_text(comparison.report(), encoding="utf-8")
+    (SNIPPETS / "comparison.md").write_text(comparison.section(), encoding="utf-8")
     (SNIPPETS / "speed.md").write_text(results.speed_page(), encoding="utf-8")
     fences.write_outputs(sorted(PAGES.rglob("*.md")))
 
