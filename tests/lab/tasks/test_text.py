@@ -9,6 +9,7 @@ from falloff.lab.evaluation import value
 from falloff.lab.metering import Metered
 from falloff.lab.progress import Progress
 from falloff.lab.tasks.text import LanguageModelling
+from falloff.lab.token_file import Contents
 
 
 def _metered(predict):
@@ -20,7 +21,8 @@ TRAIN = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 100, dt
 
 
 def _task(settings, train=TRAIN, held_out=HELD_OUT):
-    return LanguageModelling(settings, Text(train, held_out, "a source", "a split", 1, True))
+    contents = Contents((0, len(train)), (0, len(held_out)), len(train), len(held_out), "a split", 1, True, ())
+    return LanguageModelling(settings, Text(train, held_out, "a source", contents, "0" * 64))
 
 
 def _uniform(tokens):
