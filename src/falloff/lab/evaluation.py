@@ -23,7 +23,9 @@ def interval(measure: Measure, outcome: Outcome, resamples: int) -> tuple[float,
     """The 95% interval of the value, over windows or problems.
 
     Of losses, it is the bootstrap percentile interval; the same windows are drawn for every scheme and seed, so that they do
-    not differ by the draw. Of answers, right or wrong, it is Wilson's: where all are right, a bootstrap has no width.
+    not differ by the draw. Neighbouring windows that share tokens are drawn together, as many as `outcome.together`: drawn
+    one by one, they would pass for as many independent windows. Of answers, right or wrong, it is Wilson's: where all are
+    right, a bootstrap has no width.
 
     Args:
         measure: of the outcome.
@@ -40,6 +42,9 @@ def interval(measure: Measure, outcome: Outcome, resamples: int) -> tuple[float,
         test = require("scipy.stats").binomtest(round(float(items.sum())), len(items))
         bounds = test.proportion_ci(0.95, "wilson")
         return float(bounds.low), float(bounds.high)
-    drawn = np.random.default_rng(len(items)).integers(0, len(items), (resamples, len(items)))
+    count = len(items)
+    block = max(min(outcome.together, count // 2), 1)  # one block of all windows would have no spread at all
+    first = np.random.default_rng(count).integers(0, count, (resamples, -(-count // block)))
+    drawn = ((first[..., None] + np.arange(block)) % count).reshape(resamples, -1)[:, :count]
     low, high = np.exp(np.quantile(items[drawn].mean(1), (0.025, 0.975)))
     return float(low), float(high)
