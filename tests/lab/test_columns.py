@@ -214,3 +214,17 @@ def test_the_smallest_difference_that_could_be_shown():
     assert answers.smallest_shown == pytest.approx(6 / 24)
     assert answers.difference("s0", "s1").shown
     assert not replace(answers.difference("s0", "s1"), adjusted=0.05).shown
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_scheme_that_lacks_the_worst_seeds_is_not_crowned(sign):
+    """s0 is in front by the three seeds that it has, and steadily worse there than s1, which has two hard seeds more."""
+    items = {
+        "s0": {0: [sign * 1.1], 1: [sign * 2.1], 2: [sign * 3.102]},
+        "s1": {0: [sign * 1.0], 1: [sign * 2.0], 2: [sign * 3.0], 3: [sign * 10.0], 4: [sign * 10.0]},
+        "s2": {seed: [sign * (20.0 + seed % 2)] for seed in range(5)},
+    }
+    column = column_of(items, PERPLEXITY | {"lower_is_better": sign > 0})
+    assert next(iter(column.estimates)) == "s0"
+    assert column.difference("s0", "s1").shown
+    assert marks(column) == {"s0": (False, True), "s1": (False, True), "s2": (False, False)}

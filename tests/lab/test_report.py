@@ -94,7 +94,7 @@ def test_level_schemes_are_not_crowned():
     page = without_plotly(report_page(config, [line(name, 16, "tail", items) for name, items in even.items()], {}))
     (fact,) = facts_of(page)
     assert fact[:2] == ("In front at the shortest length, 16", "t5, fire")
-    assert fact[2].startswith("7.39 to 7.48: no difference is shown between these 2")
+    assert fact[2] == "7.39 to 7.48: none is shown to be worse than t5"
     assert 'class="level edge">7.39' in page
     assert "best edge" not in page
     assert "Best at" not in page
@@ -108,6 +108,13 @@ def test_the_words_say_what_an_interval_is(content):
     assert "It says nothing about another training run" in one
     assert "Rank by seed" not in one
     assert "Several seeds answer that" in one
+
+
+def test_one_scheme_alone_is_told_nothing_of_marks():
+    one = html.unescape(without_plotly(report_page(config_of(schemes=("t5",)), results_of(schemes=("t5",)), {})))
+    assert "interval over windows of text" in one
+    assert "★ marks" not in one
+    assert "All schemes share" not in one
 
 
 def test_the_pairs_of_a_column_are_a_matrix(content):
@@ -176,6 +183,13 @@ def test_limits_follow_from_the_numbers():
     assert "not with numbers of another protocol, another k, another tokenizer or another text" in said
     problems = config_of(tasks=("passkey",), text=None)
     assert "Protocol" not in " ".join(limits(task_tables(problems, answers_of()), problems))
+
+
+def test_too_few_problems_are_said_to_be_too_few():
+    """Of four problems, none of six pairs can be shown to differ, however they are solved: 2 / 2^4 is above 5% / 6."""
+    config = config_of(tasks=("passkey",), text=None)
+    said = " ".join(limits(task_tables(config, answers_of(count=4)), config))
+    assert "these items are too few to show any difference (the first step of the correction for 6 pairs)" in said
 
 
 def test_depths_have_a_map_for_each_scheme():

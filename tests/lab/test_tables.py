@@ -69,7 +69,7 @@ def test_the_terminal_says_what_intervals_and_marks_mean():
     seeds = (0, 1, 2)
     said = " ".join(printed(config_of(seeds=seeds), results_of(seeds=seeds), 140).split())
     assert "95% interval over 3 seeds (Student's t)" in said
-    assert "* best: differs from every other scheme by Student's paired t test over seeds, with Holm's correction" in said
+    assert "* best: better than every other scheme by Student's paired t test over seeds, with Holm's correction" in said
 
 
 def test_the_terminal_marks_what_is_level():

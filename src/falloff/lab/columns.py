@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from falloff.lab.statistics import Difference, Floats, exact_test, holm, mean_interval, ranks, smallest_shown, t_test
+from falloff.lab.statistics import LEVEL, Difference, Floats, exact_test, holm, mean_interval, ranks, smallest_shown, t_test
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Estimate:
         by_seed: the value of each seed.
         ranks: among the schemes of the same seed, 1 for the best.
         best: whether it is better than every other scheme by a difference that is shown.
-        level: whether no scheme is the best, and this one is in front or not shown to differ from the one in front.
+        level: whether no scheme is the best, and this one is in front or not shown to be worse than the one in front.
     """
 
     value: float
@@ -111,7 +111,7 @@ def _column(task: str, measure: dict[str, Any], length: int, lines: list[dict[st
             {seed: ranked[scheme] for seed, ranked in by_seed.items() if scheme in ranked},
         )
     differences = _differences(runs, means, list(estimates), over, step)
-    estimates = _marked(estimates, differences)
+    estimates = _marked(estimates, differences, lower_is_better=lower_is_better)
     return Column(task, measure, length, over, estimates, differences, _smallest(differences, step, over))
 
 
@@ -150,12 +150,18 @@ def grouped(items: Floats, together: int) -> Floats:
     return items[: len(items) // together * together].reshape(-1, together).mean(1)
 
 
-def _marked(estimates: dict[str, Estimate], differences: dict[tuple[str, str], Difference]) -> dict[str, Estimate]:
-    """With `best` and `level`. The first is the one in front, and comes first in every pair of its own."""
+def _marked(
+    estimates: dict[str, Estimate], differences: dict[tuple[str, str], Difference], *, lower_is_better: bool
+) -> dict[str, Estimate]:
+    """With `best` and `level`. The first is the one in front, and comes first in every pair of its own.
+
+    Where seeds are missing, it may be in front by its own seeds, and worse than another one in those that both have.
+    """
     if len(estimates) < 2:
         return estimates
     front, *others = estimates
-    level = [front, *(other for other in others if not differences[front, other].shown)]
+    worse = {other for other in others if differences[front, other].shows_less == lower_is_better}
+    level = [name for name in estimates if name not in worse]
     if len(level) == 1:
         return estimates | {front: replace(estimates[front], best=True)}
     return estimates | {name: replace(estimates[name], level=True) for name in level}
@@ -166,10 +172,8 @@ def _smallest(differences: dict[tuple[str, str], Difference], step: float, over:
     if not pairs:
         return None
     if over == "items" and step:  # so many problems, all solved by the same one of two schemes
-        return step * math.ceil(math.log2(2 * len(pairs) / 0.05))
-    tested = [pair for pair in pairs if pair.error is not None]
-    observations = min((pair.observations for pair in tested), default=0)
-    return smallest_shown([pair.error for pair in tested if pair.error is not None], observations, len(pairs))
+        return step * math.ceil(math.log2(2 * len(pairs) / LEVEL))
+    return smallest_shown([(pair.error, pair.observations) for pair in pairs if pair.error is not None], len(pairs))
 
 
 def shown(mean: float, *, exponential: bool) -> float:

@@ -49,6 +49,11 @@ class Difference:
         """Whether it is called a difference."""
         return self.adjusted < LEVEL
 
+    @property
+    def shows_less(self) -> bool | None:
+        """Whether the first of the two is shown to be below the second; None if no difference is shown."""
+        return self.mean < 0 if self.shown and self.mean is not None else None
+
 
 def mean_interval(values: Sequence[float] | Floats, step: float = 0.0) -> tuple[float, float] | None:
     """Student's 95% interval of the mean, or None: of a single value, and of values that all agree.
@@ -137,21 +142,21 @@ def ranks(values: dict[str, float], *, lower_is_better: bool) -> dict[str, float
     return dict(zip(values, map(float, found), strict=True))
 
 
-def smallest_shown(errors: Sequence[float], observations: int, comparisons: int) -> float | None:
+def smallest_shown(tested: Sequence[tuple[float, int]], comparisons: int) -> float | None:
     """The smallest difference that the first step of Holm's correction would call one, for a typical pair.
 
     Args:
-        errors: the standard error of each pair; their median is used.
-        observations: in each pair.
+        tested: the standard error and the number of observations of each pair that was tested; the median pair is used.
         comparisons: how many pairs there are.
 
-    >>> round(smallest_shown([0.01, 0.02, 0.03], 5, 1), 4), round(smallest_shown([0.01, 0.02, 0.03], 5, 45), 4)
+    >>> tested = [(0.01, 5), (0.02, 5), (0.03, 5)]
+    >>> round(smallest_shown(tested, 1), 4), round(smallest_shown(tested, 45), 4)
     (0.0555, 0.1675)
     """
-    if not errors or observations < 2:
+    if not tested:
         return None
-    quantile = require("scipy.special").stdtrit(observations - 1, 1 - LEVEL / 2 / comparisons)
-    return float(quantile * np.median(errors))
+    quantile = require("scipy.special").stdtrit
+    return float(np.median([quantile(count - 1, 1 - LEVEL / 2 / comparisons) * error for error, count in tested]))
 
 
 def _standard_error(observed: Floats, step: float) -> float | None:

@@ -142,7 +142,7 @@ def marks_words(table: TaskTable) -> str:
     test = "Student's paired t test over seeds" if table.over == "seeds" else "a paired test over the same items"
     if table.over == "items" and not table.measures[0]["exponential"]:
         test = "McNemar's exact test over the same problems"
-    return f"best: differs from every other scheme by {test}, with Holm's correction for all pairs of the column"
+    return f"best: better than every other scheme by {test}, with Holm's correction for all pairs of the column"
 
 
 def unit_of(config: dict[str, Any], task: str) -> str:

@@ -22,7 +22,7 @@ def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width
             shown.append(_results(table, measure, title[:1].upper() + title[1:], width))
         if shares_by_depth(results, table.task):
             shown.append(depth_table(results, table.task))
-        marks = "" if len(table.rows) < 2 else f" * {marks_words(table)}; else ~ in front, or not shown to differ from it."
+        marks = "" if len(table.rows) < 2 else f" * {marks_words(table)}; else ~ in front, or not shown to be worse."
         shown.append(require("rich.padding").Padding(f"[dim]{interval_words(table)}.{marks}[/dim]", (0, 0, 1, 0)))
         shown.append(_costs(table, f"{task}what it costs" if task else "What it costs", unit_of(config, table.task), width))
     return shown
@@ -68,7 +68,9 @@ def _cell(one: Estimate | None, measure: dict[str, Any], *, intervals: bool) -> 
     if not intervals:
         return value
     low, high = (written(end, measure).removesuffix("%") for end in (one.low, one.high))
-    between = "1 seed" if one.low is None and len(one.by_seed) == 1 else f"{low}..{high}"
+    between = f"{low}..{high}"
+    if one.low is None:
+        between = "1 seed" if len(one.by_seed) == 1 else "all agree"
     return f"{value} [dim]{between:>11}[/]"
 
 

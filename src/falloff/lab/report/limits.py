@@ -48,18 +48,31 @@ def _smallest(tables: list[TaskTable]) -> list[str]:
         column = table.columns[name, length]
         if column.smallest_shown is None:
             continue
-        least = f"{100 * column.smallest_shown:.2g} percentage points"
-        if measure["exponential"]:
-            least = f"{100 * math.expm1(min(column.smallest_shown, 100.0)):.2g}% of perplexity"
-        elif column.smallest_shown > 1:
-            least = "any size, since there are too few problems"
         of = f"{len(table.seeds)} seeds" if column.over == "seeds" else "these items"
         pairs = f"{len(column.differences)} {'pair' if len(column.differences) == 1 else 'pairs'}"
+        step = f"the first step of the correction for {pairs}"
+        least = _least(column.smallest_shown, measure)
+        shown = f"begin to show differences of about {least}" if least else "are too few to show any difference"
         found.append(
             f"Task {table.task}, {short_name(measure).lower()} at {length:,}: between a typical pair of schemes, {of} "
-            f"begin to show differences of about {least} (the first step of the correction for {pairs})."
+            f"{shown} ({step})."
         )
     return found
+
+
+def _least(smallest: float, measure: dict[str, Any]) -> str | None:
+    """A difference in words; None if no two schemes can be so far apart, or a perplexity would be above another 1000 times.
+
+    >>> [_least(nats, {"exponential": True}) for nats in (0.0123, 2.0, 30.0)]
+    ['1.2% of perplexity', '640% of perplexity', None]
+    >>> [_least(share, {"exponential": False}) for share in (0.0123, 1.0, 1.5)]
+    ['1.2 percentage points', '100 percentage points', None]
+    """
+    size = math.expm1(min(smallest, 100.0)) if measure["exponential"] else smallest
+    if size > (1000 if measure["exponential"] else 1):
+        return None
+    percent = float(f"{100 * size:.2g}")
+    return f"{percent:g}{'% of perplexity' if measure['exponential'] else ' percentage points'}"
 
 
 def _size(tables: list[TaskTable], config: dict[str, Any]) -> str:

@@ -23,9 +23,7 @@ def results_section(table: TaskTable, config: dict[str, Any], heading: str) -> s
 <p class="note">{escape(summary[:1].upper() + summary[1:])}. {_same_bytes(table, config)}</p>
 <ul class="note">{measured}</ul>
 {_facts(table)}
-<p class="note">Small print: {escape(interval_words(table))}. All schemes share what they are tested on, so that differences
-are more certain than these intervals. ★ marks the {escape(marks_words(table))}; else ≈ marks the one in front and those that
-are not shown to differ from it.</p>
+<p class="note">Small print: {escape(interval_words(table))}.{_marks(table)}</p>
 {tabs("Columns of the table", groups, "columns", narrow=True)}
 <div class="scroll" tabindex="0">{_table(table)}</div>
 </section>"""
@@ -53,6 +51,16 @@ def _same_bytes(table: TaskTable, config: dict[str, Any]) -> str:
     if config["tasks"][table.task]["needs_text"] and config["settings"]["protocol"] == "last-k":
         return "The end of a window is the same text at every length: only the context before it grows."
     return ""
+
+
+def _marks(table: TaskTable) -> str:
+    """What the marks mean; nothing of a scheme alone, which has none."""
+    if len(table.rows) < 2:
+        return ""
+    return (
+        " All schemes share what they are tested on, so that differences are more certain than these intervals. ★ marks the "
+        f"{escape(marks_words(table))}; else ≈ marks the one in front and those that are not shown to be worse than it."
+    )
 
 
 def _facts(table: TaskTable) -> str:
@@ -86,7 +94,7 @@ def _facts(table: TaskTable) -> str:
 
 
 def _front_fact(table: TaskTable, measure: dict[str, Any], length: int, where: str) -> str:
-    """The best scheme at a length, or those that are not shown to differ from the one in front."""
+    """The best scheme at a length, or those that are not shown to be worse than the one in front."""
     column = table.columns[measure["name"], length]
     front = next(iter(column.estimates))
     value = written(column.estimates[front].value, measure)
@@ -97,7 +105,8 @@ def _front_fact(table: TaskTable, measure: dict[str, Any], length: int, where: s
     worst = max if measure["lower_is_better"] else min
     end = written(worst(column.estimates[name].value for name in level), measure)
     between = value if end == value else f"{value} to {end}"
-    return fact(f"In front at {where}", listed(level), f"{between}: no difference is shown between these {len(level)}")
+    # Two of them may be shown to differ from each other: what they share is the one in front.
+    return fact(f"In front at {where}", listed(level), f"{between}: none is shown to be worse than {front}")
 
 
 def _table(table: TaskTable) -> str:

@@ -67,8 +67,8 @@ def _pair(column: Column, one: str, other: str) -> str:
         return "<td class=self></td>"
     found = column.difference(one, other)
     kind = ""
-    if found.shown and found.mean is not None:
-        kind = " class=better" if (found.mean < 0) == column.measure["lower_is_better"] else " class=worse"
+    if found.shows_less is not None:
+        kind = " class=better" if found.shows_less == column.measure["lower_is_better"] else " class=worse"
     return f"<td{kind}>{signed(found.mean, column.measure)}<small>{p_written(found.adjusted)}</small></td>"
 
 
