@@ -62,7 +62,9 @@ def _described(bias: nn.Module | Form | None) -> str | None:
     """What ranks must agree on in a bias: all but values and this rank's lengths."""
     if isinstance(bias, nn.Module):
         trained = any(map(_graph, bias.parameters()))
-        return type(bias).__name__ + (", with a gradient" if trained else "")
+        heads = getattr(bias, "num_heads", None)  # of a wrapped scheme they may not be known
+        of_heads = "" if heads is None else f" of {heads} heads"
+        return type(bias).__name__ + of_heads + (", with a gradient" if trained else "")
     if bias is None:
         return None
     names = [

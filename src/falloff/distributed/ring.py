@@ -128,13 +128,14 @@ def _passed_on(job: Job, goes: Sequence[Tensor], step: int) -> Step:
 def _last_step(job: Job) -> int:
     """The last step at which the keys that are somewhere matter to the rows there."""
     size = job.ranks.size
-    matters = [
+    # From the end: without a window the very last one matters, and a thousand ranks need not look at a million pairs.
+    matters = (
         step
-        for step in range(size)
+        for step in reversed(range(size))
         for rank in range(size)
         if any(_seen(job, rows, keys) for rows in job.rows.runs[rank] for keys in job.keys.runs[(rank - step) % size])
-    ]
-    return max(matters, default=0)
+    )
+    return next(matters, 0)
 
 
 def _seen(job: Job, rows: range, keys: range) -> bool:
