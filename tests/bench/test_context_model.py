@@ -62,8 +62,19 @@ def test_ulysses_needs_as_many_heads_as_ranks():
 def test_a_ring_holds_least_and_all_gather_all_keys():
     ulysses, gather, ring = (estimate(method, 32, 2**20, Layer(), H100) for method in METHODS)
     assert ring.held < ulysses.held < gather.held
-    keys = 2 * 2 * 2**20 * 8 * 128
-    assert gather.held == ulysses.held // 2 + keys
+    row = 2 * 2**20 * 128  # bytes of one head of the whole sequence
+    own = 2 * row * (32 + 8) // 32
+    assert gather.held == own + 2 * row * 8
+    assert ring.held == own + 2 * 2 * row * 8 // 32
+    # Of 32 heads and 8 key heads, each of 32 ranks computes one head, and for it holds a whole key head.
+    assert ulysses.held == own + 2 * row * (1 + 1)
+
+
+def test_gradients_of_all_gather_cross_nodes_pair_by_pair():
+    """Each rank of 64 sends 56 shares to other nodes, by its own link: nothing carries them for several ranks at once."""
+    sends = bytes_sent("all-gather", ranks=64, batch=1, heads=32, key_heads=8, length=2**20, head_size=128, backward=True)
+    found = estimate("all-gather", 64, 2**20, Layer(), H100)
+    assert found.seconds - found.compute > sends * 56 / 63 / H100.far
 
 
 def test_the_command_prints_every_case(capsys):

@@ -9,9 +9,10 @@ unless said otherwise:
 (two products forward, five backward, half of the scores masked), spread evenly (zig-zag order). Then, with K ranks:
 
     ulysses     time = compute + bytes / speed, each pair of ranks by the link between them
-    all-gather  time = compute + bytes / speed, in rings through all links of a node at once
-    ring        time = K * max(compute / K, bytes of a step / speed of the slowest link): the next keys travel meanwhile;
-                its backward computes the two products of the forward again
+    all-gather  time = compute + bytes / speed: forward in rings through all links of a node at once; backward, where each
+                rank gets the shares of its own keys' gradients from all others, as in Ulysses
+    ring        time = compute / K + (K - 1) * max(compute / K, bytes of a step / speed of the slowest link): the next keys
+                travel while these are attended to; its backward computes the two products of the forward again
 
 and each message takes the latency beside. What else a kernel or a network costs is in the two shares that `Cluster` states.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from falloff.distributed.traffic import Method, bytes_sent
+from falloff.distributed.ulysses import heads_of
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -110,16 +112,17 @@ def estimate(method: Method, ranks: int, length: int, layer: Layer, cluster: Clu
     if method == "ring":
         works = (forward, (1 + _BACKWARD) * forward)
         seconds = sum(_ring(sent, work, ranks, cluster) for sent, work in zip(ways, works, strict=True))
+    elif method == "ulysses":
+        seconds = sum(works) + sum(_all_to_all(sent, ranks, 4, cluster) for sent in ways)
     else:
-        exchange = _all_to_all if method == "ulysses" else _gather
-        seconds = sum(work + exchange(sent, ranks, cluster) for sent, work in zip(ways, works, strict=True))
+        seconds = sum(works) + _gather(ways[0], ranks, cluster) + _all_to_all(ways[1], ranks, 2, cluster)
     return Estimate(sum(ways), seconds, sum(works), _held(method, ranks, length, layer, itemsize))
 
 
-def _all_to_all(sent: int, ranks: int, cluster: Cluster) -> float:
-    """Pairs within a node and pairs across nodes exchange at the same time."""
+def _all_to_all(sent: int, ranks: int, exchanges: int, cluster: Cluster) -> float:
+    """Pairs within a node and pairs across nodes exchange at the same time, in so many exchanges, one for each tensor."""
     within = (min(ranks, cluster.per_node) - 1) / max(ranks - 1, 1)
-    return max(sent * within / cluster.near, sent * (1 - within) / cluster.far) + 4 * cluster.latency
+    return max(sent * within / cluster.near, sent * (1 - within) / cluster.far) + exchanges * cluster.latency
 
 
 def _gather(sent: int, ranks: int, cluster: Cluster) -> float:
@@ -140,8 +143,10 @@ def _held(method: Method, ranks: int, length: int, layer: Layer, itemsize: int) 
     tokens = -(-length // ranks)
     own = 2 * tokens * (layer.heads + layer.key_heads) * layer.head_size
     keys = 2 * layer.key_heads * layer.head_size
-    more = {"ulysses": own, "all-gather": length * keys, "ring": 2 * tokens * keys}[method]  # a ring: those that come and go
-    return itemsize * (own + more)
+    if method == "ulysses":  # whole heads: where there are fewer key heads than ranks, several ranks hold the same one
+        heads = (len(one.queries) + len(one.keys) for one in heads_of(layer.heads, layer.key_heads, ranks))
+        return itemsize * (own + 2 * length * max(heads) * layer.head_size)
+    return itemsize * (own + (length * keys if method == "all-gather" else 2 * tokens * keys))  # a ring: that come and go
 
 
 def model(layer: Layer = Layer(), cluster: Cluster = H100) -> dict[str, Any]:
