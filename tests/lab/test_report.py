@@ -7,6 +7,7 @@ from falloff import FIRE, ALiBi
 from falloff.lab.chart_style import log_ticks, on_dark, scheme_styles
 from falloff.lab.charts import bias_chart, length_chart
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
+from falloff.lab.cost_charts import cost_chart, length_cost_chart
 from falloff.lab.folder import RunFolder
 from falloff.lab.protocols import PROTOCOLS
 from falloff.lab.published import published_section
@@ -341,3 +342,21 @@ def test_a_page_of_one_scheme():
     assert "after training" not in page
     assert "<select" not in page
     assert facts_of(page)[0][0] == "Tested at the shortest length, 16"
+
+
+def test_a_long_name_leaves_room_for_the_curves():
+    """On a phone, the names beside a chart of ranks took all of its width, and a legend had one column."""
+    long = "experiments/relative_windows.py:RelativeWindow"
+    short = "\u2026" + long[-20:]
+    results = [line(name, 16, "tail", [nats], seed=seed) for name, nats in ((long, 1.0), ("t5", 2.0)) for seed in (0, 1)]
+    (table,) = task_tables(config_of(schemes=(long, "t5"), seeds=(0, 1)), results)
+    costs = {row.scheme: row.cost for row in table.rows}
+    styles = scheme_styles(table.kinds)
+    assert [trace.name for trace in length_chart(table, table.measures[0], 16, "byte").data] == [short, "t5"]
+    assert [trace.name for trace in length_cost_chart(costs, "seconds", "", styles, "byte").data] == [short, "t5"]
+    assert list(rank_chart(table, "tail", 16).layout.yaxis.ticktext) == ["t5", short]
+    bars = cost_chart([(name, 1.0) for name in costs], "ms", styles)
+    assert dict(zip(bars.layout.yaxis.tickvals, bars.layout.yaxis.ticktext, strict=True)) == {long: short, "t5": "t5"}
+    page = without_plotly(report_page(config_of(schemes=(long, "t5"), seeds=(0, 1)), results, {}))
+    assert f'<span title="{long}">{short}</span>' in page
+    assert f"</i>{long}</th>" in page

@@ -28,6 +28,7 @@ _MARKERS = (
 _DASHES = {"learned": "solid", "heuristic": "dash", "baseline": "dot"}
 _BASELINES = {"rope": ("#555555", "x"), "none": ("#000000", "cross")}
 _BASELINES_ON_DARK = {"#555555": "#aab2bd", "#000000": "#ffffff"}
+_LABEL = 21  # characters
 _GRID = "#e6e8ec"
 _INK = "#1c2430"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -40,6 +41,15 @@ class Style:
     colour: str
     dash: str
     marker: str
+
+
+def label(scheme: str) -> str:
+    """The name of a scheme in a chart: of a long one, as of a scheme in a file, the end. It would take the place of curves.
+
+    >>> label("kerple-power"), label("experiments/offsets.py:LearnedOffsets")
+    ('kerple-power', '…ts.py:LearnedOffsets')
+    """
+    return scheme if len(scheme) <= _LABEL else "\u2026" + scheme[1 - _LABEL :]
 
 
 def scheme_styles(kinds: dict[str, str]) -> dict[str, Style]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from falloff.lab.chart_style import axis, faint, layout, legend, log_ticks, scheme_styles
+from falloff.lab.chart_style import axis, faint, label, layout, legend, log_ticks, scheme_styles
 from falloff.lab.extras import require
 from falloff.lab.tables import TaskTable, written
 from falloff.schemes import Scheme
@@ -46,7 +46,7 @@ def length_chart(table: TaskTable, measure: dict[str, Any], train_length: int, u
                     "width": 0,
                     "color": faint(style.colour),
                 },
-                name=row.scheme,
+                name=label(row.scheme),
                 mode="lines+markers",
                 line={"color": style.colour, "dash": style.dash, "width": 2},
                 marker={"symbol": style.marker, "size": 9, "color": style.colour},

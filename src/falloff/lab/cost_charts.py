@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from falloff.lab.chart_style import Style, axis, layout, legend, log_ticks
+from falloff.lab.chart_style import Style, axis, label, layout, legend, log_ticks
 from falloff.lab.costs import Cost
 from falloff.lab.extras import require
 
@@ -27,7 +27,7 @@ def cost_chart(rows: list[tuple[str, float]], unit: str, styles: dict[str, Style
     figure.update_layout(
         **layout(90 + 26 * len(rows)) | {"margin": {"l": 96, "r": 48, "t": 8, "b": 40}},
         xaxis=axis(unit, range=[0, 1.14 * max(value for _, value in rows)], nticks=6),
-        yaxis={"automargin": True},
+        yaxis={"automargin": True, "tickvals": [name for name, _ in rows], "ticktext": [label(name) for name, _ in rows]},
         bargap=0.35,
     )
     return figure
@@ -45,7 +45,7 @@ def length_cost_chart(costs: dict[str, Cost], key: str, title: str, styles: dict
             go.Scatter(
                 x=list(cost.test),
                 y=[getattr(one, key) for one in cost.test.values()],
-                name=scheme,
+                name=label(scheme),
                 mode="lines+markers",
                 line={"color": style.colour, "dash": style.dash, "width": 1.8},
                 marker={"symbol": style.marker, "size": 8, "color": style.colour},

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from falloff.lab.chart_style import axis, faint, layout, scheme_styles
+from falloff.lab.chart_style import axis, faint, label, layout, scheme_styles
 from falloff.lab.extras import require
 from falloff.lab.tables import TaskTable, written
 
@@ -46,7 +46,7 @@ def rank_chart(table: TaskTable, measure: str, length: int) -> Any:
         yaxis=axis(
             "",
             tickvals=list(range(len(ranked))),
-            ticktext=ranked,
+            ticktext=[label(scheme) for scheme in ranked],
             range=[-0.7, len(ranked) - 0.3],
             automargin=True,
             gridcolor="rgba(140,150,165,0.25)",

@@ -4,6 +4,7 @@ import math
 from html import escape
 from typing import Any
 
+from falloff.lab.chart_style import label
 from falloff.lab.columns import Column
 from falloff.lab.rank_chart import rank_chart
 from falloff.lab.report.elements import plot, task_id
@@ -47,7 +48,7 @@ def _pairs(column: Column) -> str:
     names = list(column.estimates)
     if len(names) < 2:
         return ""
-    heads = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
+    heads = "".join(f'<th scope="col"><span title="{escape(name)}">{escape(label(name))}</span></th>' for name in names)
     rows = "".join(
         f'<tr><th scope="row">{escape(one)}</th>{"".join(_pair(column, one, other) for other in names)}</tr>'
         for one in names
