@@ -27,7 +27,7 @@ from falloff.named import scheme_class
 KEYS = (
     "task", "protocol", "scheme", "kind", "seed", "train_length", "length", "measure", "value", "low", "high", "items",
     "depths", "together", "parameters", "bias_parameters", "seconds_per_step", "tokens_per_second", "peak_memory_mb",
-    "processes", "test_batch", "test_seconds", "test_tokens_per_second", "test_peak_memory_mb", "sha256",
+    "processes", "context_parallel", "test_batch", "test_seconds", "test_tokens_per_second", "test_peak_memory_mb", "sha256",
 )  # fmt: skip
 """The keys of each line of results.jsonl."""
 

@@ -242,6 +242,17 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    context_parallel: Annotated[
+        int,
+        typer.Option(
+            "--context-parallel",
+            parser=_whole,
+            metavar="K",
+            help="Of the processes that torchrun or accelerate launch starts, K share each window: for lengths that one "
+            "device cannot hold.",
+            show_default=False,
+        ),
+    ] = 1,
     device: Annotated[
         str | None,
         typer.Option(
@@ -276,12 +287,13 @@ def compare(
     code.
 
     On several processes or machines: torchrun --nproc-per-node 2 -m falloff compare ..., or accelerate launch -m falloff
-    compare ...; they share every batch, by DDP, or by FSDP with --use_fsdp --fsdp_version 2.
+    compare ...; they share every batch, by DDP, or by FSDP with --use_fsdp --fsdp_version 2; with --context-parallel,
+    they share windows too.
 
     Keys of --json: out, report (paths), config (as config.json), results (list as results.jsonl: task, protocol, scheme,
     kind, seed, train_length, length, measure, value, low, high, items, depths, together, parameters, bias_parameters,
-    seconds_per_step, tokens_per_second, peak_memory_mb, processes, test_batch, test_seconds, test_tokens_per_second,
-    test_peak_memory_mb, sha256).
+    seconds_per_step, tokens_per_second, peak_memory_mb, processes, context_parallel, test_batch, test_seconds,
+    test_tokens_per_second, test_peak_memory_mb, sha256).
 
     Keys of --dry-run --json: preset, settings, vocabulary, steps, tokens_per_step, training_tokens and test_tokens of a
     trial, trials, schemes (list of scheme, parameters, bias_parameters, flops_per_step, flops and hours of a trial, and
@@ -323,7 +335,9 @@ def compare(
         if dry_run:
             processes.on_main(lambda: print_plan(stored, gpu, utilisation, as_json=as_json))
             return
-        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()), published)
+        _compare(
+            stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()), published, context_parallel
+        )
 
 
 def _names(parts: list[str] | None) -> tuple[str, ...] | None:
@@ -362,6 +376,7 @@ def _compare(
     cluster: str | None,
     trackers: tuple[str, ...],
     published: str | None,
+    context_parallel: int,
 ) -> None:
     from falloff.lab import processes
     from falloff.lab.compare import compare_schemes
@@ -380,6 +395,7 @@ def _compare(
                 cluster=cluster,
                 trackers=trackers,
                 published=published,
+                context_parallel=context_parallel,
             )
     except KeyboardInterrupt:
         if main:

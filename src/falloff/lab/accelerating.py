@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
+from falloff.lab import sharing
 from falloff.lab.config import Settings
 from falloff.lab.extras import require
 from falloff.lab.model import Block, Decoder
@@ -51,6 +53,13 @@ def prepared(accelerator: Any, model: Decoder, optimizer: torch.optim.Optimizer,
     """The model to call, and the optimizer to step."""
     runs, steps = accelerator.prepare(model, optimizer)
     return (torch.compile(runs) if settings.compile else runs), steps
+
+
+def own_batches(accelerator: Any, batches: DataLoader[Any]) -> Any:
+    """The batches of this process, on its device: they are dealt out in turn to those that do not share windows."""
+    return require("accelerate.data_loader").prepare_data_loader(
+        batches, accelerator.device, sharing.data_ranks(), sharing.data_rank(), put_on_device=True
+    )
 
 
 def _refuse(variable: str, name: str) -> None:

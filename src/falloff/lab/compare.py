@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from falloff import environment
-from falloff.lab import processes
+from falloff.lab import processes, sharing
 from falloff.lab.cluster_start import check_cluster
 from falloff.lab.config import Settings
 from falloff.lab.corpus import Text, read_text
@@ -72,6 +72,7 @@ def compare_schemes(
     cluster: str | None = None,
     trackers: tuple[str, ...] = (),
     published: str | None = None,
+    context_parallel: int = 1,
 ) -> Comparison:
     """Train and test one model for each task, scheme and seed, and write the folder of the run with its report.
 
@@ -90,6 +91,7 @@ def compare_schemes(
         trackers: names of `falloff.lab.trackers.TRACKERS` that follow each trial; not on Ray.
         published: the preset of a paper whose figures stand beside the results in the report; by default those of the
             preset itself, if it is a paper's.
+        context_parallel: so many of the processes share each window, by `falloff.distributed`; the others share batches.
 
     Raises:
         ValueError: for text, settings or a folder that cannot be used; if another run is at work in the folder; if `resume`
@@ -108,9 +110,13 @@ def compare_schemes(
     if cluster is not None and (trackers or processes.launched() > 1):
         alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
         raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
+    if cluster is not None and context_parallel != 1:
+        raise ValueError(
+            f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
+        )
     section = section_for(settings.preset, published)
     folder = RunFolder(out)
-    with processes.joined(), ExitStack() as held:
+    with processes.joined(), sharing.windows_shared(context_parallel), ExitStack() as held:
         progress = (progress or Progress()) if processes.is_main() else Silent()
         stored = processes.on_main(lambda: _usable(folder, resume))
         if stored is not None:
@@ -143,7 +149,7 @@ def _described(
     settings: Settings, threads: int | None, progress: Progress
 ) -> tuple[dict[str, Task], dict[str, Any], tuple[str, ...]]:
     """The tasks of a run, its config, and notes on text that was left out."""
-    processes.check_shares(settings.batch_size, settings.device)
+    sharing.check_shares(settings.batch_size, settings.device)
     check_text(settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from falloff.lab import processes
+from falloff.lab import sharing
 from falloff.lab.memory import MB, peak_held
 from falloff.lab.tasks.base import IGNORED
 from falloff.shapes import Bool, Float, Int
@@ -38,11 +38,12 @@ class Metered:
         return self._shared(tokens, targets, lambda logits, wanted: logits.argmax(1) == wanted)
 
     def _shared(self, tokens: Tensor, targets: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What `read` gives of logits (b, V, N) and targets (b, N), each process with its own rows of the batch."""
-        logits = self._logits(processes.own_rows(tokens), len(tokens))
+        """What `read` gives of logits (b, V, n) and targets (b, n), each process with its own stretch of its own rows."""
+        logits = self._logits(sharing.own_rows(tokens), len(tokens))
         with torch.inference_mode():
-            own = read(logits.transpose(1, 2), processes.own_rows(targets).to(self.device))
-        return processes.gathered(own)[: len(tokens)]
+            wanted = sharing.own_stretch(sharing.own_rows(targets))
+            own = read(logits.transpose(1, 2), wanted.to(self.device))
+            return sharing.collected(own)[: len(tokens)]
 
     def _logits(self, own: Tensor, batch: int) -> Tensor:
         """The logits of this process's rows of a batch of so many."""
@@ -67,7 +68,7 @@ class Metered:
         found = []
         for length, batch in shapes.items():
             seconds = statistics.median(self.seconds[batch, length])
-            tokens = processes.own_rows(torch.zeros(batch, length, dtype=torch.int64)).to(self.device)
+            tokens = sharing.own_rows(torch.zeros(batch, length, dtype=torch.int64)).to(self.device)
             with torch.inference_mode():
                 peak = peak_held(partial(self.predict, tokens), self.device, *holders, tokens)
             found.append(

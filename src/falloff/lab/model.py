@@ -1,11 +1,12 @@
 """The model that is trained once per scheme: a small pre-norm decoder, all attention through falloff."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from falloff.forms import Form
 from falloff.lab.config import BASELINES, KNOWN_SCHEMES, Settings
+from falloff.lab.stretches import Stretch
 from falloff.named import OWN_NAMES, is_own, known_class, make_own
 from falloff.ops.api import attention
 from falloff.schemes import Scheme
@@ -54,6 +55,8 @@ class Decoder(nn.Module):
         settings: its `layers`, `width` and `heads` are used.
         vocabulary: V, the number of tokens.
         rope: whether queries and keys are rotated by their position.
+
+    With a `group`, its processes share the windows: each has its stretch of them from the embedding to the logits.
     """
 
     def __init__(self, settings: Settings, vocabulary: int, *, rope: bool = False) -> None:
@@ -65,6 +68,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(settings.width)
         self.head = nn.Linear(settings.width, vocabulary, bias=False)
         self.scheme: Scheme | None = None
+        self.group: distributed.ProcessGroup | None = None
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # So that the sum of all 2 * layers branches is as large as one branch, as in GPT-2.
@@ -72,16 +76,22 @@ class Decoder(nn.Module):
                 fan_in = 1 if name == "embedding.weight" else parameter.shape[1]
                 nn.init.normal_(parameter, std=fan_in**-0.5 * ((2 * settings.layers) ** -0.5 if branch_end else 1.0))
 
-    def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
+    def forward(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B n V"]:
+        """The logits of the tokens: of all, or with a `group` of this process's stretch of them."""
         length = tokens.shape[1]
+        stretch = None if self.group is None else Stretch(self.group, length)
         bias: Form | Scheme | None = self.scheme
         if self.scheme is not None and not self.scheme.needs_content:
             # One form for all layers: computed once, and its gradient is the sum over layers.
             bias = self.scheme(length, length, device=tokens.device)
         turn = rotation(length, self.head_size, tokens.device) if self.rope else None
+        if stretch is not None:
+            tokens = stretch.of(tokens, 1)
+            bias = stretch.of_form(bias) if isinstance(bias, Form) else bias
+            turn = None if turn is None else stretch.of(turn, 1)
         hidden = self.embedding(tokens)
         for block in self.blocks:
-            hidden = block(hidden, bias, turn)
+            hidden = block(hidden, bias, turn, stretch)
         return self.head(self.norm(hidden))
 
 
@@ -105,7 +115,9 @@ class Block(nn.Module):
             if name in scheme.content:
                 self.states[name] = nn.Linear(self.query_key_value.in_features, self.heads * size)
 
-    def forward(self, hidden: Tensor, bias: Form | Scheme | None, turn: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, bias: Form | Scheme | None, turn: Tensor | None, stretch: Stretch | None = None
+    ) -> Tensor:
         B, N, width = hidden.shape
         normed = self.attention_norm(hidden)
         projected = self.query_key_value(normed).view(B, N, 3, self.heads, width // self.heads)
@@ -119,8 +131,13 @@ class Block(nn.Module):
                 states = project(normed).view(B, N, self.heads, -1).transpose(1, 2)
                 known[name] = states.squeeze(3) if name == "gates" else states
             scale = bias.scale
-            query, bias = bias.content_query(query), bias(*(known[name] for name in bias.content))
-        mixed = attention(query, key, value, bias, causal=True, scale=scale)
+            called_with = [known[name] for name in bias.content]
+            scheme, query = bias, bias.content_query(query)
+            bias = scheme(*called_with) if stretch is None else stretch.content_form(scheme, called_with, N)
+        if stretch is None:
+            mixed = attention(query, key, value, bias, causal=True, scale=scale)
+        else:
+            mixed = stretch.attention(query, key, value, bias, scale)
         hidden = hidden + self.output(mixed.transpose(1, 2).reshape(B, N, width))
         return hidden + self.down(functional.gelu(self.up(self.network_norm(hidden))))
 

@@ -137,36 +137,5 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def own_rows(batch: Tensor) -> Tensor:
-    """This process's share of the rows of a batch. All shares are equally large: the last row may be in several."""
-    if count() == 1:
-        return batch
-    share = -(-len(batch) // count())
-    first = distributed.get_rank() * share
-    return batch[torch.arange(first, first + share).clamp(max=len(batch) - 1)]
-
-
-def check_shares(batch_size: int, device: str) -> None:
-    """Check that these processes can share a batch, and that each has a device.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    if batch_size % count():
-        raise ValueError(f"batch_size: got {batch_size}, expected a multiple of {count()}, the number of processes")
-    if count() == 1 or not device.startswith("cuda"):
-        return
-    if device != "cuda":
-        raise ValueError(
-            f"device: got {device!r} for {count()} processes, expected 'cuda' or 'cpu': each takes a GPU of its own"
-        )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if here > torch.cuda.device_count():
-        raise ValueError(
-            f"device: got {device!r} for {here} processes on this machine, which has {torch.cuda.device_count()} CUDA "
-            "devices, expected at most one process for each"
-        )
-
-
 def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()

@@ -28,6 +28,7 @@ MEASURES = {
         "that trained and tested together: times and memory are those of the main one, tokens per second those of all; "
         "losses of another number of processes differ by rounding"
     ),
+    "context_parallel": "of those processes, so many shared each window",
     "test_peak_memory_mb": "10^6 bytes held by tensors during that batch, weights included",
     "sha256": "of the result of the trial",
 }
@@ -61,7 +62,10 @@ def result_lines(result: dict[str, Any]) -> list[dict[str, Any]]:
     before = {key: result[key] for key in ("task", "protocol", "scheme", "kind", "seed", "train_length")}
     after = {
         key: result[key]
-        for key in ("parameters", "bias_parameters", "seconds_per_step", "tokens_per_second", "peak_memory_mb", "processes")
+        for key in (
+            *("parameters", "bias_parameters", "seconds_per_step", "tokens_per_second", "peak_memory_mb"),
+            *("processes", "context_parallel"),
+        )
     }
     costs = {cost["length"]: {key: cost[key] for key in cost if key != "length"} for cost in result["costs"]}
     return [{**before, **score, **after, **costs[score["length"]], "sha256": result["sha256"]} for score in result["scores"]]

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from falloff import environment
-from falloff.lab import processes
+from falloff.lab import processes, sharing
 from falloff.lab.config import Settings
 from falloff.lab.memory import MB
 from falloff.lab.metering import Metered
@@ -99,6 +99,7 @@ def _train_and_test(
         "tokens_per_second": settings.batch_size * settings.train_length / trained.seconds_per_step,
         "peak_memory_mb": trained.peak_bytes / MB,
         "processes": processes.count(),
+        "context_parallel": sharing.sequence_ranks(),
         "machine": environment.machine(settings.device),
     }
     weights = whole_weights(trained.model)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from falloff.lab import processes
-from falloff.lab.accelerating import accelerator_for, prepared
+from falloff.lab import processes, sharing
+from falloff.lab.accelerating import accelerator_for, own_batches, prepared
 from falloff.lab.config import Settings
 from falloff.lab.memory import peak_held
 from falloff.lab.model import Decoder, build_model
@@ -54,8 +54,8 @@ class Trained:
 
     Args:
         model: the model itself, on its device.
-        predict: the model as Accelerate runs it: tokens (B, N) to logits (B, N, V), in the run's precision. Several
-            processes call it together, with equal shapes.
+        predict: the model as Accelerate runs it: tokens (B, N) to logits (B, n, V), in the run's precision. Several
+            processes call it together, with equal shapes. n is N, or with context parallel the length of a stretch.
         seconds_per_step: the median over steps after the first tenth.
         peak_bytes: the most memory held by tensors during a step: weights, optimizer, batch, activations, gradients.
     """
@@ -108,7 +108,7 @@ def train(
 ) -> Trained:
     """Train the model of a trial, from its start weights or from the state that its folder holds.
 
-    All processes call it together: each trains on its share of every batch.
+    All processes call it together: each trains on its share of every batch (see `falloff.lab.sharing`).
 
     Args:
         settings: of the run.
@@ -126,23 +126,24 @@ def train(
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         accelerator = accelerator_for(settings)
         model = build_model(settings, trial.scheme, trial.seed, task.vocabulary)
+        model.group = sharing.group()
         optimizer = build_optimizer(model, settings)
         predict, stepper = prepared(accelerator, model, optimizer, settings)
         first, measured = _continued(folder, model, optimizer, progress)
         if first:
             progress.advance(first, doing=f"step {first}/{settings.steps}")
-        # The loader gets its own generator: it draws a seed, and torch's global generator must not change. Accelerate deals
-        # its batches out in turn, so that those of one step are one batch of one process.
+        # The loader gets its own generator: it draws a seed, and torch's global generator must not change. Batches are dealt
+        # out in turn, so that those of one step are one batch of one process.
         items = TrainingItems(task, settings, trial.seed, first)
-        share = settings.batch_size // processes.count()
-        loader = accelerator.prepare(
-            DataLoader(items, share, shuffle=False, generator=torch.Generator()) if len(items) else []
-        )
+        share = settings.batch_size // sharing.data_ranks()
+        batches = DataLoader(items, share, shuffle=False, generator=torch.Generator()) if len(items) else None
+        loader = [] if batches is None else own_batches(accelerator, batches)
         rates = [group["lr"] for group in optimizer.param_groups]
         saved = time.monotonic()
         loss, save = math.nan, False
 
         def gradients(inputs: Tensor, targets: Tensor) -> Tensor:
+            targets = sharing.own_stretch(targets)
             asked = processes.total((targets != IGNORED).sum())  # each process may be asked another number of them
             own_parts = []
             for tokens, wanted in zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True):
@@ -179,7 +180,7 @@ def train(
                     f"learning_rate: got {settings.learning_rate}, with which the loss of {trial} is {loss} at step "
                     f"{index + 1}; expected one with which it stays finite"
                 )
-            speed = processes.count() * inputs.numel() / measured.seconds[-1] if measured.seconds else None
+            speed = sharing.data_ranks() * inputs.numel() / measured.seconds[-1] if measured.seconds else None
             progress.advance(1, doing=f"step {index + 1}/{settings.steps}", loss=loss, tokens_per_second=speed)
             if last or index % LOGGED_EVERY == LOGGED_EVERY - 1:
                 log({"train/loss": loss, "train/learning_rate": optimizer.param_groups[0]["lr"]}, index + 1)
