@@ -45,7 +45,7 @@ def _table(table: TaskTable, measure: dict[str, Any]) -> str:
     lines = [
         f"### {table.task}: {measure['words']}",
         "",
-        f"{interval_words(table)}. {marks_words(table)}",
+        f"{interval_words(table)}. {marks_words(table, '★', '≈')}.",
         "",
         "| scheme | " + " | ".join(f"{length:,}" for length in lengths) + " |",
         "|---" * (len(lengths) + 1) + "|",

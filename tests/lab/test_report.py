@@ -347,7 +347,7 @@ def test_a_page_of_one_scheme():
 def test_a_long_name_leaves_room_for_the_curves():
     """On a phone, the names beside a chart of ranks took all of its width, and a legend had one column."""
     long = "experiments/relative_windows.py:RelativeWindow"
-    short = "\u2026" + long[-20:]
+    short = "\u2026" + long[-15:]
     results = [line(name, 16, "tail", [nats], seed=seed) for name, nats in ((long, 1.0), ("t5", 2.0)) for seed in (0, 1)]
     (table,) = task_tables(config_of(schemes=(long, "t5"), seeds=(0, 1)), results)
     costs = {row.scheme: row.cost for row in table.rows}

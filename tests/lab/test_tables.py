@@ -38,7 +38,10 @@ def test_a_table_for_each_task_in_its_own_order():
     assert passkey.rows[-1].estimates["exact", 32].value == 0.5
     assert [row.estimates["exact", 32].level for row in passkey.rows] == [True, True, True, False]
     assert "problems" in interval_words(passkey)
-    assert "McNemar" in marks_words(passkey)
+    assert "McNemar" in marks_words(passkey, "*", "~")
+    assert "Student's paired t test over the same windows" in marks_words(text, "*", "~")
+    (alone,) = task_tables(config_of(schemes=("t5",)), results_of(schemes=("t5",)))
+    assert marks_words(alone, "*", "~") == ""
 
 
 def test_a_grid_that_is_not_complete_has_a_table():
@@ -69,7 +72,7 @@ def test_the_terminal_says_what_intervals_and_marks_mean():
     seeds = (0, 1, 2)
     said = " ".join(printed(config_of(seeds=seeds), results_of(seeds=seeds), 140).split())
     assert "95% interval over 3 seeds (Student's t)" in said
-    assert "* best: better than every other scheme by Student's paired t test over seeds, with Holm's correction" in said
+    assert "* marks the best: better than every other scheme by Student's paired t test over seeds, with Holm's" in said
 
 
 def test_the_terminal_marks_what_is_level():

@@ -72,8 +72,9 @@ class Run:
         table, measure = self._chosen(chosen)
         settings, unit = self.config["settings"], unit_of(self.config, table.task)
         seeds = f"{len(table.seeds)} seeds" if len(table.seeds) > 1 else f"seed {table.seeds[0]}"
+        schemes = f"{len(table.rows)} {'scheme' if len(table.rows) == 1 else 'schemes'}"
         return (
-            f"{self.name}: {len(table.rows)} schemes, {seeds}, trained at {settings['train_length']:,} {unit}s for "
+            f"{self.name}: {schemes}, {seeds}, trained at {settings['train_length']:,} {unit}s for "
             f"{settings['steps']:,} steps. Shown: {measure['words']}. Bars: {interval_words(table)}."
         )
 

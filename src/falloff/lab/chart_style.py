@@ -28,7 +28,7 @@ _MARKERS = (
 _DASHES = {"learned": "solid", "heuristic": "dash", "baseline": "dot"}
 _BASELINES = {"rope": ("#555555", "x"), "none": ("#000000", "cross")}
 _BASELINES_ON_DARK = {"#555555": "#aab2bd", "#000000": "#ffffff"}
-_LABEL = 21  # characters
+_LABEL = 16  # characters: with longer names, a legend of many has one column on a phone
 _GRID = "#e6e8ec"
 _INK = "#1c2430"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -47,7 +47,7 @@ def label(scheme: str) -> str:
     """The name of a scheme in a chart: of a long one, as of a scheme in a file, the end. It would take the place of curves.
 
     >>> label("kerple-power"), label("experiments/offsets.py:LearnedOffsets")
-    ('kerple-power', '…ts.py:LearnedOffsets')
+    ('kerple-power', '…:LearnedOffsets')
     """
     return scheme if len(scheme) <= _LABEL else "\u2026" + scheme[1 - _LABEL :]
 

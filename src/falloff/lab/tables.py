@@ -137,12 +137,17 @@ def interval_words(table: TaskTable) -> str:
     )
 
 
-def marks_words(table: TaskTable) -> str:
-    """When a scheme is marked as the best, or as level with the one in front."""
-    test = "Student's paired t test over seeds" if table.over == "seeds" else "a paired test over the same items"
+def marks_words(table: TaskTable, best: str, level: str) -> str:
+    """What the two marks mean; empty for a scheme alone, which has none."""
+    if len(table.rows) < 2:
+        return ""
+    test = "Student's paired t test over " + ("seeds" if table.over == "seeds" else "the same windows")
     if table.over == "items" and not table.measures[0]["exponential"]:
         test = "McNemar's exact test over the same problems"
-    return f"best: better than every other scheme by {test}, with Holm's correction for all pairs of the column"
+    return (
+        f"{best} marks the best: better than every other scheme by {test}, with Holm's correction for all pairs of the "
+        f"column; else {level} marks the one in front and those that are not shown to be worse than it"
+    )
 
 
 def unit_of(config: dict[str, Any], task: str) -> str:

@@ -22,8 +22,8 @@ def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width
             shown.append(_results(table, measure, title[:1].upper() + title[1:], width))
         if shares_by_depth(results, table.task):
             shown.append(depth_table(results, table.task))
-        marks = "" if len(table.rows) < 2 else f" * {marks_words(table)}; else ~ in front, or not shown to be worse."
-        shown.append(require("rich.padding").Padding(f"[dim]{interval_words(table)}.{marks}[/dim]", (0, 0, 1, 0)))
+        said = ". ".join(words for words in (interval_words(table), marks_words(table, "*", "~")) if words)
+        shown.append(require("rich.padding").Padding(f"[dim]{said}.[/dim]", (0, 0, 1, 0)))
         shown.append(_costs(table, f"{task}what it costs" if task else "What it costs", unit_of(config, table.task), width))
     return shown
 

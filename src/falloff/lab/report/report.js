@@ -30,7 +30,8 @@ if (matchMedia("(max-width: 40rem)").matches) {
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     const names = plot.data.filter((trace) => trace.showlegend !== false).length;
     if (!plot.layout.legend || names < 9) continue;
-    Object.assign(plot.layout.legend, { font: { size: 10 }, y: 0, yref: "container", yanchor: "bottom" });
+    const twoColumns = { entrywidth: 0.48, entrywidthmode: "fraction" }; // one long name would make it a single one
+    Object.assign(plot.layout.legend, { font: { size: 10 }, y: 0, yref: "container", yanchor: "bottom", ...twoColumns });
     const rows = 19 * Math.ceil(names / 2);
     for (const box of [plot, plot.parentElement]) box.style.height = `${340 + rows}px`;
     Plotly.relayout(plot, { height: 340 + rows, "margin.l": 48, "margin.r": 4, "margin.b": 60 + rows });

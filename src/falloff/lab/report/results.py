@@ -54,13 +54,9 @@ def _same_bytes(table: TaskTable, config: dict[str, Any]) -> str:
 
 
 def _marks(table: TaskTable) -> str:
-    """What the marks mean; nothing of a scheme alone, which has none."""
-    if len(table.rows) < 2:
-        return ""
-    return (
-        " All schemes share what they are tested on, so that differences are more certain than these intervals. ★ marks the "
-        f"{escape(marks_words(table))}; else ≈ marks the one in front and those that are not shown to be worse than it."
-    )
+    words = marks_words(table, "★", "≈")
+    shared = "All schemes share what they are tested on, so that differences are more certain than these intervals"
+    return f" {shared}. {escape(words)}." if words else ""
 
 
 def _facts(table: TaskTable) -> str:
