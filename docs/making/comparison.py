@@ -28,7 +28,7 @@ def section() -> str:
     """The tables of the page, and what the run can and cannot show, in Markdown."""
     config, results = _stored()
     tables = task_tables(config, results)
-    parts = [_table(table, measure) for table in tables for measure in table.measures]
+    parts = [_table(table, table.measures[0]) for table in tables]
     parts.append("## What this run can show, and what not")
     parts.append("\n".join(f"- {line}" for line in limits(tables, config)))
     machine, versions = config["machine"], config["versions"]
