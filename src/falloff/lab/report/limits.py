@@ -35,8 +35,8 @@ def _seeds(tables: list[TaskTable]) -> str:
     return (
         f"{len(seeds)} seeds, which change initial weights and batches together, the same for every scheme. {often}"
         "the mean over other seeds would most likely differ the same way, on this text or these problems and at this size. "
-        "Holm's correction keeps the chance of one wrong claim in a column at 5%; with several columns there are several "
-        "such chances."
+        "Holm's correction keeps the chance of any wrong claim in a column at 5% or less; with several columns there are "
+        "several such chances."
     )
 
 
