@@ -141,6 +141,18 @@ def test_the_pairs_of_a_column_are_a_matrix(content):
     assert re.search(r"fire \+8\.3 \+8\.\d to \+8\.\d <\.001 <\.001 4", against)
 
 
+def test_what_could_not_be_tested_has_no_p():
+    """alibi has one seed, which says how far it is from t5, and not whether that is chance."""
+    items = {"t5": {0: [1.0], 1: [1.1]}, "rope": {0: [1.2], 1: [1.25]}, "alibi": {1: [1.3]}}
+    results = [line(name, 16, "tail", found, seed=seed) for name, of in items.items() for seed, found in of.items()]
+    page = without_plotly(report_page(config_of(schemes=tuple(items), seeds=(0, 1)), results, {}))
+    table = page[page.index('<table class="pairs">') :]
+    first = re.findall(r"<td[^>]*>(.*?)</td>", table[: table.index("</tr>", table.index("<tbody>"))])
+    assert re.fullmatch(r"\u221216<small>\.\d+</small>", first[1])
+    assert first[2] == "\u221218<small>&ndash;</small>"
+    assert "<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td><td>1</td>" in table
+
+
 def test_shares_are_in_percent(content):
     section = content[content.index('id="task-passkey"') :]
     table = section[section.index("<table ") : section.index("</table>")]

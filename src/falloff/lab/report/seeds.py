@@ -70,7 +70,7 @@ def _pair(column: Column, one: str, other: str) -> str:
     kind = ""
     if found.shows_less is not None:
         kind = " class=better" if found.shows_less == column.measure["lower_is_better"] else " class=worse"
-    return f"<td{kind}>{signed(found.mean, column.measure)}<small>{p_written(found.adjusted)}</small></td>"
+    return f"<td{kind}>{signed(found.mean, column.measure)}<small>{_p(found, found.adjusted)}</small></td>"
 
 
 def _against_front(column: Column) -> str:
@@ -90,8 +90,8 @@ def _full_row(name: str, found: Difference, column: Column) -> str:
     cells = (
         signed(found.mean, column.measure),
         "&ndash;" if found.low is None else f"{low} to {high}",
-        p_written(found.p),
-        p_written(found.adjusted),
+        _p(found, found.p),
+        _p(found, found.adjusted),
         str(found.observations),
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
@@ -127,6 +127,11 @@ def signed(difference: float | None, measure: dict[str, Any]) -> str:
     if size >= 999.5:
         return f"{sign}>999"
     return f"{sign}{size:.1f}".removesuffix(".0") if size < 9.95 else f"{sign}{size:.0f}"
+
+
+def _p(found: Difference, p: float) -> str:
+    """A p, if there was anything to test: two schemes may have one seed in common, or none."""
+    return p_written(p) if found.observations > 1 else "&ndash;"
 
 
 def p_written(p: float) -> str:
