@@ -7,7 +7,7 @@ from typing import Any
 
 from falloff.lab.report import report_page
 from falloff.lab.report.limits import limits
-from falloff.lab.tables import GROUPS, TaskTable, interval_words, marks_words, task_tables, written
+from falloff.lab.tables import GROUPS, TaskTable, interval_words, interval_written, marks_words, task_tables, written
 
 FOLDER = Path(__file__).parents[1] / "comparison"
 
@@ -64,5 +64,4 @@ def _cell(estimate: Any, measure: dict[str, Any]) -> str:
         value = f"**{value}** ★"
     elif estimate.level:
         value += " ≈"
-    low, high = (written(bound, measure) for bound in (estimate.low, estimate.high))
-    return f"{value} <small>{low} to {high}</small>"
+    return f"{value} <small>{interval_written(estimate, measure, ' to ')}</small>"

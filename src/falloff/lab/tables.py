@@ -116,6 +116,19 @@ def written(value: float | None, measure: dict[str, Any]) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
+def interval_written(one: Estimate, measure: dict[str, Any], dash: str) -> str:
+    """The interval of an estimate, or why it has none; in 11 characters if the dash has 2.
+
+    >>> interval_written(Estimate(0.5, 0.25, 0.75, {0: 0.5}, {}), {"exponential": False}, " to ")
+    '25 to 75'
+    >>> [interval_written(Estimate(1.0, None, None, dict.fromkeys(seeds, 1.0), {}), {}, "..") for seeds in ([0], [0, 1])]
+    ['1 seed', 'seeds agree']
+    """
+    if one.low is None:
+        return "1 seed" if len(one.by_seed) == 1 else "seeds agree"
+    return dash.join(written(end, measure).removesuffix("%") for end in (one.low, one.high))
+
+
 def short_name(measure: dict[str, Any]) -> str:
     """A measure in two or three words."""
     known = {"tail": "End of the window", "all": "Whole window", "exact": "Exact answers", "whole": "Whole answers"}

@@ -4,7 +4,16 @@ from typing import Any
 
 from falloff.lab.columns import Estimate
 from falloff.lab.extras import require
-from falloff.lab.tables import GROUPS, TaskTable, interval_words, marks_words, task_tables, unit_of, written
+from falloff.lab.tables import (
+    GROUPS,
+    TaskTable,
+    interval_words,
+    interval_written,
+    marks_words,
+    task_tables,
+    unit_of,
+    written,
+)
 from falloff.lab.task_tables import depth_table, shares_by_depth
 
 
@@ -67,11 +76,7 @@ def _cell(one: Estimate | None, measure: dict[str, Any], *, intervals: bool) -> 
         value = f"[green]~{value}[/]"
     if not intervals:
         return value
-    low, high = (written(end, measure).removesuffix("%") for end in (one.low, one.high))
-    between = f"{low}..{high}"
-    if one.low is None:
-        between = "1 seed" if len(one.by_seed) == 1 else "all agree"
-    return f"{value} [dim]{between:>11}[/]"
+    return f"{value} [dim]{interval_written(one, measure, '..'):>11}[/]"
 
 
 def _costs(table: TaskTable, title: str, unit: str, width: int) -> Any:

@@ -7,7 +7,7 @@ from falloff.lab.chart_style import scheme_styles
 from falloff.lab.charts import length_chart
 from falloff.lab.columns import Estimate
 from falloff.lab.report.elements import fact, listed, named, panels, plot, tabs, task_id
-from falloff.lab.tables import GROUPS, Row, TaskTable, interval_words, marks_words, short_name, written
+from falloff.lab.tables import GROUPS, Row, TaskTable, interval_words, interval_written, marks_words, short_name, written
 
 _FLAT = 1.02
 """A scheme holds if by the first measure it is at the longest length at most 2% worse than at the shortest."""
@@ -141,7 +141,5 @@ def _cell(one: Estimate | None, measure: dict[str, Any], place: int, *, edge: bo
     if one is None:
         return f'<td data-of="{place}"{" class=edge" if edge else ""}>&ndash;</td>'
     classes = " ".join(name for name, applies in (("best", one.best), ("level", one.level), ("edge", edge)) if applies)
-    small = f"{written(one.low, measure).removesuffix('%')}&ndash;{written(one.high, measure).removesuffix('%')}"
-    if one.low is None:
-        small = "1 seed" if len(one.by_seed) == 1 else "all seeds agree"
+    small = interval_written(one, measure, "&ndash;")
     return f'<td data-of="{place}" class="{classes}">{written(one.value, measure)}<small>{small}</small></td>'
