@@ -26,6 +26,7 @@ HOSTILE = [
     ({"seeds": ()}, r"seeds: got \(\), expected whole numbers from 0"),
     ({"seeds": (1, 1)}, "seeds: got 1 twice"),
     ({"seeds": 3}, "seeds: got 3, expected whole numbers"),
+    ({"seeds": (*range(200_000), 199_999)}, "seeds: got 199999 twice"),  # in linear time
     ({"tasks": ("chess",)}, "tasks: got 'chess', expected names among text"),
     ({"tasks": ("text", "text")}, "tasks: got 'text' twice"),
     ({"tasks": ()}, "tasks: got"),

@@ -235,10 +235,12 @@ def _check_whole_numbers(argument: str, values: object, least: int, most: int) -
     """Raise ValueError unless these are whole numbers from `least` to `most`, at least one and each once."""
     if not isinstance(values, tuple) or not values:
         raise ValueError(f"{argument}: got {values!r}, expected whole numbers from {least:,} to {most:,}")
+    seen: set[int] = set()
     for value in values:
         _check_int(argument, value, least, most)
-        if values.count(value) > 1:
+        if value in seen:
             raise ValueError(f"{argument}: got {value!r} twice, expected each once")
+        seen.add(value)
 
 
 def check_device(device: object) -> torch.device:
