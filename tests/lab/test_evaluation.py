@@ -22,6 +22,13 @@ def test_interval_is_the_bootstrap():
     assert interval(NATS, outcome, 4000) == (low, high)
 
 
+def test_the_draw_is_that_of_earlier_versions_with_seed_0():
+    nats = np.random.default_rng(1).normal(2.0, 0.3, 40)
+    drawn = nats[np.random.default_rng((0, 40)).integers(0, 40, (500, 40))].mean(1)
+    low, high = np.exp(np.quantile(drawn, (0.025, 0.975)))
+    assert interval(NATS, Outcome("all", 64, tuple(nats.tolist())), 500) == (low, high)
+
+
 @pytest.mark.parametrize(("right", "count"), [(0, 8), (8, 8), (3, 20), (100, 200)])
 def test_the_interval_of_a_share_is_wilsons(right, count):
     """Where a test of the share would just not refuse it: the two solutions of (share - p)^2 = 1.96^2 p (1 - p) / n."""

@@ -44,7 +44,7 @@ def interval(measure: Measure, outcome: Outcome, resamples: int) -> tuple[float,
         return float(bounds.low), float(bounds.high)
     count = len(items)
     block = max(min(outcome.together, count // 2), 1)  # one block of all windows would have no spread at all
-    first = np.random.default_rng(count).integers(0, count, (resamples, -(-count // block)))
+    first = np.random.default_rng((0, count)).integers(0, count, (resamples, -(-count // block)))
     drawn = ((first[..., None] + np.arange(block)) % count).reshape(resamples, -1)[:, :count]
     low, high = np.exp(np.quantile(items[drawn].mean(1), (0.025, 0.975)))
     return float(low), float(high)
