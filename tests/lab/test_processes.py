@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from falloff.lab import processes
+from falloff.lab.accelerating import accelerator_for
+from falloff.lab.config import Settings
 from falloff.lab.tasks import TASKS
 from lab import many_processes
 
@@ -134,3 +137,25 @@ def test_accelerate_launches_the_command(text_path, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["scheme"], line["processes"]) for line in lines] == [("alibi", 2)] * 2
     assert json.loads((tmp_path / "config.json").read_text())["machine"]["processes"] == 2
+
+
+@pytest.mark.parametrize("written", ["", "two", "0", "-1"])
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch, written):
+    monkeypatch.setenv("WORLD_SIZE", written)
+    with pytest.raises(ValueError, match=f"^WORLD_SIZE: got '{written}' in the environment, expected"):
+        processes.launched()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend: got it from accelerate launch, expected --compile"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "accelerate launch: got another way to share a model"),
+    ],
+)
+def test_what_accelerate_would_do_without_a_setting_is_refused(monkeypatch, variable, value, message):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")  # as accelerate launch always sets it
+    accelerator_for(Settings.of_preset("quick", device="cpu"))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        accelerator_for(Settings.of_preset("quick", device="cpu"))

@@ -22,6 +22,9 @@ def accelerator_for(settings: Settings) -> Any:
     _refuse("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")
     if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != 1:
         raise ValueError("gradient_accumulation_steps: got more than 1, expected 1: batch_size is that of all processes")
+    _refuse("ACCELERATE_USE_PARALLELISM_CONFIG", "another way to share a model")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise ValueError("dynamo_backend: got it from accelerate launch, expected --compile, which --resume compares")
     in_parts = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if in_parts and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("fsdp_version: got 1, expected 2: accelerate launch --use_fsdp --fsdp_version 2")

@@ -27,8 +27,17 @@ def count() -> int:
 
 
 def launched() -> int:
-    """The number of processes that a launcher has started, joined or not."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The number of processes that a launcher has started, joined or not.
+
+    Raises:
+        ValueError: if the environment has no number there.
+    """
+    written = os.environ.get("WORLD_SIZE", "1")
+    if not written.isdecimal() or int(written) < 1:
+        raise ValueError(
+            f"WORLD_SIZE: got {written!r} in the environment, expected the number of processes, as torchrun sets it"
+        )
+    return int(written)
 
 
 def is_main() -> bool:
