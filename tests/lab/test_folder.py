@@ -6,6 +6,7 @@ import torch
 from falloff.lab.config import Settings
 from falloff.lab.folder import RunFolder, check_same
 from falloff.lab.trial_folder import TrialFolder
+from falloff.lab.trials import Trial
 
 
 def _config(**changes):
@@ -98,6 +99,15 @@ def test_a_run_of_another_version_is_refused(tmp_path):
             ValueError, match=r"expected the config.json of a run: it was written by another version of falloff"
         ):
             RunFolder(tmp_path).stored_config()
+
+
+def test_a_folder_of_a_trial_has_a_name_that_file_systems_take(tmp_path):
+    """At most 255 bytes, also for a path of letters that take several."""
+    config = _config()
+    trial = Trial("text", "\u6f22" * 60 + "/" + "\u6f22" * 60 + "/own.py:Mine", 0)
+    folder = RunFolder(tmp_path).trial(trial, config)
+    folder.write_state(1, {"weight": torch.zeros(2)})
+    assert folder.state()[0] == 1
 
 
 def test_a_trial_is_stored_whole(tmp_path):

@@ -46,7 +46,7 @@ class RunFolder:
 
     def trial(self, trial: Trial, config: dict[str, Any]) -> TrialFolder:
         """The folder of a trial of the run with this config: within this one, whatever the scheme's name is."""
-        name = re.sub(r"[^\w.-]|^\.+", "_", trial.scheme)[-100:]
+        name = re.sub(r"[^\w.-]|^\.+", "_", trial.scheme, flags=re.ASCII)[-100:]  # a name has at most 255 bytes
         if name != trial.scheme:  # after the replacement, two names may be equal
             name += f"-{hashlib.sha256(trial.scheme.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return TrialFolder(self.path / "trials" / trial.task / name / str(trial.seed), _decides(config, trial))
