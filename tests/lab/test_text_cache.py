@@ -72,6 +72,16 @@ def test_other_content_is_another_file(toy, tmp_path, cache):
     assert len({digest for digest, _ in found}) == len(list((cache / "texts").iterdir())) == 2
 
 
+def test_datasets_of_unknown_content_do_not_share_a_file(toy, tmp_path, cache, monkeypatch):
+    """Of two runs at once, one would open what the other has written."""
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("falloff.lab.dataset_text.DatasetText.identity", lambda self: None)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name} line of text\n" * 500)
+        read_text(toy(dataset=str(tmp_path / f"{name}.txt")))
+    assert len(list((cache / "texts").iterdir())) == 2
+
+
 def test_another_tokenizer_is_another_file(toy, text_path, tokenizer_path, tmp_path, cache):
     stored = json.loads(tokenizer_path.read_text())
     stored["model"]["merges"] = stored["model"]["merges"][:-50]

@@ -107,7 +107,7 @@ def read_text(settings: Settings, note: Callable[[str], None] = lambda line: Non
     if tokenizer.sha256 is None and found.most_bytes <= IN_MEMORY:
         parts, contents, digest = _in_memory(found, tokenizer)
     else:
-        parts, contents, digest = _in_cache(found, tokenizer, note)
+        parts, contents, digest = _in_cache(found, source, tokenizer, note)
     text = Text(*parts, source, contents, digest, tokenizer.vocabulary, tokenizer.unit, tokenizer.sha256)
     check_length(text, settings)
     return text
@@ -132,10 +132,12 @@ def _in_memory(found: FileText | DatasetText, tokenizer: Tokenizer) -> tuple[tup
 
 
 def _in_cache(
-    found: FileText | DatasetText, tokenizer: Tokenizer, note: Callable[[str], None]
+    found: FileText | DatasetText, source: str, tokenizer: Tokenizer, note: Callable[[str], None]
 ) -> tuple[tuple[Tokens, Tokens], Contents, str]:
     identity = found.identity()
-    cached = CachedTokens([type(found).__name__, identity], tokenizer)
+    # Of an unknown content, two texts that are read at once must not be in one file: one would open what the other wrote.
+    key = [source, found.most_bytes] if identity is None else identity
+    cached = CachedTokens([type(found).__name__, key], tokenizer)
 
     def write(tokenizer: Tokenizer, file: BufferedIOBase) -> Contents:
         if found.most_bytes > IN_MEMORY:
