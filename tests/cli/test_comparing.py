@@ -75,7 +75,9 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, text, monkeypatch):
     monkeypatch.setattr("falloff.lab.running.train", interrupted)
     code, out, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
-    assert f"continue with: falloff compare --resume --out {tmp_path / 'run'}" in err
+    assert f"continue with: falloff compare --resume --out {tmp_path / 'run'}\n" in err
+    _, _, err = _falloff(capsys, *QUICK, "--text", text, "--out", tmp_path / "a run")
+    assert f"continue with: falloff compare --resume --out '{tmp_path / 'a run'}'\n" in err
     assert "Traceback" not in err
 
 

@@ -41,6 +41,25 @@ def test_a_gpu_without_a_plan_is_refused(capsys):
     code, _, err = _falloff(capsys, "--preset", "quick", "--gpu", "h100")
     assert code == 2
     assert err == "falloff: gpu: got it without --dry-run, expected both: it is for the plan\n"
+    _, _, err = _falloff(capsys, "--preset", "quick", "--utilisation", "0.5")
+    assert err == "falloff: utilisation: got it without --dry-run, expected both: it is for the plan\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--published", "me"), "published: got 'me', expected one of paper-"),
+        (("--tracker", "excel"), "tracker: got 'excel', expected names among"),
+        (("--cluster", "here"), "cluster: got 'here', expected 'local'"),
+    ],
+)
+def test_a_plan_refuses_what_the_run_would_refuse(capsys, option, message):
+    if "--cluster" in option:
+        pytest.importorskip("ray")
+    code, out, err = _falloff(capsys, "--dry-run", "--preset", "quick", "--gpu", "h100", "--device", "cpu", *option)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"falloff: {message}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("what", "names"), [("presets", PRESETS), ("tasks", TASKS)])

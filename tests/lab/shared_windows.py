@@ -19,7 +19,18 @@ from falloff.lab.tasks import TASKS
 from lab import many_processes
 from lab.many_processes import Losses, Ragged, error_of, settings_for
 
-SCHEMES = ("t5", "fire", "rope", "shaw", "transformer-xl", "forgetting", "disentangled", "gated-t5", "profile-mixture", "cable")
+SCHEMES = (
+    "t5",
+    "fire",
+    "rope",
+    "shaw",
+    "transformer-xl",
+    "forgetting",
+    "disentangled",
+    "gated-t5",
+    "profile-mixture",
+    "cable",
+)
 STOPPED = "stopped"
 
 
@@ -40,15 +51,19 @@ def main(folder):
     torch.set_num_threads(1)
     TASKS["text"] = Ragged
     import time
+
     with processes.joined():
         t = time.time()
         found = {"two": run(folder, "two", 2)}
-        print("two", time.time() - t); t = time.time()
+        print("two", time.time() - t)
+        t = time.time()
         found["four"] = run(folder, "four", 4, schemes=("t5", "rope", "forgetting"))
-        print("four", time.time() - t); t = time.time()
+        print("four", time.time() - t)
+        t = time.time()
         many_processes.use_fsdp2_on_cpu()
         found["fsdp"] = run(folder, "fsdp", 2, schemes=("t5", "shaw", "forgetting"))
-        print("fsdp", time.time() - t); t = time.time()
+        print("fsdp", time.time() - t)
+        t = time.time()
         (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

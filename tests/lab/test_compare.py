@@ -208,6 +208,52 @@ def test_resolve_takes_from_the_folder_what_is_not_given(toy, text_path, tmp_pat
     assert resolve("gpu", None, resume=True)[1].as_posix() == "runs/compare-gpu"
 
 
+def test_a_text_takes_the_place_of_a_dataset_in_a_resumed_run(toy, text_path, tmp_path):
+    """So that the error, if the content is not the same, is of the content."""
+    settings = toy(text=(str(text_path),), schemes=("none",))
+    out = tmp_path / "run"
+    compare_schemes(settings, out)
+    found, _ = resolve(None, out, resume=True, dataset="rows.jsonl")
+    assert (found.text, found.dataset) == ((), "rows.jsonl")
+    config = RunFolder(out).stored_config()
+    RunFolder(out).write_config(config | {"settings": found.to_json()})
+    assert resolve(None, out, resume=True, text=settings.text)[0] == settings
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"save_seconds": math.nan}, "save_seconds: got nan, expected a number of seconds, at least 0"),
+        ({"save_seconds": -1}, "save_seconds: got -1"),
+        ({"save_seconds": "60"}, "save_seconds: got '60'"),
+        ({"save_seconds": True}, "save_seconds: got True"),
+    ],
+)
+def test_how_to_run_is_checked_before_the_work(toy, text_path, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare_schemes(toy(text=(str(text_path),)), tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_line(toy, text_path, tmp_path, monkeypatch, error):
+    def failing(*arguments):
+        raise error
+
+    monkeypatch.setattr("falloff.lab.running.train", failing)
+    with pytest.raises(ValueError, match=r"^memory: got too little for none, text, seed 0 \([^\n]+\), expected") as found:
+        compare_schemes(toy(text=(str(text_path),), schemes=("none",)), tmp_path / "run")
+    assert "\n" not in str(found.value)
+
+
 def test_a_text_too_short_writes_nothing(toy, tmp_path):
     (tmp_path / "short").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match="text: got 100 bytes"):

@@ -66,6 +66,12 @@ def test_the_tokens_of_a_tokenizer_are_counted(toy, tmp_path):
         plan(toy(tokenizer=str(tmp_path / "nowhere.json")), "h100")
 
 
+def test_problems_are_of_bytes_whatever_the_paper_has():
+    settings = Settings.of_preset("paper-kerple", device="cpu", tasks=("passkey",), schemes=("none",))
+    assert plan(settings, "h100")["vocabulary"] == 256
+    assert plan(settings.changed(tasks=("passkey", "text")), "h100")["vocabulary"] == 50_257
+
+
 def test_parts_of_a_batch_train_as_the_batch_does(toy, text_path, tmp_path):
     """The mean over the parts is that over the batch, up to rounding."""
     whole, parts = (

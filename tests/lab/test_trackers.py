@@ -35,9 +35,15 @@ def test_nothing_is_tracked_by_default(toy, text_path, tmp_path):
     assert {path.name for path in (tmp_path / "run/trials/text/t5/0").iterdir()} == {"result.json", "model.safetensors"}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_tracker_and_a_missing_package_are_named(monkeypatch):
     with pytest.raises(ValueError, match="tracker: got 'excel', expected names among tensorboard, wandb, trackio"):
         check_trackers(("excel",))
+    with pytest.raises(ValueError, match="trackers: got 'wandb', expected a tuple of names"):
+        check_trackers("wandb")
+    monkeypatch.setitem(sys.modules, "trackio", sys)
+    with pytest.raises(ValueError, match="tracker: got 'trackio' twice"):
+        check_trackers(("trackio", "trackio"))
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="wandb is not installed: pip install wandb"):
         check_trackers(("wandb",))

@@ -309,10 +309,11 @@ def compare(
         print_choices(listed, as_json=as_json)
         return
     if (gpu is not None or utilisation is not None) and not dry_run:
-        raise ValueError("gpu: got it without --dry-run, expected both: it is for the plan")
+        option = "gpu" if gpu is not None else "utilisation"
+        raise ValueError(f"{option}: got it without --dry-run, expected both: it is for the plan")
     if more_text and text is None:
         raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
-    named = _names(schemes)
+    named, tracking = _names(schemes), tuple(trackers or ())
     given = {
         "text": None if text is None else (*text, *(more_text or [])),
         "dataset": dataset,
@@ -333,11 +334,10 @@ def compare(
         processes.everywhere(lambda: _run_own_code(named))
         stored, path = processes.on_main(lambda: _resolved(preset, out, resume, given, dry_run=dry_run))
         if dry_run:
+            _check_run(stored, save_seconds, cluster, tracking, published)
             processes.on_main(lambda: print_plan(stored, gpu, utilisation, as_json=as_json))
             return
-        _compare(
-            stored, Path(path), resume, as_json, save_seconds, cluster, tuple(trackers or ()), published, context_parallel
-        )
+        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tracking, published, context_parallel)
 
 
 def _names(parts: list[str] | None) -> tuple[str, ...] | None:
@@ -365,6 +365,19 @@ def _resolved(
             "weeks; expected quick or small, or --device cpu to run it anyway"
         )
     return settings.to_json(), str(folder)
+
+
+def _check_run(
+    stored: dict[str, Any], save_seconds: float, cluster: str | None, trackers: tuple[str, ...], published: str | None
+) -> None:
+    """Refuse, before a plan is printed, options with which the run would not begin."""
+    from falloff.lab.compare import check_options
+    from falloff.lab.config import Settings
+    from falloff.lab.published import section_for
+
+    settings = Settings.from_json(stored)
+    check_options(settings, save_seconds, cluster, trackers)
+    section_for(settings.preset, published)
 
 
 def _compare(
@@ -422,8 +435,10 @@ def _resume_command(folder: Path, cluster: str | None) -> str:
 
     stored = RunFolder(folder).stored_config() if _holds_run(folder) else None
     own = [name for name in (stored["settings"]["schemes"] if stored else []) if is_own(name)]
-    command = f"falloff compare --resume --out {folder}" + (f" --schemes {shlex.quote(','.join(own))}" if own else "")
-    return command + (f" --cluster {shlex.quote(cluster)}" if cluster else "")
+    given = {"--out": str(folder), "--schemes": ",".join(own), "--cluster": cluster}
+    return " ".join(
+        ["falloff compare --resume", *(f"{option} {shlex.quote(value)}" for option, value in given.items() if value)]
+    )
 
 
 def _holds_run(folder: Path) -> bool:

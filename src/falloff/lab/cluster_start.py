@@ -136,8 +136,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _host_and_port(cluster: str) -> tuple[str, int] | None:
-    match = re.fullmatch(r"\[?([^\s/\[\]]+?)\]?:(\d{1,5})", cluster)
+def _host_and_port(cluster: object) -> tuple[str, int] | None:
+    match = re.fullmatch(r"\[?([^\s/\[\]]+?)\]?:(\d{1,5})", cluster) if isinstance(cluster, str) else None
     return (match[1], int(match[2])) if match and 0 < int(match[2]) < 2**16 else None
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,7 @@ def compare_schemes(
     """
     for module in ("accelerate", "safetensors.torch", "plotly", "scipy.stats"):
         require(module)  # fail before the work, not after it
-    if cluster is not None:
-        require("ray")
-        check_cluster(cluster, settings)
-    check_trackers(trackers)
-    if cluster is not None and (trackers or processes.launched() > 1):
-        alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
-        raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
+    check_options(settings, save_seconds, cluster, trackers)
     if cluster is not None and context_parallel != 1:
         raise ValueError(
             f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
@@ -134,6 +128,24 @@ def compare_schemes(
         comparison = Comparison(folder, config, results)
         processes.on_main(lambda: write_report(comparison, section))
     return comparison
+
+
+def check_options(settings: Settings, save_seconds: float, cluster: str | None, trackers: tuple[str, ...]) -> None:
+    """Check what says how to run a comparison, not what it compares; see `compare_schemes`.
+
+    Raises:
+        ValueError, ImportError: as `compare_schemes` does.
+    """
+    # `not` around the comparison, so that NaN, with which nothing would be stored, is refused
+    if isinstance(save_seconds, bool) or not isinstance(save_seconds, int | float) or not save_seconds >= 0:
+        raise ValueError(f"save_seconds: got {save_seconds!r}, expected a number of seconds, at least 0")
+    if cluster is not None:
+        require("ray")
+        check_cluster(cluster, settings)
+    check_trackers(trackers)
+    if cluster is not None and (trackers or processes.launched() > 1):
+        alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
+        raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
 
 
 def _usable(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
@@ -290,6 +302,8 @@ def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **cha
     before = Settings.from_json(stored["settings"])
     if changes.get("text") is None and changes.get("dataset") is None:
         changes |= {"text": before.text, "dataset": before.dataset}
+    else:  # a text takes the place of a dataset, and the other way round
+        before = replace(before, text=(), dataset=None)
     if preset is None:
         return before.changed(**changes), out
     # A preset that is given again must agree with the run: `check_same` names the settings that differ.

@@ -2,7 +2,8 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,25 @@ from torch.distributed.tensor import DTensor
 
 MB = 1_000_000
 """Bytes in a megabyte."""
+
+
+@contextmanager
+def enough_for(what: str) -> Iterator[None]:
+    """Say in one line that memory did not suffice for a training, on a GPU or on the CPU.
+
+    Raises:
+        ValueError: instead of torch's error; on the CPU, torch has no class of its own for it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"memory: got too little for {what} ({reason}), expected enough: a smaller model or shorter windows need less, "
+            "and so does a batch in parts (accumulate)"
+        ) from None
 
 
 def peak_allocated(function: Callable[[], object]) -> int:

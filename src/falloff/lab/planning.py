@@ -17,7 +17,7 @@ from falloff.lab.model import build_model
 from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import cut, least_tokens
 from falloff.lab.tasks import TASKS
-from falloff.lab.tokenizing import tokenizer_of
+from falloff.lab.tokenizing import Tokenizer, tokenizer_of
 from falloff.lab.training import build_optimizer, cpu_threads
 
 _MOST_FLOPS = {"cpu": 1e10, "cuda": 2e13}
@@ -39,7 +39,9 @@ class Speed:
 
 
 def vocabulary_of(settings: Settings) -> int:
-    """Tokens of the comparison: of its tokenizer, else of its paper's, else bytes."""
+    """Tokens of the comparison: of its tokenizer, else of its paper's, else bytes; of problems alone, bytes."""
+    if not any(TASKS[name].needs_text for name in settings.tasks):
+        return Tokenizer.vocabulary
     preset = PRESETS.get(settings.preset)
     if settings.tokenizer is None and preset is not None and preset.paper is not None:
         return preset.paper.vocabulary

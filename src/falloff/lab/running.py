@@ -6,7 +6,7 @@ from typing import Any
 from falloff import environment
 from falloff.lab import processes, sharing
 from falloff.lab.config import Settings
-from falloff.lab.memory import MB
+from falloff.lab.memory import MB, enough_for
 from falloff.lab.metering import Metered
 from falloff.lab.model import parameter_counts
 from falloff.lab.progress import Progress
@@ -45,7 +45,7 @@ def run_trial(
         The result, read back from the folder.
 
     Raises:
-        ValueError: if a loss is not finite, naming the trial.
+        ValueError: if a loss is not finite, or memory does not suffice, naming the trial.
         OSError: if a file cannot be written.
     """
     progress.start_trial(str(trial), settings.steps + task.work())
@@ -62,7 +62,7 @@ def run_trial(
 
         result = processes.on_main(begun)
         if result is None:
-            with tracked(trackers, settings, trial, folder) as log:
+            with enough_for(str(trial)), tracked(trackers, settings, trial, folder) as log:
                 _train_and_test(settings, trial, task, folder, progress, save_seconds, log)
             result = processes.on_main(folder.result)
     assert result is not None

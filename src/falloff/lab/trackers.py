@@ -33,9 +33,13 @@ def check_trackers(names: tuple[str, ...]) -> None:
         ValueError: for an unknown name.
         ImportError: for a package that is missing, with the command that installs it.
     """
+    if not isinstance(names, tuple):
+        raise ValueError(f"trackers: got {names!r}, expected a tuple of names among {', '.join(TRACKERS)}")
     for name in names:
         if name not in TRACKERS:
             raise ValueError(f"tracker: got {name!r}, expected names among {', '.join(TRACKERS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"tracker: got {name!r} twice, expected each name once")
         require(name)
 
 
