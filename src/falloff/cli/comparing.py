@@ -23,7 +23,7 @@ _PANEL = "Overriding the preset"
 _PLAN = "Before a long run"
 
 
-def _whole(value: str) -> int:
+def _whole(value: str | int) -> int:  # a default is a number already
     try:
         return int(value)
     except ValueError:
