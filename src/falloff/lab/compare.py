@@ -103,6 +103,10 @@ def compare_schemes(
     """
     for module in ("accelerate", "safetensors.torch", "plotly", "scipy.stats"):
         require(module)  # fail before the work, not after it
+    if cluster is not None and context_parallel != 1:
+        raise ValueError(
+            f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
+        )
     if cluster is not None:
         require("ray")
         check_cluster(cluster, settings)
@@ -110,10 +114,6 @@ def compare_schemes(
     if cluster is not None and (trackers or processes.launched() > 1):
         alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
         raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
-    if cluster is not None and context_parallel != 1:
-        raise ValueError(
-            f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
-        )
     section = section_for(settings.preset, published)
     folder = RunFolder(out)
     with processes.joined(), sharing.windows_shared(context_parallel), ExitStack() as held:
@@ -149,7 +149,7 @@ def _described(
     settings: Settings, threads: int | None, progress: Progress
 ) -> tuple[dict[str, Task], dict[str, Any], tuple[str, ...]]:
     """The tasks of a run, its config, and notes on text that was left out."""
-    sharing.check_shares(settings.batch_size, settings.device)
+    sharing.check_shares(settings)
     check_text(settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None
