@@ -125,7 +125,7 @@ def test_the_command_says_what_is_wrong_once(tmp_path):
 
 
 def test_accelerate_launches_the_command(text_path, tmp_path):
-    sizes = {"train-length": 16, "steps": 3, "lengths": 1, "schemes": "alibi", "device": "cpu"}
+    sizes = {"train-length": 16, "steps": 3, "lengths": 1, "schemes": "alibi", "device": "cpu", "context-parallel": 2}
     options = [part for name, value in sizes.items() for part in (f"--{name}", value)]
     done = launch(
         *("-m", "falloff", "compare", "--preset", "quick", "--text", text_path, *options, "--out", tmp_path),
@@ -135,7 +135,7 @@ def test_accelerate_launches_the_command(text_path, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 1
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [(line["scheme"], line["processes"]) for line in lines] == [("alibi", 2)] * 2
+    assert [(line["scheme"], line["processes"], line["context_parallel"]) for line in lines] == [("alibi", 2, 2)] * 2
     assert json.loads((tmp_path / "config.json").read_text())["machine"]["processes"] == 2
 
 

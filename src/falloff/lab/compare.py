@@ -161,7 +161,7 @@ def _described(
     settings: Settings, threads: int | None, progress: Progress
 ) -> tuple[dict[str, Task], dict[str, Any], tuple[str, ...]]:
     """The tasks of a run, its config, and notes on text that was left out."""
-    sharing.check_shares(settings.batch_size, settings.device)
+    sharing.check_shares(settings)
     check_text(settings)
     notes = scheme_notes(settings)  # a wrong scheme of the user's own fails before the work too
     text = read_text(settings, progress.note) if any(TASKS[name].needs_text for name in settings.tasks) else None

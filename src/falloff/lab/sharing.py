@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from falloff.distributed import shard, unshard
 from falloff.lab import processes
+from falloff.lab.config import Settings
 
 _group: distributed.ProcessGroup | None = None
 
@@ -26,18 +27,21 @@ def windows_shared(ranks: int) -> Iterator[None]:
     """
     global _group
     ranks = processes.on_main(lambda: ranks)
-    if ranks < 1 or processes.count() % ranks:
+    if not isinstance(ranks, int) or ranks < 1 or processes.count() % ranks:
         among = f"a divisor of {processes.count()}, the number of processes"
         if processes.count() == 1:
             among = "1 on one process, or that torchrun or accelerate launch starts the command"
-        raise ValueError(f"context_parallel: got {ranks}, expected {among}")
+        raise ValueError(f"context_parallel: got {ranks!r}, expected {among}")
     if ranks == 1:
         yield
         return
-    _group, _ = distributed.new_subgroups(ranks)
-    yield  # after an error the processes end: see `processes.joined`
-    distributed.destroy_process_group(_group)
-    _group = None
+    made, _ = distributed.new_subgroups(ranks)
+    _group = made
+    try:
+        yield
+    finally:
+        _group = None
+    distributed.destroy_process_group(made)  # not after an error: it would wait for processes that have failed
 
 
 def group() -> distributed.ProcessGroup | None:
@@ -82,15 +86,18 @@ def collected(own: Tensor) -> Tensor:
     return of_all.unflatten(0, (data_ranks(), sequence_ranks(), -1))[:, 0].flatten(0, 1)
 
 
-def check_shares(batch_size: int, device: str) -> None:
-    """Check that these processes can share a batch, and that each has a device.
+def check_shares(settings: Settings) -> None:
+    """Check that these processes can share a batch of a run, and that each has a device.
 
     Raises:
         ValueError: naming the setting.
     """
-    if batch_size % data_ranks():
+    device = settings.device
+    if settings.compile and sequence_ranks() > 1:
+        raise ValueError(f"compile: got True with context_parallel {sequence_ranks()}, expected False")
+    if settings.batch_size % data_ranks():
         number = "the number of processes" + (f" / context_parallel {sequence_ranks()}" if sequence_ranks() > 1 else "")
-        raise ValueError(f"batch_size: got {batch_size}, expected a multiple of {data_ranks()}, {number}")
+        raise ValueError(f"batch_size: got {settings.batch_size}, expected a multiple of {data_ranks()}, {number}")
     if processes.count() == 1 or not device.startswith("cuda"):
         return
     if device != "cuda":
