@@ -8,7 +8,7 @@ import torch
 
 from falloff.lab.compare import compare_schemes
 from falloff.lab.config import Settings
-from falloff.lab.trials import Trial
+from falloff.lab.store.trials import Trial
 from falloff.named import scheme_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "pages" / "howto" / "own-scheme.md"

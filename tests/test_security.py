@@ -37,7 +37,7 @@ class _Planted:
 
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
 def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path, monkeypatch, protocol):
-    from falloff.lab.trial_folder import TrialFolder
+    from falloff.lab.store.trial_folder import TrialFolder
 
     monkeypatch.chdir(tmp_path)
     trial = TrialFolder(tmp_path, "x")
@@ -131,8 +131,8 @@ def test_a_folder_of_a_model_that_names_a_scheme_runs_no_code(planted, tmp_path,
 
 def test_a_trial_lies_in_its_folder_whatever_its_scheme_is_called(tmp_path):
     from falloff.lab.config import Settings
-    from falloff.lab.folder import RunFolder
-    from falloff.lab.trials import Trial
+    from falloff.lab.store.folder import RunFolder
+    from falloff.lab.store.trials import Trial
 
     config = {
         "settings": Settings.of_preset("quick", device="cpu").to_json(),

@@ -5,9 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from falloff.lab.findings.tables import (
+    GROUPS,
+    TaskTable,
+    interval_words,
+    interval_written,
+    marks_words,
+    task_tables,
+    written,
+)
 from falloff.lab.report import report_page
 from falloff.lab.report.limits import limits
-from falloff.lab.tables import GROUPS, TaskTable, interval_words, interval_written, marks_words, task_tables, written
 
 FOLDER = Path(__file__).parents[1] / "comparison"
 

@@ -14,9 +14,9 @@ from falloff import FIRE, ALiBi, KerpleLog, T5Bias
 from falloff.explore.runs import Run
 from falloff.explore.stored_biases import stored_biases
 from falloff.explore.theme import theme_of
-from falloff.lab.chart_style import scheme_styles
-from falloff.lab.checksums import with_checksum
-from falloff.lab.folder import RunFolder
+from falloff.lab.figures.style import scheme_styles
+from falloff.lab.store.checksums import with_checksum
+from falloff.lab.store.folder import RunFolder
 
 safetensors = pytest.importorskip("safetensors.torch")
 

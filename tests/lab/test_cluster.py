@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from falloff.lab.checksums import with_checksum
-from falloff.lab.cluster import _Driver
-from falloff.lab.cluster_start import check_cluster
-from falloff.lab.cluster_worker import Order, UnfitWorkerError, run_order
+from falloff.lab.cluster.driver import _Driver
+from falloff.lab.cluster.start import check_cluster
+from falloff.lab.cluster.worker import Order, UnfitWorkerError, run_order
 from falloff.lab.compare import compare_schemes
 from falloff.lab.progress import Progress
+from falloff.lab.store.checksums import with_checksum
+from falloff.lab.store.trials import Trial
 from falloff.lab.tasks import TASKS
-from falloff.lab.trials import Trial
 from falloff.named import scheme_class
 from lab.killing import KILLS, arguments, complete, lines, numbers, start, stored, words
 
@@ -146,7 +146,7 @@ def stopped(toy, text_path, tmp_path):
 
 
 def _text(settings):
-    from falloff.lab.corpus import read_text
+    from falloff.lab.text.corpus import read_text
 
     return read_text(settings)
 
@@ -166,7 +166,7 @@ def _here(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("_here")
 def test_a_trial_whose_worker_dies_is_tried_again_and_the_others_are_not(stopped, monkeypatch):
-    monkeypatch.setattr("falloff.lab.cluster._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("falloff.lab.cluster.driver._LONGEST_PAUSE", 0.01)
     found, fake, progress = _driver(stopped, deaths={"t5": 2})
     assert [trial.scheme for trial, _ in found] == ["alibi", "t5"]
     assert [order.trial.scheme for order in fake.orders] == ["t5", "alibi", "t5", "t5"]
@@ -179,7 +179,7 @@ def test_a_trial_whose_worker_dies_is_tried_again_and_the_others_are_not(stopped
 
 @pytest.mark.usefixtures("_here")
 def test_a_trial_that_kills_every_worker_ends_the_run(stopped, monkeypatch):
-    monkeypatch.setattr("falloff.lab.cluster._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("falloff.lab.cluster.driver._LONGEST_PAUSE", 0.01)
     found, fake, _ = _driver(stopped, deaths={"t5": 100})
     assert next(found)[0].scheme == "alibi"
     with pytest.raises(ValueError, match="6 workers died one after the other in t5, text, seed 0, the last by Worker"):

@@ -17,11 +17,11 @@ import torch
 
 from falloff.lab.compare import code_of, compare_schemes, resolve
 from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings
-from falloff.lab.folder import RunFolder
 from falloff.lab.progress import Progress
+from falloff.lab.store.folder import RunFolder
+from falloff.lab.store.trials import Trial
 from falloff.lab.tasks.text import LanguageModelling
 from falloff.lab.training import cpu_threads
-from falloff.lab.trials import Trial
 from falloff.named import scheme_class
 
 KEYS = (

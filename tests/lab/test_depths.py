@@ -3,9 +3,9 @@ import re
 import pytest
 from rich.console import Console
 
+from falloff.lab.figures.task_charts import depth_chart
+from falloff.lab.findings.task_tables import depth_table, shares_by_depth
 from falloff.lab.report.page import report_page
-from falloff.lab.task_charts import depth_chart
-from falloff.lab.task_tables import depth_table, shares_by_depth
 from falloff.lab.terminal import terminal_tables
 from lab.lines import answers_of, config_of, line, results_of
 

@@ -17,7 +17,7 @@ def test_missing_extras_say_what_to_install(monkeypatch, module):
 
 def test_configuring_a_run_loads_none_of_them():
     code = (
-        "import sys, falloff.cli, falloff.cli.comparing, falloff.lab.config, falloff.lab.model, falloff.lab.corpus;"
+        "import sys, falloff.cli, falloff.cli.comparing, falloff.lab.config, falloff.lab.model, falloff.lab.text.corpus;"
         "print([name for name in ('accelerate', 'plotly', 'datasets', 'safetensors', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,9 +5,9 @@ import pytest
 from falloff.lab.compare import compare_schemes
 from falloff.lab.config import Settings
 from falloff.lab.counting import counts
-from falloff.lab.paper_text import check_text
 from falloff.lab.presets import DEFAULT_PRESET, PRESETS
 from falloff.lab.published import published, published_names
+from falloff.lab.text.paper_text import check_text
 
 PAPERS = [name for name, preset in PRESETS.items() if preset.paper]
 

@@ -4,17 +4,17 @@ import re
 import pytest
 
 from falloff import FIRE, ALiBi
-from falloff.lab.chart_style import log_ticks, on_dark, scheme_styles
-from falloff.lab.charts import bias_chart, length_chart
 from falloff.lab.config import DEFAULT_SCHEMES, KNOWN_SCHEMES
-from falloff.lab.cost_charts import cost_chart, length_cost_chart
-from falloff.lab.folder import RunFolder
+from falloff.lab.figures.charts import bias_chart, length_chart
+from falloff.lab.figures.cost_charts import cost_chart, length_cost_chart
+from falloff.lab.figures.rank_chart import rank_chart
+from falloff.lab.figures.style import log_ticks, on_dark, scheme_styles
+from falloff.lab.findings.tables import task_tables
 from falloff.lab.protocols import PROTOCOLS
 from falloff.lab.published import published_section
-from falloff.lab.rank_chart import rank_chart
 from falloff.lab.report import report_page
 from falloff.lab.report.limits import limits
-from falloff.lab.tables import task_tables
+from falloff.lab.store.folder import RunFolder
 from falloff.views.palette import head_colours
 from lab.lines import MEASURES, answers_of, config_of, line, results_of
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from falloff.lab.corpus import Text
 from falloff.lab.model import build_model
 from falloff.lab.progress import Progress
+from falloff.lab.store.trial_folder import TrialFolder
+from falloff.lab.store.trials import Trial
 from falloff.lab.tasks.text import LanguageModelling
-from falloff.lab.token_file import Contents
+from falloff.lab.text.corpus import Text
+from falloff.lab.text.token_file import Contents
 from falloff.lab.training import build_optimizer, cpu_threads, deterministic, rate, train
-from falloff.lab.trial_folder import TrialFolder
-from falloff.lab.trials import Trial
 
 TEXT = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 100, dtype=np.uint8)
 

@@ -44,7 +44,7 @@ sys.path.insert(0, ".")
 import falloff
 from falloff import Inverse, hf
 from falloff.cli import run
-from falloff.lab.chart_style import scheme_styles
+from falloff.lab.figures.style import scheme_styles
 from falloff.lab.config import DEFAULT_SCHEMES
 
 assert falloff.SCHEMES["inverse"] is Inverse

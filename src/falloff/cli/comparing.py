@@ -431,7 +431,7 @@ def _compare(
 
 def _resume_command(folder: Path, cluster: str | None) -> str:
     """The command that continues a run. It names the schemes of the user's own again."""
-    from falloff.lab.folder import RunFolder
+    from falloff.lab.store.folder import RunFolder
 
     stored = RunFolder(folder).stored_config() if _holds_run(folder) else None
     own = [name for name in (stored["settings"]["schemes"] if stored else []) if is_own(name)]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from falloff.explore.theme import Theme
-from falloff.lab.chart_style import on_dark
-from falloff.lab.charts import length_chart
-from falloff.lab.folder import RunFolder
-from falloff.lab.rank_chart import rank_chart
-from falloff.lab.tables import TaskTable, interval_words, short_name, task_tables, unit_of
+from falloff.lab.figures.charts import length_chart
+from falloff.lab.figures.rank_chart import rank_chart
+from falloff.lab.figures.style import on_dark
+from falloff.lab.findings.tables import TaskTable, interval_words, short_name, task_tables, unit_of
+from falloff.lab.store.folder import RunFolder
 
 
 def run_of(path: Path) -> tuple[RunFolder, dict[str, Any], list[dict[str, Any]]]:

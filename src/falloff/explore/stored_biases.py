@@ -10,7 +10,7 @@ from torch import Tensor
 
 from falloff.explore.runs import run_of
 from falloff.lab.compare import load_model
-from falloff.lab.trials import Trial
+from falloff.lab.store.trials import Trial
 from falloff.schemes import SCHEMES, ALiBi, Scheme, T5Bias
 from falloff.views.stored import open_tensors, stored_scheme
 

@@ -12,23 +12,23 @@ import torch
 
 from falloff import environment
 from falloff.lab import processes, sharing
-from falloff.lab.cluster_start import check_cluster
+from falloff.lab.cluster.start import check_cluster
 from falloff.lab.config import Settings
-from falloff.lab.corpus import Text, read_text
 from falloff.lab.extras import require
-from falloff.lab.folder import FORMAT, RunFolder, check_same, deciding
 from falloff.lab.model import Decoder, build_model, build_scheme
-from falloff.lab.paper_text import check_text
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress, Silent
 from falloff.lab.published import section_for
 from falloff.lab.report import report_page
-from falloff.lab.results import MEASURES, result_lines
 from falloff.lab.running import run_trial
+from falloff.lab.store.folder import FORMAT, RunFolder, check_same, deciding
+from falloff.lab.store.results import MEASURES, result_lines
+from falloff.lab.store.trials import Trial, trials_of
 from falloff.lab.tasks import TASKS, Task
+from falloff.lab.text.corpus import Text, read_text
+from falloff.lab.text.paper_text import check_text
 from falloff.lab.trackers import check_trackers
 from falloff.lab.training import cpu_threads
-from falloff.lab.trials import Trial, trials_of
 from falloff.named import is_own, known_class, source_of
 from falloff.schemes.settings import title_of
 
@@ -87,7 +87,7 @@ def compare_schemes(
         progress: called with the progress, and with notes on damaged files and text that was left out.
         save_seconds: how often the state of a training is stored; at least 0, which stores it after every step.
         cluster: None runs the trials in turn, in this process. "local" and an address run them on Ray (extra `ray`): see
-            `falloff.lab.cluster_start.connected`. The numbers are the same.
+            `falloff.lab.cluster.start.connected`. The numbers are the same.
         trackers: names of `falloff.lab.trackers.TRACKERS` that follow each trial; not on Ray.
         published: the preset of a paper whose figures stand beside the results in the report; by default those of the
             preset itself, if it is a paper's.
@@ -226,7 +226,7 @@ def run_trials(
     if cluster is None or not left:
         found = _in_turn(folder, config, left, tasks, progress, save_seconds, trackers)
     else:
-        from falloff.lab.cluster import on_cluster
+        from falloff.lab.cluster.driver import on_cluster
 
         found = on_cluster(cluster, folder, config, left, tasks, progress, save_seconds)
     lines = _lines(trials, done)

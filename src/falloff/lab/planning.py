@@ -17,7 +17,7 @@ from falloff.lab.model import build_model
 from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import cut, least_tokens
 from falloff.lab.tasks import TASKS
-from falloff.lab.tokenizing import Tokenizer, tokenizer_of
+from falloff.lab.text.tokenizing import Tokenizer, tokenizer_of
 from falloff.lab.training import build_optimizer, cpu_threads
 
 _MOST_FLOPS = {"cpu": 1e10, "cuda": 2e13}

@@ -10,13 +10,13 @@ from falloff.lab.memory import MB, enough_for
 from falloff.lab.metering import Metered
 from falloff.lab.model import parameter_counts
 from falloff.lab.progress import Progress
-from falloff.lab.results import scores
 from falloff.lab.state import whole_weights
+from falloff.lab.store.results import scores
+from falloff.lab.store.trial_folder import TrialFolder
+from falloff.lab.store.trials import Trial
 from falloff.lab.tasks import Task
 from falloff.lab.trackers import Log, tracked
 from falloff.lab.training import deterministic, train
-from falloff.lab.trial_folder import TrialFolder
-from falloff.lab.trials import Trial
 
 
 def run_trial(

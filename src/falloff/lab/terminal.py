@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from falloff.lab.columns import Estimate
 from falloff.lab.extras import require
-from falloff.lab.tables import (
+from falloff.lab.findings.columns import Estimate
+from falloff.lab.findings.tables import (
     GROUPS,
     TaskTable,
     interval_words,
@@ -14,7 +14,7 @@ from falloff.lab.tables import (
     unit_of,
     written,
 )
-from falloff.lab.task_tables import depth_table, shares_by_depth
+from falloff.lab.findings.task_tables import depth_table, shares_by_depth
 
 
 def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width: int) -> list[Any]:

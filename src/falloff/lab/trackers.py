@@ -9,8 +9,8 @@ import torch
 from falloff.lab import processes
 from falloff.lab.config import Settings
 from falloff.lab.extras import require
-from falloff.lab.trial_folder import TrialFolder
-from falloff.lab.trials import Trial
+from falloff.lab.store.trial_folder import TrialFolder
+from falloff.lab.store.trials import Trial
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Their names on the command line, which are those of their packages."""

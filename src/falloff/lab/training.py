@@ -22,10 +22,10 @@ from falloff.lab.memory import peak_held
 from falloff.lab.model import Decoder, build_model
 from falloff.lab.progress import Progress
 from falloff.lab.state import Measured, restore, state_of
+from falloff.lab.store.trial_folder import TrialFolder
+from falloff.lab.store.trials import Trial
 from falloff.lab.tasks.base import IGNORED, Task
 from falloff.lab.trackers import LOGGED_EVERY, Log, no_log
-from falloff.lab.trial_folder import TrialFolder
-from falloff.lab.trials import Trial
 from falloff.shapes import Float, Int
 
 _LAST_RATE = 0.1  # the cosine ends at this share of the learning rate

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from falloff.lab.corpus import Text
-from falloff.lab.evaluation import value
+from falloff.lab.findings.evaluation import value
 from falloff.lab.metering import Metered
 from falloff.lab.progress import Progress
 from falloff.lab.tasks.text import LanguageModelling
-from falloff.lab.token_file import Contents
+from falloff.lab.text.corpus import Text
+from falloff.lab.text.token_file import Contents
 
 
 def _metered(predict):

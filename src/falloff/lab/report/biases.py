@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from falloff.lab.charts import bias_chart
+from falloff.lab.figures.charts import bias_chart
 from falloff.lab.report.elements import plot
 from falloff.schemes import Scheme
 from falloff.views.palette import head_colours

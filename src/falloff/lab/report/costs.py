@@ -4,11 +4,11 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from falloff.lab.chart_style import scheme_styles
-from falloff.lab.cost_charts import cost_chart, length_cost_chart
-from falloff.lab.costs import Cost, LengthCost
+from falloff.lab.figures.cost_charts import cost_chart, length_cost_chart
+from falloff.lab.figures.style import scheme_styles
+from falloff.lab.findings.costs import Cost, LengthCost
+from falloff.lab.findings.tables import TaskTable, unit_of
 from falloff.lab.report.elements import named, panels, plot, tabs, task_id
-from falloff.lab.tables import TaskTable, unit_of
 
 _TRAINING: tuple[tuple[str, Callable[[Cost], str]], ...] = (
     ("Parameters", lambda cost: f"{cost.parameters:,}"),

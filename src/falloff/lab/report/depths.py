@@ -3,10 +3,10 @@
 from html import escape
 from typing import Any
 
+from falloff.lab.figures.task_charts import depth_chart
+from falloff.lab.findings.tables import TaskTable, written
+from falloff.lab.findings.task_tables import shares_by_depth
 from falloff.lab.report.elements import plot
-from falloff.lab.tables import TaskTable, written
-from falloff.lab.task_charts import depth_chart
-from falloff.lab.task_tables import shares_by_depth
 
 
 def depths_section(table: TaskTable, config: dict[str, Any], results: list[dict[str, Any]], heading: str) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from falloff.lab.chart_style import Style, on_dark
 from falloff.lab.extras import require
+from falloff.lab.figures.style import Style, on_dark
 
 
 def plot(figure: Any) -> str:

@@ -4,8 +4,8 @@ import math
 from html import escape
 from typing import Any
 
+from falloff.lab.findings.tables import TaskTable, short_name, unit_of
 from falloff.lab.protocols import PROTOCOLS
-from falloff.lab.tables import TaskTable, short_name, unit_of
 
 
 def limits_section(tables: list[TaskTable], config: dict[str, Any]) -> str:

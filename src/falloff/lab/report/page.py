@@ -5,8 +5,9 @@ from importlib.resources import files
 from json import dumps
 from typing import Any
 
-from falloff.lab.chart_style import on_dark
 from falloff.lab.extras import require
+from falloff.lab.figures.style import on_dark
+from falloff.lab.findings.tables import TaskTable, task_tables, unit_of
 from falloff.lab.report.biases import biases_section
 from falloff.lab.report.costs import costs_section
 from falloff.lab.report.depths import depths_section
@@ -15,7 +16,6 @@ from falloff.lab.report.limits import limits_section
 from falloff.lab.report.results import lengths_section, results_section
 from falloff.lab.report.seeds import seeds_section
 from falloff.lab.report.settings import settings_section
-from falloff.lab.tables import TaskTable, task_tables, unit_of
 from falloff.schemes import Scheme
 
 

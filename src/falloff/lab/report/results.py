@@ -3,11 +3,20 @@
 from html import escape
 from typing import Any
 
-from falloff.lab.chart_style import scheme_styles
-from falloff.lab.charts import length_chart
-from falloff.lab.columns import Estimate
+from falloff.lab.figures.charts import length_chart
+from falloff.lab.figures.style import scheme_styles
+from falloff.lab.findings.columns import Estimate
+from falloff.lab.findings.tables import (
+    GROUPS,
+    Row,
+    TaskTable,
+    interval_words,
+    interval_written,
+    marks_words,
+    short_name,
+    written,
+)
 from falloff.lab.report.elements import fact, listed, named, panels, plot, tabs, task_id
-from falloff.lab.tables import GROUPS, Row, TaskTable, interval_words, interval_written, marks_words, short_name, written
 
 _FLAT = 1.02
 """A scheme holds if by the first measure it is at the longest length at most 2% worse than at the shortest."""

@@ -4,12 +4,12 @@ import math
 from html import escape
 from typing import Any
 
-from falloff.lab.chart_style import label
-from falloff.lab.columns import Column
-from falloff.lab.rank_chart import rank_chart
+from falloff.lab.figures.rank_chart import rank_chart
+from falloff.lab.figures.style import label
+from falloff.lab.findings.columns import Column
+from falloff.lab.findings.statistics import Difference
+from falloff.lab.findings.tables import TaskTable, short_name, written
 from falloff.lab.report.elements import plot, task_id
-from falloff.lab.statistics import Difference
-from falloff.lab.tables import TaskTable, short_name, written
 
 _MINUS = "\u2212"
 

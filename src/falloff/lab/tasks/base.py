@@ -12,8 +12,8 @@ from falloff.shapes import Bool, Float, Int
 
 if TYPE_CHECKING:
     from falloff.lab.config import Settings
-    from falloff.lab.corpus import Text
     from falloff.lab.progress import Progress
+    from falloff.lab.text.corpus import Text
 
 IGNORED = -100
 """The target where nothing is asked, as `torch.nn.functional.cross_entropy` takes it."""

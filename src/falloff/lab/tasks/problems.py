@@ -17,8 +17,8 @@ from falloff.shapes import Int
 
 if TYPE_CHECKING:
     from falloff.lab.config import Settings
-    from falloff.lab.corpus import Text
     from falloff.lab.progress import Progress
+    from falloff.lab.text.corpus import Text
 
 PAD = 0
 """The byte that follows a training problem shorter than the trained length."""

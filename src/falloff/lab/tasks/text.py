@@ -13,8 +13,8 @@ from falloff.lab.tasks.base import Measure, Outcome, Predict, Task
 
 if TYPE_CHECKING:
     from falloff.lab.config import Settings
-    from falloff.lab.corpus import Text
     from falloff.lab.progress import Progress
+    from falloff.lab.text.corpus import Text
 
 _DIGITS = 9  # decimals of a loss: it is rounded before any use, so that the stored losses give the same results
 _BACKWARD_SHARE = 3  # a training step takes about as long as three forward passes of the same tokens

@@ -1,0 +1,1 @@
+"""What models are trained and tested on: files, datasets, tokenizers, and tokens on disk."""
