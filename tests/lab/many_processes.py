@@ -126,7 +126,7 @@ def refused(folder):
         "one": error_of(lambda: processes.everywhere(lambda: processes.is_main() or fail())),
         "main": error_of(lambda: processes.on_main(fail)),
         "text": error_of(lambda: compare_schemes(settings_for("text.txt"), folder / "refused")),
-        "batch": error_of(lambda: compare_schemes(settings_for(words, batch_size=5), folder / "refused")),
+        "batch": error_of(lambda: compare_schemes(settings_for(words, batch_size=5, accumulate=1), folder / "refused")),
         "folder": error_of(lambda: compare_schemes(settings_for(words), folder / "ddp")),
     }
 

@@ -90,11 +90,11 @@ def errors(folder, scheme):
             for share in shares:
                 distributed.all_reduce(share, group=sharing.group())
             metered = Metered(model, torch.device("cpu"))
-            differing = (metered.right(tokens, targets) != (logits.argmax(2) == targets)).sum().item()
+            missed = (~metered.right(tokens, logits.argmax(2))).sum().item()
             found[ranks] = {
                 "gradient": max((a - b).abs().max().item() for a, b in zip(whole, shares, strict=True)),
                 "nats": (metered.nats(tokens, targets) - nats).abs().max().item(),
-                "right": differing,
+                "missed": missed,
             }
     return found
 

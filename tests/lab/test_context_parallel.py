@@ -69,7 +69,7 @@ def test_each_scheme_gives_what_it_gives_for_whole_windows(job, ranks):
             errors = by_ranks[ranks]
             assert errors["gradient"] < 1e-4, scheme  # of sums over 27 targets
             assert errors["nats"] < ROUNDING, scheme
-            assert errors["right"] == 0, scheme
+            assert errors["missed"] == 0, scheme
 
 
 def test_one_process_continues_a_training_of_shared_windows(job):
