@@ -87,7 +87,7 @@ class RunFolder:
         try:
             config = checked(self.config_path.read_bytes())
             if "settings" in config and config.get("format") != FORMAT:
-                raise ValueError("it was written by another version of falloff")
+                raise ValueError("it was written by another version of falloff: give another --out")
             if device is not None:
                 config["settings"] = config["settings"] | {"device": device}
             Settings.from_json(config["settings"])
