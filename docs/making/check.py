@@ -53,7 +53,7 @@ def faults(site: Path) -> Iterator[str]:
         for address in page.loaded:
             if urlsplit(address).netloc:
                 yield f"{name}: loads {address} from another host"
-            elif not (path.parent / unquote(urlsplit(address).path)).exists():
+            elif urlsplit(address).scheme != "data" and not (path.parent / unquote(urlsplit(address).path)).exists():
                 yield f"{name}: loads {address}, which does not exist"
         for address in page.links:
             parts = urlsplit(address)

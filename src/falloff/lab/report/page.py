@@ -49,6 +49,7 @@ def report_page(
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>{escape(title)} · falloff compare</title>
 <style>{style}</style>
 <script>{plotly}</script>

@@ -27,7 +27,7 @@ def _listed(title: str, entries: dict[str, Any]) -> str:
     if not entries:
         return ""
     pairs = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(_shown(value))}</dd>" for key, value in entries.items())
-    return f"<dl><h3>{title}</h3>{pairs}</dl>"
+    return f"<div><h3>{title}</h3><dl>{pairs}</dl></div>"
 
 
 def _shown(value: Any) -> str:
