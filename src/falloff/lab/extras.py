@@ -6,7 +6,6 @@ from types import ModuleType
 _EXTRAS = {
     "accelerate": "lab",
     "datasets": "datasets",
-    "filelock": "lab",
     "huggingface_hub": "datasets",
     "plotly": "lab",
     "ray": "ray",

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from falloff.files import PART, make_folder, remove_parts, write_file
+from falloff.files import PART, make_folder, write_file
 from falloff.lab.config import Settings
 from falloff.lab.store.checksums import checked, digest, with_checksum
+from falloff.lab.store.locks import held
 from falloff.lab.store.results import result_lines
 from falloff.lab.store.trial_folder import TrialFolder
 from falloff.lab.store.trials import Trial, trials_of
@@ -58,20 +57,15 @@ class RunFolder:
         Raises:
             ValueError: if another process holds it.
         """
-        make_folder(self.path)
-        lock = filelock.FileLock(self.lock_path, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
+
+        def taken() -> None:
             raise ValueError(
                 f"out: got {self.path}, in which another run is at work, expected a folder for this run alone: wait for the "
                 "other, or give another --out"
-            ) from None
-        try:
-            remove_parts(self.path)  # of runs that were killed
+            )
+
+        with held(self.lock_path, taken):
             yield
-        finally:
-            lock.release()
 
     def stored_config(self, device: str | None = None) -> dict[str, Any] | None:
         """The config.json of an earlier run, or None.

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import Tensor
 
-from falloff.files import make_folder, remove_parts, write_file
+from falloff.files import make_folder, write_file
 from falloff.lab.extras import require
 from falloff.lab.store.checksums import checked, with_checksum
+from falloff.lab.store.locks import held
 
 _STEP, _DECIDES, _DIGEST = "step", "decides", "sha256"
 
@@ -48,19 +48,9 @@ class TrialFolder:
         Args:
             waits: called once if another process holds it.
         """
-        make_folder(self.path)
-        lock = filelock.FileLock(self.lock_path, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            waits()
-            lock.acquire(poll_interval=0.5)
-        try:
-            remove_parts(self.path)  # of processes that were killed: a state may be large
+        with held(self.lock_path, waits):
             yield
             self.tidy()
-        finally:
-            lock.release()
 
     def tidy(self) -> None:
         """Remove what a complete trial needs no more; a process that was killed just then has left it behind.

@@ -8,9 +8,9 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from falloff.files import PART, new_file, write_file
-from falloff.lab.extras import require
+from falloff.files import new_file, write_file
 from falloff.lab.store.checksums import checked, with_checksum
+from falloff.lab.store.locks import held
 from falloff.lab.text.token_file import Contents, text_sha256
 from falloff.lab.text.tokenizing import Tokenizer
 
@@ -63,12 +63,9 @@ class CachedTokens:
         """
         if reuse and (stored := self._stored()):  # without the lock: the folder may be read-only
             return stored
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with require("filelock").FileLock(self.folder / "lock"):
+        with held(self.folder / "lock"):
             if reuse and (stored := self._stored()):
                 return stored
-            for part in self.folder.glob(f"*{PART}"):
-                part.unlink()
             self._described.unlink(missing_ok=True)
             with new_file(self.path) as file:
                 contents = write(self._tokenizer, file)
