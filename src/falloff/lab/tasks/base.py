@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from falloff.lab.config import Settings
     from falloff.lab.progress import Progress
     from falloff.lab.text.corpus import Text
+
+_BACKWARD_SHARE = 3  # a training step takes about as long as three forward passes of the same tokens
 
 IGNORED = -100
 """The target where nothing is asked, as `torch.nn.functional.cross_entropy` takes it."""
@@ -112,5 +115,28 @@ class Task(ABC):
         return None
 
     @abstractmethod
+    def counts(self) -> dict[int, int]:
+        """How many windows or problems are tested at each length, in the order in which they are."""
+
     def work(self) -> int:
         """The number of training steps that take about as long as `test`."""
+        tokens = sum(length * count for length, count in self.counts().items())
+        return -(-tokens // (_BACKWARD_SHARE * self.settings.batch_size * self.settings.train_length))
+
+    def batches(self, length: int, progress: Progress) -> Iterator[slice]:
+        """The windows or problems of a length, as many at once as have the tokens of a batch of training.
+
+        Args:
+            length: of the test.
+            progress: called after each batch with its share of `work`.
+        """
+        counts, work = self.counts(), self.work()
+        total = sum(tested * count for tested, count in counts.items())
+        done = sum(tested * count for tested, count in counts.items() if tested < length)
+        at_once = max(self.settings.batch_size * self.settings.train_length // length, 1)
+        for start in range(0, counts[length], at_once):
+            batch = slice(start, min(start + at_once, counts[length]))
+            yield batch
+            before = work * done // total
+            done += length * (batch.stop - batch.start)
+            progress.advance(work * done // total - before, doing=f"testing at {length:,}")

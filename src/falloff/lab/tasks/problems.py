@@ -25,7 +25,6 @@ PAD = 0
 LEVELS = 8
 """The depths that are tested, evenly from 0 to 1."""
 
-_BACKWARD_SHARE = 3  # a training step takes about as long as three forward passes of the same tokens
 _TEST = 1  # the last of the integers that determine a test problem
 
 
@@ -98,22 +97,16 @@ class ProblemTask(Task):
         draw = np.random.default_rng((zlib.crc32(self.name.encode()), length, index, _TEST))
         return self.problem(draw, length, index % LEVELS / (LEVELS - 1))
 
-    @torch.inference_mode()
     def test(self, predict: Predict, progress: Progress) -> list[Outcome]:
         settings = self.settings
         outcomes = []
-        reported = done = 0
         for length in settings.lengths:
             problems = [self.test_problem(length, index) for index in range(settings.windows)]
-            at_once = max(settings.batch_size * settings.train_length // length, 1)
             rights = []
-            for start in range(0, len(problems), at_once):
-                batch = problems[start : start + at_once]
-                inputs, targets = (torch.stack(parts) for parts in zip(*(as_tensors(p, length) for p in batch), strict=True))
+            for part in self.batches(length, progress):
+                pairs = (as_tensors(problem, length) for problem in problems[part])
+                inputs, targets = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
                 rights.append(predict.right(inputs, targets))
-                done += inputs.numel()
-                progress.advance(self.work() * done // self._tokens() - reported, doing=f"testing at {length:,}")
-                reported = self.work() * done // self._tokens()
             right = torch.cat(rights)
             depths = tuple(problem.depth for problem in problems)
             tested = [problem.answer if problem.tested is None else problem.tested for problem in problems]
@@ -122,12 +115,8 @@ class ProblemTask(Task):
                 outcomes.append(Outcome("whole", length, _solved(right, [problem.answer for problem in problems])))
         return outcomes
 
-    def work(self) -> int:
-        return -(-self._tokens() // (_BACKWARD_SHARE * self.settings.batch_size * self.settings.train_length))
-
-    def _tokens(self) -> int:
-        """The tokens of all test problems."""
-        return self.settings.windows * sum(self.settings.lengths)
+    def counts(self) -> dict[int, int]:
+        return dict.fromkeys(self.settings.lengths, self.settings.windows)
 
 
 def as_tensors(problem: Problem, length: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from falloff.lab.text.corpus import Text
 
 _DIGITS = 9  # decimals of a loss: it is rounded before any use, so that the stored losses give the same results
-_BACKWARD_SHARE = 3  # a training step takes about as long as three forward passes of the same tokens
 
 
 class LanguageModelling(Task):
@@ -52,17 +51,12 @@ class LanguageModelling(Task):
     def test(self, predict: Predict, progress: Progress) -> list[Outcome]:
         settings, held_out = self.settings, self.text.held_out
         outcomes = []
-        reported = done = 0
         for length, windows in self.windows.items():
             losses = []
-            at_once = max(settings.batch_size * settings.train_length // length, 1)
-            for start in range(0, len(windows.ends), at_once):
-                ends = windows.ends[start : start + at_once]
+            for part in self.batches(length, progress):
+                ends = windows.ends[part]
                 batch = torch.from_numpy(held_out[ends[:, None] + np.arange(-length - 1, 0)].astype(np.int64))
                 losses.append(predict.nats(batch[:, :-1], batch[:, 1:]).double())
-                done += length * len(batch)
-                progress.advance(self.work() * done // self._tokens() - reported, doing=f"testing at {length:,}")
-                reported = self.work() * done // self._tokens()
             nats = torch.cat(losses)
             for measure in self.measures:
                 of_measure, together = (nats[:, -settings.tail :], 1) if measure.name == "tail" else (nats, windows.overlap)
@@ -72,9 +66,5 @@ class LanguageModelling(Task):
                 outcomes.append(Outcome(measure.name, length, tuple(means.tolist()), together=together))
         return outcomes
 
-    def work(self) -> int:
-        return -(-self._tokens() // (_BACKWARD_SHARE * self.settings.batch_size * self.settings.train_length))
-
-    def _tokens(self) -> int:
-        """The tokens of all windows of all lengths."""
-        return sum(length * len(windows.ends) for length, windows in self.windows.items())
+    def counts(self) -> dict[int, int]:
+        return {length: len(windows.ends) for length, windows in self.windows.items()}
