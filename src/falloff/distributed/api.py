@@ -10,10 +10,9 @@ from falloff.distributed import all_gather, ring, ulysses
 from falloff.distributed.agreement import agree
 from falloff.distributed.arguments import check_heads, checked_bias, facts_of, rises
 from falloff.distributed.collectives import all_gather as gather
-from falloff.distributed.forms import axes_of, rebuilt
 from falloff.distributed.groups import Ranks, ranks_of
 from falloff.distributed.job import Job
-from falloff.distributed.shards import Layout, check_order, layout_of
+from falloff.distributed.shards import Layout, check_order, form_of_rank, layout_of
 from falloff.forms import Form, Sum, Warp
 from falloff.offsets import check_query_start, first_query_position
 from falloff.ops.api import autocasted, built_by, with_sink
@@ -236,13 +235,7 @@ def _local_form(job: Job, bias: nn.Module | Form | None, query: Tensor, all_rise
         built = built_by(bias, query, rows, keys, job.query_start, start, dense=False)
         assert isinstance(built, Form)
         check_heads(built, query)
-        tensors = [
-            tensor
-            if axes.length is None
-            else (job.keys if axes.of_keys else job.rows).of_rank(tensor, axes.length, job.ranks.rank)
-            for tensor, axes in zip(built.tensors, axes_of(built), strict=True)
-        ]
-        return rebuilt(built, tensors)
+        return form_of_rank(built, job.ranks.rank, lambda axes, _: job.keys if axes.of_keys else job.rows)
     if bias is None or all_rise:
         return bias
     parts = [replace(part, rising=False) if isinstance(part, Warp) else part for part in bias.parts]

@@ -5,7 +5,7 @@ In order "contiguous" each rank holds one run of positions, in order of rank; th
 2 K - 1: under a causal mask all ranks then have as much to do as each other (Llama 3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from falloff.distributed.agreement import agree
 from falloff.distributed.collectives import all_gather
-from falloff.distributed.forms import axes_of, rebuilt
+from falloff.distributed.forms import Axes, axes_of, rebuilt
 from falloff.distributed.groups import ranks_of
 from falloff.forms import Form
 from falloff.offsets import check_count
@@ -129,10 +129,13 @@ def shard_form(form: Form, group: object = None, order: str = "contiguous") -> F
     """
     ranks = ranks_of(group)
     check_order(order)
+    return form_of_rank(form, ranks.rank, lambda axes, length: even_layout(length, ranks.size, order))
+
+
+def form_of_rank(form: Form, rank: int, layout: Callable[[Axes, int], Layout]) -> Form:
+    """What a rank holds of a form of the whole sequence. `layout`: of rows or keys, so many, as the axes say."""
     tensors = [
-        tensor
-        if axes.length is None
-        else even_layout(tensor.shape[axes.length], ranks.size, order).of_rank(tensor, axes.length, ranks.rank)
+        tensor if axes.length is None else layout(axes, tensor.shape[axes.length]).of_rank(tensor, axes.length, rank)
         for tensor, axes in zip(form.tensors, axes_of(form), strict=True)
     ]
     return rebuilt(form, tensors)
