@@ -14,7 +14,7 @@ from falloff.lab.config import Settings
 from falloff.lab.counting import counts, forward_flops, step_flops, step_memory
 from falloff.lab.gpus import GPUS, USUAL_UTILISATION
 from falloff.lab.model import build_model
-from falloff.lab.presets import PRESETS
+from falloff.lab.presets import paper_of
 from falloff.lab.protocols import cut, least_tokens
 from falloff.lab.tasks import TASKS
 from falloff.lab.text.tokenizing import Tokenizer, tokenizer_of
@@ -42,9 +42,9 @@ def vocabulary_of(settings: Settings) -> int:
     """Tokens of the comparison: of its tokenizer, else of its paper's, else bytes; of problems alone, bytes."""
     if not any(TASKS[name].needs_text for name in settings.tasks):
         return Tokenizer.vocabulary
-    preset = PRESETS.get(settings.preset)
-    if settings.tokenizer is None and preset is not None and preset.paper is not None:
-        return preset.paper.vocabulary
+    paper = paper_of(settings.preset)
+    if settings.tokenizer is None and paper is not None:
+        return paper.vocabulary
     return tokenizer_of(settings.tokenizer).vocabulary
 
 
@@ -139,8 +139,7 @@ def plan(
             }
         )
     each = len(settings.tasks) * len(settings.seeds)
-    preset = PRESETS.get(settings.preset)
-    paper = None if preset is None else preset.paper
+    paper = paper_of(settings.preset)
     return {
         "preset": settings.preset,
         "settings": settings.to_json(),
@@ -170,17 +169,14 @@ def plan(
 
 def _test_windows(settings: Settings) -> dict[int, int]:
     """The windows, or problems, of each length that one trial is tested on, if the text is long enough; means over tasks."""
-    found = dict.fromkeys(settings.lengths, 0)
-    for task in settings.tasks:
-        for length in settings.lengths:
-            found[length] += settings.windows if not TASKS[task].needs_text else _cut(settings)[length]
-    return {length: -(-count // len(settings.tasks)) for length, count in found.items()}
-
-
-def _cut(settings: Settings) -> dict[int, int]:
     rest = (settings.protocol, settings.lengths, settings.tail)
     size = least_tokens(*rest, settings.windows)
-    return {length: len(windows.ends) for length, windows in cut(*rest, settings.windows, size).items()}
+    of_text = {length: len(windows.ends) for length, windows in cut(*rest, settings.windows, size).items()}
+    texts = sum(TASKS[task].needs_text for task in settings.tasks)
+    others = len(settings.tasks) - texts
+    return {
+        length: -(-(texts * count + others * settings.windows) // len(settings.tasks)) for length, count in of_text.items()
+    }
 
 
 def _smaller(settings: Settings, vocabulary: int, most: float) -> tuple[Settings, int]:

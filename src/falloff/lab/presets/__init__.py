@@ -18,4 +18,10 @@ def _presets() -> dict[str, Preset]:
 PRESETS: dict[str, Preset] = _presets()
 """Every preset by its name on the command line."""
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "Paper", "Preset"]
+
+def paper_of(preset: str) -> Paper | None:
+    """The paper whose protocol a preset is; None for a preset by size, and for a name that stands for none."""
+    return PRESETS[preset].paper if preset in PRESETS else None
+
+
+__all__ = ["DEFAULT_PRESET", "PRESETS", "Paper", "Preset", "paper_of"]

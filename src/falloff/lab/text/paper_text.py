@@ -1,7 +1,7 @@
 """Whether a paper's protocol has the text and the tokens that somebody chose for it."""
 
 from falloff.lab.config import Settings
-from falloff.lab.presets import PRESETS
+from falloff.lab.presets import paper_of
 from falloff.lab.tasks import TASKS
 
 
@@ -11,8 +11,7 @@ def check_text(settings: Settings) -> None:
     Raises:
         ValueError: if the preset is a paper's and neither a text nor a dataset is given, or no tokenizer.
     """
-    preset = PRESETS.get(settings.preset)
-    paper = None if preset is None else preset.paper
+    paper = paper_of(settings.preset)
     if paper is None or not any(TASKS[name].needs_text for name in settings.tasks):
         return
     if not settings.text and settings.dataset is None:
