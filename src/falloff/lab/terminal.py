@@ -14,7 +14,7 @@ from falloff.lab.findings.tables import (
     unit_of,
     written,
 )
-from falloff.lab.findings.task_tables import depth_table, shares_by_depth
+from falloff.lab.findings.task_tables import depth_table, scheme_table, shares_by_depth
 
 
 def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width: int) -> list[Any]:
@@ -37,14 +37,6 @@ def terminal_tables(config: dict[str, Any], results: list[dict[str, Any]], width
     return shown
 
 
-def _new_table(title: str) -> Any:
-    box = require("rich.box")
-    table = require("rich.table").Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = title
-    table.add_column("scheme", overflow="fold")  # the name of a file may be long
-    return table
-
-
 def _rows(table: TaskTable, shown: Any, cells: Any) -> None:
     """Add a row for each scheme, in groups."""
     kind = None
@@ -59,7 +51,7 @@ def _rows(table: TaskTable, shown: Any, cells: Any) -> None:
 def _results(table: TaskTable, measure: dict[str, Any], title: str, width: int) -> Any:
     keys = [key for key in table.columns if key[0] == measure["name"]]
     intervals = width >= 16 + 19 * len(keys)
-    shown = _new_table(title)
+    shown = scheme_table(title)
     for _, length in keys:
         shown.add_column(f"{length:,}", justify="right", no_wrap=True)
     _rows(table, shown, lambda row: [_cell(row.estimates.get(key), measure, intervals=intervals) for key in keys])
@@ -80,7 +72,7 @@ def _cell(one: Estimate | None, measure: dict[str, Any], *, intervals: bool) -> 
 
 
 def _costs(table: TaskTable, title: str, unit: str, width: int) -> Any:
-    shown = _new_table(title)
+    shown = scheme_table(title)
     testing = table.lengths if width >= 56 + 9 * len(table.lengths) else table.lengths[:0]
     for heading in ("para-\nmeters", "of the\nbias", "ms per\nstep", "peak\nMB"):
         shown.add_column(heading, justify="right", no_wrap=True)

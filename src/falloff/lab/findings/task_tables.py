@@ -35,6 +35,15 @@ def shares_by_depth(results: list[dict[str, Any]], task: str) -> dict[str, Share
     }
 
 
+def scheme_table(title: str) -> Any:
+    """A rich table with a row for each scheme: its title and first column."""
+    box = require("rich.box")
+    table = require("rich.table").Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
+    table.title = title
+    table.add_column("scheme", overflow="fold")  # the name of a file may be long
+    return table
+
+
 def depth_table(results: list[dict[str, Any]], task: str) -> Any:
     """A rich table: for each scheme and length the share of exact answers, and a bar for each depth, the beginning first.
 
@@ -43,11 +52,7 @@ def depth_table(results: list[dict[str, Any]], task: str) -> Any:
         task: one with depths.
     """
     text = require("rich.text")
-    table = require("rich.table").Table(
-        box=require("rich.box").SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold"
-    )
-    table.title = f"Task {task}: exact answers in percent, a bar for each depth"
-    table.add_column("scheme", overflow="fold")
+    table = scheme_table(f"Task {task}: exact answers in percent, a bar for each depth")
     shares = shares_by_depth(results, task)
     for length in next(iter(shares.values())):
         table.add_column(f"{length:,}", no_wrap=True)
