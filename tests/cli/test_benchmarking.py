@@ -236,7 +236,10 @@ def test_resume_of_nothing_begins(falloff, tmp_path):
 REFUSED = [
     (["--resume"], "--resume: got no --out, expected the file to continue"),
     (["--suite", "gpu", "--resume", "--out", "x.json"], "--suite: got 'gpu', which takes only --cases, --out and --json"),
-    (["--suite", "tpu"], "--suite: got 'tpu', expected one of cpu, memory, scaling, calls, short, long, content, context-parallel, hf"),
+    (
+        ["--suite", "tpu"],
+        "--suite: got 'tpu', expected one of cpu, memory, scaling, calls, short, long, content, context-parallel, hf",
+    ),
     (["--suite", "gpu", "--turns", "3"], "--suite: got 'gpu', which takes only --cases, --out and --json"),
     (["--suite", ""], "--suite: got ''"),
     (["--impl", "auto"], "--impl: got 'auto', expected one of cpu, triton, blockwise"),

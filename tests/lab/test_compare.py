@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from falloff.lab.compare import code_of, compare_schemes, resolve
+from falloff.lab.compare import compare_schemes, resolve
 from falloff.lab.config import BASELINES, DEFAULT_SCHEMES, Settings
+from falloff.lab.describing import code_of
 from falloff.lab.progress import Progress
 from falloff.lab.store.folder import RunFolder
 from falloff.lab.store.trials import Trial

@@ -11,7 +11,7 @@ import typer
 
 from falloff.cli.choices import CHOICES, print_choices
 from falloff.cli.planning import print_plan
-from falloff.lab.config import KNOWN_SCHEMES
+from falloff.lab.config import KNOWN_SCHEMES, SAVE_SECONDS
 from falloff.lab.gpus import GPUS, USUAL_UTILISATION
 from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import PROTOCOLS
@@ -231,7 +231,7 @@ def compare(
     save_seconds: Annotated[
         float,
         typer.Option("--save-every", min=0.0, metavar="S", help="Store a training under way every S seconds."),
-    ] = 60.0,
+    ] = SAVE_SECONDS,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -313,7 +313,14 @@ def compare(
         raise ValueError(f"{option}: got it without --dry-run, expected both: it is for the plan")
     if more_text and text is None:
         raise ValueError(f"compare: got {more_text[0]!r}, expected options only: paths of text follow --text")
-    named, tracking = _names(schemes), tuple(trackers or ())
+    named = _names(schemes)
+    how: dict[str, Any] = {
+        "save_seconds": save_seconds,
+        "cluster": cluster,
+        "trackers": tuple(trackers or ()),
+        "published": published,
+        "context_parallel": context_parallel,
+    }
     given = {
         "text": None if text is None else (*text, *(more_text or [])),
         "dataset": dataset,
@@ -334,10 +341,10 @@ def compare(
         processes.everywhere(lambda: _run_own_code(named))
         stored, path = processes.on_main(lambda: _resolved(preset, out, resume, given, dry_run=dry_run))
         if dry_run:
-            _check_run(stored, save_seconds, cluster, tracking, published)
+            _check_run(stored, **how)
             processes.on_main(lambda: print_plan(stored, gpu, utilisation, as_json=as_json))
             return
-        _compare(stored, Path(path), resume, as_json, save_seconds, cluster, tracking, published, context_parallel)
+        _compare(stored, Path(path), resume, as_json, how)
 
 
 def _names(parts: list[str] | None) -> tuple[str, ...] | None:
@@ -367,49 +374,28 @@ def _resolved(
     return settings.to_json(), str(folder)
 
 
-def _check_run(
-    stored: dict[str, Any], save_seconds: float, cluster: str | None, trackers: tuple[str, ...], published: str | None
-) -> None:
+def _check_run(stored: dict[str, Any], published: str | None, **how: Any) -> None:
     """Refuse, before a plan is printed, options with which the run would not begin."""
     from falloff.lab.compare import check_options
     from falloff.lab.config import Settings
     from falloff.lab.published import section_for
 
     settings = Settings.from_json(stored)
-    check_options(settings, save_seconds, cluster, trackers)
+    check_options(settings, **how)
     section_for(settings.preset, published)
 
 
-def _compare(
-    stored: dict[str, Any],
-    folder: Path,
-    resume: bool,
-    as_json: bool,
-    save_seconds: float,
-    cluster: str | None,
-    trackers: tuple[str, ...],
-    published: str | None,
-    context_parallel: int,
-) -> None:
+def _compare(stored: dict[str, Any], folder: Path, resume: bool, as_json: bool, how: dict[str, Any]) -> None:
+    """Run the comparison; `how` are arguments of `compare_schemes`."""
     from falloff.lab import processes
     from falloff.lab.compare import compare_schemes
     from falloff.lab.config import Settings
     from falloff.lab.progress import progress_for
 
-    main = processes.is_main()
+    main, cluster = processes.is_main(), how["cluster"]
     try:
         with progress_for(silent=as_json or not main) as progress:
-            comparison = compare_schemes(
-                Settings.from_json(stored),
-                folder,
-                resume=resume,
-                progress=progress,
-                save_seconds=save_seconds,
-                cluster=cluster,
-                trackers=trackers,
-                published=published,
-                context_parallel=context_parallel,
-            )
+            comparison = compare_schemes(Settings.from_json(stored), folder, resume=resume, progress=progress, **how)
     except KeyboardInterrupt:
         if main:
             print(f"falloff: stopped; continue with: {_resume_command(folder, cluster)}", file=sys.stderr)

@@ -1,46 +1,33 @@
 """The run behind `falloff compare`: the same model once per scheme, task and seed, trained short, tested long."""
 
-import hashlib
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from falloff import environment
 from falloff.lab import processes, sharing
 from falloff.lab.cluster.start import check_cluster
-from falloff.lab.config import Settings
+from falloff.lab.config import SAVE_SECONDS, Settings
+from falloff.lab.describing import describe, scheme_notes
 from falloff.lab.extras import require
-from falloff.lab.model import Decoder, build_model, build_scheme
+from falloff.lab.model import Decoder, build_model
 from falloff.lab.presets import DEFAULT_PRESET
 from falloff.lab.progress import Progress, Silent
 from falloff.lab.published import section_for
 from falloff.lab.report import report_page
 from falloff.lab.running import run_trial
-from falloff.lab.store.folder import FORMAT, RunFolder, check_same, deciding
-from falloff.lab.store.results import MEASURES, result_lines
+from falloff.lab.store.folder import RunFolder, check_same, deciding
+from falloff.lab.store.results import result_lines
 from falloff.lab.store.trials import Trial, trials_of
 from falloff.lab.tasks import TASKS, Task
-from falloff.lab.text.corpus import Text, read_text
+from falloff.lab.text.corpus import read_text
 from falloff.lab.text.paper_text import check_text
 from falloff.lab.trackers import check_trackers
 from falloff.lab.training import cpu_threads
-from falloff.named import is_own, known_class, source_of
-from falloff.schemes.settings import title_of
-
-MODEL_NOTES = (
-    "Pre-norm decoder with RMSNorm, GELU and an output head of its own (not tied to the embedding).",
-    "One bias is shared by all layers, as in T5; scores are scaled by 1/sqrt(D), with disentangled by its own 1/sqrt(3 D).",
-    "Initial weights and batches are the same for all schemes; a scheme's own parameters have another random stream.",
-    "The scheme's own parameters learn at bias_learning_rate and without weight decay: in a run this short, a bias that "
-    "starts near 0 would stay there at the model's rate.",
-    "RoPE: base 10,000, no interpolation. None: no position at all.",
-)
-"""Facts that a reader needs to judge the numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +43,6 @@ class Comparison:
     folder: RunFolder
     config: dict[str, Any]
     results: list[dict[str, Any]]
-
-
-SAVE_SECONDS = 60.0
-"""A training under way is stored this often: what a kill loses at most."""
 
 
 def compare_schemes(
@@ -103,11 +86,7 @@ def compare_schemes(
     """
     for module in ("accelerate", "safetensors.torch", "plotly", "scipy.stats"):
         require(module)  # fail before the work, not after it
-    check_options(settings, save_seconds, cluster, trackers)
-    if cluster is not None and context_parallel != 1:
-        raise ValueError(
-            f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
-        )
+    check_options(settings, save_seconds, cluster, trackers, context_parallel)
     section = section_for(settings.preset, published)
     folder = RunFolder(out)
     with processes.joined(), sharing.windows_shared(context_parallel), ExitStack() as held:
@@ -130,7 +109,9 @@ def compare_schemes(
     return comparison
 
 
-def check_options(settings: Settings, save_seconds: float, cluster: str | None, trackers: tuple[str, ...]) -> None:
+def check_options(
+    settings: Settings, save_seconds: float, cluster: str | None, trackers: tuple[str, ...], context_parallel: int
+) -> None:
     """Check what says how to run a comparison, not what it compares; see `compare_schemes`.
 
     Raises:
@@ -146,6 +127,10 @@ def check_options(settings: Settings, save_seconds: float, cluster: str | None, 
     if cluster is not None and (trackers or processes.launched() > 1):
         alone = "no tracker" if trackers else f"one process, not {processes.launched()}"
         raise ValueError(f"cluster: got {cluster!r}, expected {alone} beside it: Ray starts processes of its own")
+    if cluster is not None and context_parallel != 1:
+        raise ValueError(
+            f"context_parallel: got {context_parallel} with cluster, expected 1: there, trials are on one process"
+        )
 
 
 def _usable(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
@@ -313,52 +298,6 @@ def resolve(preset: str | None, out: Path | None, *, resume: bool = False, **cha
 
 def _given(changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value is not None}
-
-
-def scheme_notes(settings: Settings) -> list[str]:
-    """The schemes with their settings, as a note for the report.
-
-    Raises:
-        ValueError: for a scheme that cannot be made, or whose code has not run: see `build_scheme`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        sizes = (settings.heads, settings.train_length, settings.width // settings.heads)
-        made = {name: build_scheme(name, *sizes) for name in settings.schemes}
-    titles = {name: title_of(scheme) for name, scheme in made.items() if scheme is not None}
-    return ["; ".join(f"{name}: {title}" if is_own(name) else title for name, title in titles.items())] if titles else []
-
-
-def code_of(schemes: tuple[str, ...]) -> dict[str, str]:
-    """The SHA-256 of the file of each scheme of the user's own."""
-    files = {name: source_of(known_class(name)) for name in schemes if is_own(name)}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
-
-
-def describe(settings: Settings, text: Text | None, tasks: dict[str, Task], notes: list[str]) -> dict[str, Any]:
-    """The content of config.json."""
-    code = code_of(settings.schemes)
-    return {
-        "format": FORMAT,
-        "settings": settings.to_json(),
-        "lengths": list(settings.lengths),
-        "tail": settings.tail,
-        "tasks": {
-            name: {
-                "summary": task.summary,
-                "needs_text": task.needs_text,
-                "vocabulary": task.vocabulary,
-                "measures": [asdict(measure) for measure in task.measures],
-                "chance": [task.chance(length) for length in settings.lengths],
-            }
-            for name, task in tasks.items()
-        },
-        "text": None if text is None else text.describe(),
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-        "machine": environment.machine(settings.device) | {"processes": processes.count()},
-        "model": [*MODEL_NOTES, *notes],
-        "measures": MEASURES,
-    } | ({"code": code} if code else {})
 
 
 def _commits_kept(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

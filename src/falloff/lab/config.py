@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from falloff.installed import NO_SCHEMES
 from falloff.lab.presets import PRESETS
 from falloff.lab.protocols import DEFAULT_PROTOCOL, PROTOCOLS, least_tokens
 from falloff.named import OWN_NAMES, is_own
@@ -13,10 +14,12 @@ from falloff.schemes import SCHEMES
 
 LEAST_WINDOWS = 8
 """The smallest number of held-out windows for which a bootstrap is meaningful."""
+SAVE_SECONDS = 60.0
+"""A training under way is stored this often: what a kill loses at most."""
 LONGEST_TEST = 2**20
 """The most tokens of a test window."""
 
-BASELINES = ("rope", "none")
+BASELINES = NO_SCHEMES
 """The models without a scheme: with rotary positions, and without any positions."""
 
 KNOWN_SCHEMES = (*SCHEMES, *BASELINES)

@@ -10,8 +10,8 @@ from typing import Any
 
 from falloff import environment
 from falloff.lab.cluster.progress_file import WrittenProgress
-from falloff.lab.compare import code_of
 from falloff.lab.config import Settings
+from falloff.lab.describing import code_of
 from falloff.lab.running import run_trial
 from falloff.lab.store.checksums import with_checksum
 from falloff.lab.store.folder import DECIDING_VERSIONS, RunFolder
